@@ -1,0 +1,238 @@
+"""Rows for task files: from a local folder of JSON lines when one is named, else from the Hugging Face hub.
+
+The environment variable `HARNESS_EXT_DATA` names the folder; it holds one folder a data set and in it one file a split:
+`<HARNESS_EXT_DATA>/babi/test.jsonl`. Rows are checked before a task sees them, because a wrong field would otherwise
+show only as a low score.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import os
+import reprlib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness_ext.errors import HarnessExtError
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+
+logger = logging.getLogger(__name__)
+
+DATA_VARIABLE = "HARNESS_EXT_DATA"
+
+_LISTED_PROBLEMS = 5
+_KIND_NAMES: dict[Any, str] = {
+    str: "text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    list[str]: "a list of texts",
+    types.NoneType: "null",
+}
+
+
+class DataError(HarnessExtError):
+    """A data set cannot be had, or its rows are not what the task needs. The message lists every problem found."""
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """Where a data set lies and what its rows hold.
+
+    `folder` is its name below `HARNESS_EXT_DATA`, `hub_id` and `config` its address on the hub, `splits` the splits
+    that the task needs. `fields` maps each field the task reads to its type: `str`, `int`, `float`, `bool`,
+    `list[str]`, or a union of these; a field whose union holds `None` may be absent. Other fields are dropped.
+    """
+
+    folder: str
+    hub_id: str
+    splits: Sequence[str]
+    fields: Mapping[str, Any]
+    config: str | None = None
+
+
+def data_folder() -> Path | None:
+    """Return the folder that `HARNESS_EXT_DATA` names, or None where it is unset or empty."""
+    named = os.environ.get(DATA_VARIABLE, "").strip()
+    return Path(named).expanduser().absolute() if named else None
+
+
+def load_rows(source: DataSource, where: tuple[str, str | int] | None = None) -> DatasetDict:
+    """Return the splits of a data set, reduced to the fields of `source`, in their original order.
+
+    `where=(field, value)` keeps the rows whose field has this value. Raises `DataError` where a file, a field or a
+    split is missing or wrong, or where no row is left.
+    """
+    from datasets import DatasetDict
+
+    folder = data_folder()
+    splits = _from_hub(source) if folder is None else _from_folder(source, folder)
+    if where is not None:
+        splits = {name: _select(rows, where) for name, rows in splits.items()}
+    empty = [name for name, rows in splits.items() if not len(rows)]
+    if empty:
+        wanted = f"row with {where[0]} = {where[1]!r}" if where else "row"
+        raise _error(source, folder, [f"split {name!r} holds no {wanted}" for name in empty])
+    for name, rows in splits.items():
+        logger.info("%s: %d %s rows from %s", source.folder, len(rows), name, folder or f"the hub, {source.hub_id}")
+    return DatasetDict(splits)
+
+
+def _select(rows: Dataset, where: tuple[str, str | int]) -> Dataset:
+    field, value = where
+    return rows.select([i for i, cell in enumerate(rows[field]) if cell == value])
+
+
+def _from_hub(source: DataSource) -> dict[str, Dataset]:
+    try:
+        splits = _hub_splits(source.hub_id, source.config)
+    # A hub fails in many ways (no network, offline mode, a gate, a broken cache); the remedy is the same for all.
+    except Exception as error:
+        raise _error(source, None, [f"{type(error).__name__}: {error}"]) from error
+    problems = []
+    for name in source.splits:
+        if name not in splits:
+            problems.append(f"split {name!r} is missing; there are: {', '.join(map(repr, splits))}")
+            continue
+        there = splits[name].column_names
+        missing = [field for field, kind in source.fields.items() if field not in there and not _optional(kind)]
+        if missing:
+            listed = ", ".join(map(repr, missing))
+            problems.append(f"split {name!r} lacks {listed}; there are: {', '.join(map(repr, there))}")
+    if problems:
+        raise _error(source, None, problems)
+    present = {name: [field for field in source.fields if field in splits[name].column_names] for name in source.splits}
+    return {name: splits[name].select_columns(present[name]) for name in source.splits}
+
+
+@functools.cache
+def _hub_splits(hub_id: str, config: str | None) -> DatasetDict:
+    """Ask the hub once a process: a group of twenty tasks reads one data set twenty times."""
+    from datasets import load_dataset
+
+    return load_dataset(hub_id, config)
+
+
+def _from_folder(source: DataSource, folder: Path) -> dict[str, Dataset]:
+    from datasets import Dataset
+
+    if not folder.is_dir():
+        raise _error(source, folder, [f"{folder} is not a folder"])
+    if not (folder / source.folder).is_dir() and any((folder / f"{name}.jsonl").is_file() for name in source.splits):
+        raise _error(source, folder, [f"{folder} is the folder of one data set; name the folder above it"])
+    problems: list[str] = []
+    splits = {}
+    for name in source.splits:
+        rows, found = _read_rows(folder / source.folder / f"{name}.jsonl", source.fields)
+        problems += found[:_LISTED_PROBLEMS]
+        if len(found) > _LISTED_PROBLEMS:
+            problems.append(f"and {len(found) - _LISTED_PROBLEMS} more in {name}.jsonl")
+        splits[name] = rows
+    if problems:
+        raise _error(source, folder, problems)
+    return {name: Dataset.from_list(rows) for name, rows in splits.items()}
+
+
+def _read_rows(path: Path, fields: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return a file's rows, and one problem a line that is not a row. Blank lines are no rows and no problem."""
+    try:
+        content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    except FileNotFoundError:
+        return [], [f"{path} is missing"]
+    except OSError as error:
+        return [], [f"{path} cannot be read: {error.strerror or error}"]
+    rows: list[dict[str, Any]] = []
+    problems: list[str] = []
+    # Split at line feeds only: JSON text may hold U+2028 and the like, where `str.splitlines` would cut.
+    for number, line in enumerate(content.split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        row = _parse_row(line, fields)
+        if isinstance(row, str):
+            problems.append(f"{path} line {number}: {row}")
+        else:
+            rows.append(row)
+    if not rows and not problems:
+        problems.append(f"{path} holds no row")
+    return rows, problems
+
+
+def _parse_row(line: bytes, fields: Mapping[str, Any]) -> dict[str, Any] | str:
+    """Return a row, or what is wrong with it."""
+    try:
+        row = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        return f"no UTF-8 text (byte {error.start + 1}: {error.reason})"
+    except RecursionError:
+        return "JSON nested too deeply"
+    except ValueError as error:
+        return f"no JSON ({error})"
+    if not isinstance(row, dict):
+        return f"a JSON object is needed, found {reprlib.repr(row)}"
+    wrong = []
+    for field, kind in fields.items():
+        if field not in row:
+            if not _optional(kind):
+                wrong.append(f"field {field!r} is missing")
+        elif not _fits(row[field], kind):
+            wrong.append(f"field {field!r} must be {_kind_name(kind)}, found {reprlib.repr(row[field])}")
+    return "; ".join(wrong) or {field: row.get(field) for field in fields}
+
+
+def _fits(value: object, kind: Any) -> bool:
+    if typing.get_origin(kind) in (types.UnionType, typing.Union):
+        return any(_fits(value, choice) for choice in typing.get_args(kind))
+    if typing.get_origin(kind) is list:
+        (item_kind,) = typing.get_args(kind)
+        return isinstance(value, list) and all(_fits(item, item_kind) for item in value)
+    if kind is str:
+        return isinstance(value, str) and _is_unicode(value)
+    if kind is int:
+        # Arrow holds 64 bits.
+        return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if kind in (bool, types.NoneType):
+        return isinstance(value, kind)
+    raise TypeError(f"a field's type must be one of {', '.join(_KIND_NAMES.values())} or a union, not {kind!r}")
+
+
+def _is_unicode(text: str) -> bool:
+    """Tell whether text can be written: JSON may hold half a surrogate pair, which no file takes."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _optional(kind: Any) -> bool:
+    return types.NoneType in typing.get_args(kind)
+
+
+def _kind_name(kind: Any) -> str:
+    if kind in _KIND_NAMES:
+        return _KIND_NAMES[kind]
+    return " or ".join(_kind_name(choice) for choice in typing.get_args(kind))
+
+
+def _error(source: DataSource, folder: Path | None, problems: Sequence[str]) -> DataError:
+    files = ", ".join(f"{source.folder}/{name}.jsonl" for name in source.splits)
+    fields = ", ".join(f"{field} ({_kind_name(kind)})" for field, kind in source.fields.items())
+    if folder is None:
+        place = f"the hub ({source.hub_id})"
+        remedy = f"Check the connection, or set {DATA_VARIABLE} to a folder that holds {files}"
+    else:
+        place = f"{DATA_VARIABLE}={folder}"
+        remedy = f"Put {files} there, or unset {DATA_VARIABLE} to load {source.hub_id} from the hub"
+    head = f"harness-ext: data set {source.folder!r} cannot be used from {place}:"
+    foot = f"{remedy}. One JSON object a line, with the fields {fields}."
+    return DataError("\n".join([head, *(f"  - {problem}" for problem in problems), foot]))

@@ -1,0 +1,26 @@
+"""The rows of GSM8K: Cobbe et al. 2021, arXiv 2110.14168."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from harness_ext.data import DataSource, load_rows
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
+
+SOURCE = DataSource(
+    folder="gsm8k",
+    hub_id="openai/gsm8k",
+    config="main",
+    splits=("train", "test"),
+    fields={"question": str, "answer": str},
+)
+
+
+def load(**_: Any) -> DatasetDict:
+    """Return the rows of GSM8K. Model arguments, which lm-eval adds, are not used.
+
+    Raises `DataError` where the rows cannot be had.
+    """
+    return load_rows(SOURCE)
