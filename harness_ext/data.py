@@ -109,8 +109,14 @@ def _from_hub(source: DataSource) -> dict[str, Dataset]:
             problems.append(f"split {name!r} lacks {listed}; there are: {', '.join(map(repr, there))}")
     if problems:
         raise _error(source, None, problems)
-    present = {name: [field for field in source.fields if field in splits[name].column_names] for name in source.splits}
-    return {name: splits[name].select_columns(present[name]) for name in source.splits}
+    return {name: _reduce(splits[name], source.fields) for name in source.splits}
+
+
+def _reduce(rows: Dataset, fields: Mapping[str, Any]) -> Dataset:
+    for field in fields:
+        if field not in rows.column_names:
+            rows = rows.add_column(field, [None] * len(rows))
+    return rows.select_columns(list(fields))
 
 
 @functools.cache
