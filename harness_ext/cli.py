@@ -58,8 +58,7 @@ def lm_eval(arguments: list[str]) -> int:
     """Run lm-eval's command line with `arguments`, with plugins loaded whether or not a start-up file did it."""
     from harness_ext import startup
 
-    if not startup.installed():
-        sys.meta_path.insert(0, startup.PluginHook())
+    startup.enforce()
     try:
         from lm_eval.__main__ import cli_evaluate
     except ImportError as error:

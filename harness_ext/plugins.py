@@ -64,7 +64,7 @@ def register_models() -> None:
         return
     for point in installed(MODELS):
         if not point.attr:
-            _warn(f"Model '{point.name}' of {owner(point)} is skipped: '{point.value}' is not of the form module:Class.")
+            _warn(f"Model '{point.name}' of {owner(point)} is skipped: '{point.value}' is not module:Class.")
             continue
         # A text is what lm-eval 0.4.13 can still replace by the class when its module also uses @register_model.
         target = point if "." in point.attr else f"{point.module}:{point.attr}"
