@@ -10,12 +10,13 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
-
-from packaging.requirements import Requirement
+from typing import TYPE_CHECKING, Literal
 
 from harness_ext import __file__ as package_file
 from harness_ext import __version__, plugins, startup
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 DISTRIBUTION = "harness-ext"
 State = Literal["ok", "note", "problem"]
@@ -62,6 +63,9 @@ def versions() -> Iterator[Finding]:
     except importlib.metadata.PackageNotFoundError:
         remedy = "run `pip install .` in the checkout"
         yield Finding("problem", f"{DISTRIBUTION} runs from a checkout, it is not installed", remedy)
+        return
+    except ModuleNotFoundError as error:  # packaging itself, where this package was installed without dependencies
+        yield Finding("problem", f"{error.name} is not installed", f"pip install --upgrade {DISTRIBUTION}")
         return
     for requirement in sorted(required("")):
         if requirement not in absent:
@@ -144,7 +148,8 @@ def extras() -> Iterator[Finding]:
     """What each optional extra still lacks."""
     try:
         names = importlib.metadata.metadata(DISTRIBUTION).get_all("Provides-Extra") or []
-    except importlib.metadata.PackageNotFoundError:
+        missing("")
+    except ModuleNotFoundError:  # `versions` has said why
         return
     for name in names:
         if name == "all":
@@ -163,6 +168,8 @@ def required(extra: str, distribution: str = DISTRIBUTION) -> dict[str, Requirem
     Follows extras of requirements (`lm_eval[hf]`), not their other dependencies. Raises PackageNotFoundError when
     `distribution` is not installed.
     """
+    from packaging.requirements import Requirement
+
     found: dict[str, Requirement] = {}
     for line in importlib.metadata.requires(distribution) or []:
         requirement = Requirement(line)

@@ -70,16 +70,20 @@ def register_models() -> None:
         target = point if "." in point.attr else f"{point.module}:{point.attr}"
         if point.name not in model_registry:
             model_registry.register(point.name, target=target)
-        elif (present := dict(model_registry.items())[point.name]) not in (target, point) and not _is(present, point):
+        elif (present := _path(dict(model_registry.items())[point.name])) != f"{point.module}:{point.attr}":
             _warn(
                 f"Model '{point.name}' of {owner(point)} is skipped: the name is taken by {present}. "
-                "Ask for it by a name of its own, or uninstall one of the two."
+                "Ask for it by another of its names, or uninstall one of the two."
             )
 
 
-def _is(present: object, point: importlib.metadata.EntryPoint) -> bool:
-    """Return whether `present` is the class that `point` names, already loaded."""
-    return f"{getattr(present, '__module__', '')}:{getattr(present, '__qualname__', '')}" == point.value
+def _path(model: object) -> str:
+    """Return `module:Class` of what the registry holds: a path, an entry point, or a class that has been loaded."""
+    if isinstance(model, str):
+        return model
+    if isinstance(model, importlib.metadata.EntryPoint):
+        return f"{model.module}:{model.attr}"
+    return f"{getattr(model, '__module__', '?')}:{getattr(model, '__qualname__', '?')}"
 
 
 # Task packs
