@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := pyproject.toml setup.py constraints.txt $(wildcard build_backend/*) harness_ext/startup.py
 # What the tests need beyond the package itself; vLLM is left out, it needs a GPU.
 EXTRAS := dev,finetune,openai,report
-FOLDERS := models tasks enhance finetune
+FOLDERS := $(wildcard models tasks enhance finetune)
 
 .PHONY: demo test lint types check clean
 .DELETE_ON_ERROR:
