@@ -1,0 +1,1 @@
+"""Training: supervised fine-tuning on TRL's trainer, with complete checkpoints, resume and DeepSpeed."""

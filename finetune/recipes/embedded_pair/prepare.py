@@ -1,0 +1,70 @@
+"""Write what the recipe's YAML files name: untrained models and each stage's rows.
+
+`python -m harness_ext.finetune.recipes.embedded_pair.prepare` writes below `scratch/pair/` of the working directory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness_ext.finetune.recipes.embedded_pair.model import SHAPES, write_untrained
+from harness_ext.finetune.recipes.embedded_pair.rows import rows
+from harness_ext.stories import FAMILIES
+
+SEED = 20260
+ROOT = Path("scratch") / "pair"
+# The families on which the pair is judged come three times as often as the others.
+MAIN = ("one_fact", "yes_no", "negation", "coreference", "conjunction", "compound_coreference")
+DRAWN = (*MAIN, *MAIN, *FAMILIES)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A step of the curriculum: how many rows, of stories of how many lines, and the weights of their kinds."""
+
+    name: str
+    count: int
+    lines: tuple[int, int]
+    shares: dict[str, float]
+
+
+STAGES = {
+    "student": (
+        Stage("s1", 30_000, (2, 4), {"draft": 7, "continue": 1, "refine": 2}),
+        Stage("s2", 40_000, (2, 6), {"draft": 5, "continue": 1, "refine": 4}),
+    ),
+    "teacher": (
+        Stage("s1", 30_000, (2, 4), {"draft": 7, "continue": 1, "review": 2}),
+        Stage("s2", 40_000, (2, 6), {"draft": 4, "continue": 1, "review": 5}),
+    ),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the untrained models and all rows; what exists already is left as it is."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=ROOT)
+    root: Path = parser.parse_args(argv).out
+    (root / "rows").mkdir(parents=True, exist_ok=True)
+    for seat in SHAPES:
+        if not (root / "init" / seat / "config.json").is_file():
+            print(f"{seat}: {write_untrained(seat, root / 'init' / seat, SEED)} weights")
+        for number, stage in enumerate(STAGES[seat]):
+            path = root / "rows" / f"{seat}-{stage.name}.jsonl"
+            if path.is_file():
+                continue
+            drawn = rows(seat, SEED + 10 * number + list(SHAPES).index(seat), DRAWN, stage.lines, stage.shares)
+            part = path.with_suffix(".part")
+            with open(part, "w", encoding="utf-8") as out:
+                out.writelines(json.dumps(row) + "\n" for row in itertools.islice(drawn, stage.count))
+            part.rename(path)
+            print(f"{path}: {stage.count} rows")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
