@@ -1,5 +1,131 @@
-"""Feedback: a student answers, a teacher criticises, the student refines, until the teacher accepts."""
+"""Feedback: a student answers, a teacher criticises, the student refines, until the teacher accepts.
 
+After the feedback setting on bAbI of github.com/racia/research-project (one worked exchange: answer, review, refine).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import exp
+from typing import ClassVar, Literal
+
+from harness_ext.lm import ProtocolLM
+from harness_ext.options import PromptText
+from harness_ext.protocol import Capability, Message, Protocol, Question, Role, reply_of
+from harness_ext.records import Solution
+from harness_ext.seats import Seat, Seats
+from harness_ext.verdicts import Verdict, read_verdict
+
+
+@dataclass(frozen=True)
+class FeedbackPair(Protocol):
+    """Options of `feedback_pair`; prompts are given as files.
+
+    `max_rounds` bounds the refinements (0 is the baseline). `verdict=text` reads the review's first word, then loose
+    wording; `logprob` compares the probabilities of the two verdicts instead and lets the teacher explain a rejection.
+    `on_malformed` says what a review without a verdict is: a rejection, an acceptance, or asked once more with a
+    reminder of the form (then a rejection). `teacher_sees=rounds` shows the teacher the earlier drafts and its reviews.
+    """
+
+    max_rounds: int = 15
+    verdict: Literal["text", "logprob"] = "text"
+    on_malformed: Literal["reject", "accept", "retry"] = "reject"
+    teacher_sees: Literal["task", "rounds"] = "task"
+    review_max_tokens: int = 256
+    review_system: PromptText = field(default_factory=lambda: PromptText(REVIEW_SYSTEM))
+    review_user: PromptText = field(default_factory=lambda: PromptText(REVIEW_USER))
+    review_again: PromptText = field(default_factory=lambda: PromptText(REVIEW_AGAIN))
+    review_reminder: PromptText = field(default_factory=lambda: PromptText(REVIEW_REMINDER))
+    refine_user: PromptText = field(default_factory=lambda: PromptText(REFINE_USER))
+
+    roles: ClassVar[Mapping[str, Role]] = {
+        "student": Role("answers the task and refines its answer"),
+        "teacher": Role("reviews the student's answer"),
+    }
+
+    def __post_init__(self) -> None:
+        if self.max_rounds < 0 or self.review_max_tokens < 1:
+            raise ValueError("`max_rounds` must be 0 or more and `review_max_tokens` 1 or more")
+
+    def needs(self) -> Mapping[str, frozenset[Capability]]:
+        teacher: set[Capability] = {"generate", "score", "continue"} if self.verdict == "logprob" else {"generate"}
+        return {"student": frozenset({"generate"}), "teacher": frozenset(teacher)}
+
+    async def solve(self, question: Question, seats: Seats) -> Solution:
+        draft = await seats.student.generate(question.context, kind="draft")
+        drafts, reviews = [draft.text], list[str]()
+        for _ in range(self.max_rounds):
+            review, verdict = await self._review(question, seats, drafts, reviews)
+            if verdict.accepted:
+                return Solution(drafts[-1], "accepted")
+            refine = Message("user", self.refine_user.fill(review=review))
+            conversation = question.conversation(reply_of(question, drafts[-1]), refine)
+            refined = await seats.student.generate(conversation, kind="refine")
+            if not refined.text.strip():
+                return Solution(drafts[-1], "empty_refinement")
+            if refined.text in drafts and self.teacher_sees == "task" and not question.sampled:
+                return Solution(refined.text, "cycle")  # the same draft has the same review: nothing new can come
+            drafts.append(refined.text)
+            reviews.append(review)
+        return Solution(drafts[-1], "max_rounds")
+
+    async def _review(
+        self, question: Question, seats: Seats, drafts: list[str], reviews: list[str]
+    ) -> tuple[str, Verdict]:
+        """Return the teacher's review of the newest draft, and its verdict."""
+        messages = self._review_messages(question, drafts, reviews)
+        if self.verdict == "logprob":
+            return await self._review_by_probability(seats.teacher, seats, messages)
+        for attempt in range(2):
+            review = await seats.teacher.generate(messages, kind="review", gen_kwargs=self._limits)
+            verdict = read_verdict(review.text)
+            if verdict.malformed and self.on_malformed == "accept":
+                verdict = Verdict(True, verdict.rule, malformed=True)
+            seats.note(review, accepted=verdict.accepted, rule=verdict.rule, malformed=verdict.malformed)
+            if not (verdict.malformed and self.on_malformed == "retry") or attempt:
+                break
+            messages = [*messages, Message("assistant", review.text), Message("user", self.review_reminder)]
+        return review.text.strip() or NO_REVIEW, verdict
+
+    async def _review_by_probability(
+        self, teacher: Seat, seats: Seats, messages: list[Message]
+    ) -> tuple[str, Verdict]:
+        """Compare the teacher's probabilities of the two verdicts; let it go on where it rejects."""
+        yes, no = await teacher.score(messages, ["Correct.", "Incorrect."], kind="verdict")
+        accepted = yes > no
+        seats.note_last(accepted=accepted, rule="logprob", probability=1 / (1 + exp(min(no - yes, 700))))
+        if accepted:
+            return "Correct.", Verdict(True, "logprob")
+        opening = "Incorrect.\nHint:"
+        hint = await teacher.generate([*messages, Message("assistant", opening)], kind="review", gen_kwargs=self._limits)
+        return f"{opening} {hint.text.strip()}", Verdict(False, "logprob")
+
+    def _review_messages(self, question: Question, drafts: list[str], reviews: list[str]) -> list[Message]:
+        first = 0 if self.teacher_sees == "rounds" else len(drafts) - 1
+        messages = [
+            Message("system", self.review_system),
+            Message("user", self.review_user.fill(task=question.text, draft=(question.prefix + drafts[first]).strip())),
+        ]
+        for review, draft in zip(reviews[first:], drafts[first + 1 :], strict=True):
+            again = self.review_again.fill(draft=(question.prefix + draft).strip())
+            messages += [Message("assistant", review), Message("user", again)]
+        return messages
+
+    @property
+    def _limits(self) -> dict[str, object]:
+        return {"until": [], "max_gen_toks": self.review_max_tokens, "do_sample": False}
+
+
+class FeedbackPairLM(ProtocolLM):
+    """`lm_eval --model feedback_pair --model_args student=<spec>,teacher=<spec>,…`."""
+
+    protocol = FeedbackPair
+
+
+NO_REVIEW = "The answer was not accepted. Check it again."
+REVIEW_REMINDER = """\
+That was in neither of the two forms. Begin your reply with the single word `Correct.` or `Incorrect.`, then go on as told."""
 REVIEW_SYSTEM = """\
 You are a strict, logical and attentive teacher. You check a student's answer to a task.
 Reply in exactly one of these two forms.

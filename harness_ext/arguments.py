@@ -1,0 +1,237 @@
+"""From lm-eval's model arguments to a checked run: options, seats, models. Every problem is found before anything loads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from harness_ext.backends import BackendSpec, make_backend, parse_spec
+from harness_ext.backends.base import Backend, ChatMode
+from harness_ext.errors import CallFailed, ConfigurationError
+from harness_ext.options import build, known_names, secrets_in, suggest
+from harness_ext.protocol import Protocol
+from harness_ext.records import Message
+from harness_ext.seats import SeatSetup
+
+RUNS = Path("harness_ext_runs")
+
+# Declared arguments of lm-eval's models that only sound like secrets.
+HARMLESS = frozenset(
+    {"tokenizer", "tokenizer_mode", "tokenizer_backend", "use_fast_tokenizer", "tokenized_requests", "add_bos_token", "prefix_token_id",
+     "think_end_token", "max_tokens", "max_new_tokens", "review_max_tokens", "custom_prefix_token_id"}
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What a run is told beside protocol and seats.
+
+    `model` is the run's label (it also names lm-eval's output folder), `run_dir` the folder of its records (default:
+    a new one under `harness_ext_runs/`), `store` the folder of the call store or `off`, `window` the most questions
+    open at once. `on_failure=stop` finishes and stores everything else, then raises; `score` answers "" and counts.
+    `on_overflow=truncate` lets a model cut prompts that do not fit, as lm-eval does; `on_empty=fail` takes an empty
+    reply for a failure. `progress` is shown on a terminal as a bar, elsewhere as lines.
+    """
+
+    model: str | None = None
+    run_dir: Path | None = None
+    store: str = str(RUNS / "calls")
+    window: int = 2048
+    on_failure: Literal["stop", "score"] = "stop"
+    on_overflow: Literal["fail", "truncate"] = "fail"
+    on_empty: Literal["keep", "fail"] = "keep"
+    progress: Literal["auto", "on", "off"] = "auto"
+    trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        if self.window < 1:
+            raise ValueError("`window` must be 1 or more")
+
+
+@dataclass(frozen=True)
+class SeatOptions:
+    """What a seat is told beside its model's own arguments: how conversations are rendered, and its prices.
+
+    Prices are per million tokens.
+    """
+
+    chat: ChatMode = "auto"
+    price_in: float | None = None
+    price_out: float | None = None
+
+
+@dataclass
+class RunPlan:
+    """A checked run. `demonstration` says that no seat was named and the built-in pair sits on all of them."""
+
+    protocol: Protocol
+    options: RunOptions
+    seats: dict[str, SeatSetup] = field(default_factory=dict)
+    demonstration: bool = False
+
+
+def plan_run(
+    protocol_class: type[Protocol],
+    arguments: Mapping[str, Any],
+    batch_size: int | str | None = None,
+    max_batch_size: int | None = None,
+    device: str | None = None,
+) -> RunPlan:
+    """Return the run that the arguments ask for. Raises ConfigurationError with all problems at once."""
+    given = flatten(arguments)
+    option_names, protocol_names = known_names(RunOptions), known_names(protocol_class)
+    secrets = secrets_in(given, HARMLESS | set(option_names) | set(protocol_names))
+    if secrets:
+        raise ConfigurationError(
+            [f"`{name}` looks like a secret, and lm-eval copies model arguments into its results: give it by an environment variable" for name in secrets]
+        )
+    problems: list[str] = []
+    roles = tuple(protocol_class.roles)
+    per_seat: dict[str, dict[str, Any]] = {role: {} for role in roles}
+    own: dict[str, Any] = {}
+    for name, value in given.items():
+        seat, dot, rest = name.partition(".")
+        if seat in per_seat:
+            per_seat[seat][rest if dot else "model"] = value
+        elif name in option_names or name in protocol_names:
+            own[name] = value
+        else:
+            known = [*option_names, *protocol_names, *roles]
+            problems.append(f"there is no argument `{name}`{suggest(name, known)}; there are {', '.join(known)}, and `<seat>.<argument>` for a seat's model")
+    if isinstance(own.get("store"), bool):  # YAML reads `off` as false
+        own["store"] = "off" if own["store"] is False else str(RUNS / "calls")
+    options = build(RunOptions, own, problems)
+    protocol = build(protocol_class, own, problems)
+    demonstration = not any("model" in args for args in per_seat.values())
+    seats: dict[str, SeatSetup] = {}
+    defaults = {"batch_size": batch_size, "max_batch_size": max_batch_size}
+    if options is not None and options.trust_remote_code:
+        defaults["trust_remote_code"] = True
+    specs = _specs(per_seat, protocol_class, demonstration, problems)
+    devices = _devices({seat: spec for seat, (spec, _) in specs.items() if isinstance(spec, BackendSpec)}, device)
+    made: dict[Any, Backend] = {}
+    for seat, (spec, seat_options) in specs.items():
+        backend = _backend(seat, spec, {**defaults, "device": devices.get(seat)}, made, problems)
+        if backend is not None:
+            seats[seat] = SeatSetup(backend, seat_options.chat, seat_options.price_in, seat_options.price_out)
+    if protocol is not None:
+        problems += _capability_problems(protocol, seats)
+    if not problems:
+        for setup in {id(s.backend): s for s in seats.values()}.values():
+            setup.backend.prepare()
+        problems += [p for seat, setup in seats.items() for p in _shape_problems(seat, setup)]
+    if problems or protocol is None or options is None:
+        raise ConfigurationError(problems)
+    return RunPlan(protocol, options, seats, demonstration)
+
+
+def flatten(arguments: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested arguments (from lm-eval's `--config`) with dotted names: `{"student": {"dtype": …}}` -> `student.dtype`."""
+    flat: dict[str, Any] = {}
+    for name, value in arguments.items():
+        if isinstance(value, Mapping) and name not in ("chat_template_args", "model_kwargs"):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def _specs(
+    per_seat: Mapping[str, dict[str, Any]], protocol_class: type[Protocol], demonstration: bool, problems: list[str]
+) -> dict[str, tuple[BackendSpec | Backend, SeatOptions]]:
+    """Return each seat's model and options."""
+    from harness_ext.embedded import model_path
+
+    specs: dict[str, tuple[BackendSpec | Backend, SeatOptions]] = {}
+    for seat, args in per_seat.items():
+        model = args.pop("model", None)
+        options = build(SeatOptions, {k: args.pop(k) for k in known_names(SeatOptions) if k in args}, problems, f"{seat}.")
+        if model is None:
+            if not demonstration:
+                purpose = protocol_class.roles[seat].purpose
+                problems.append(f"the seat `{seat}` ({purpose}) has no model: give `{seat}=<backend>:<model>` (or name no seat at all, for the built-in pair)")
+                continue
+            model = str(model_path("teacher" if seat == "teacher" else "student"))
+        if options is None:
+            continue
+        if isinstance(model, Backend):
+            specs[seat] = (model, options)
+        elif not isinstance(model, str | int | float):
+            specs[seat] = (_wrapped(model), options)
+        else:
+            try:
+                specs[seat] = (parse_spec(str(model), args), options)
+            except ValueError as error:
+                problems.append(f"`{seat}`: {error}")
+    return specs
+
+
+def _wrapped(model: Any) -> Backend:
+    from lm_eval.api.model import LM
+
+    from harness_ext.backends.lm import wrap_lm
+
+    if isinstance(model, LM):
+        return wrap_lm(model)
+    raise ConfigurationError([f"a seat takes a specification, a Backend or an lm_eval LM, not {type(model).__name__}: wrap a transformers model in lm_eval's HFLM"])
+
+
+def _devices(specs: Mapping[str, BackendSpec], device: str | None) -> dict[str, str]:
+    """Return each seat's device: the one asked for; else one GPU for each different model, as far as there are GPUs.
+
+    lm-eval passes `cuda:0` when nobody asked for anything, so that counts as not asked for.
+    """
+    if device not in (None, "cuda:0", "cuda"):
+        return {seat: str(device) for seat in specs}
+    import torch
+
+    gpus = torch.cuda.device_count()
+    if gpus == 0 or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return dict.fromkeys(specs, "cuda")
+    number: dict[Any, int] = {}
+    result = {}
+    for seat, spec in specs.items():
+        if spec.args.get("parallelize"):
+            result[seat] = "cuda"
+            continue
+        result[seat] = f"cuda:{min(number.setdefault(spec.identity, len(number)), gpus - 1)}"
+    return result
+
+
+def _backend(
+    seat: str, spec: BackendSpec | Backend, defaults: Mapping[str, Any], made: dict[Any, Backend], problems: list[str]
+) -> Backend | None:
+    """Return the seat's backend; equal specs share one."""
+    if isinstance(spec, Backend):
+        return spec
+    args = {**{k: v for k, v in defaults.items() if v is not None}, **spec.args}
+    full = BackendSpec(spec.backend, spec.name, args)
+    try:
+        if full.identity not in made:
+            made[full.identity] = make_backend(full)
+        return made[full.identity]
+    except ValueError as error:
+        problems.append(f"`{seat}`: {error}")
+        return None
+
+
+def _capability_problems(protocol: Protocol, seats: Mapping[str, SeatSetup]) -> list[str]:
+    problems = []
+    for seat, needed in protocol.needs().items():
+        if seat in seats and (missing := needed - seats[seat].backend.capabilities):
+            problems.append(f"`{seat}`: this run needs a model that can {', '.join(sorted(missing))}, and {seats[seat].backend.name} cannot")
+    return problems
+
+
+def _shape_problems(seat: str, setup: SeatSetup) -> list[str]:
+    """Render every shape of conversation that protocols use, before a big model loads."""
+    system, user, reply = Message("system", "s"), Message("user", "u"), Message("assistant", "a")
+    for shape in ([user], [system, user], [system, user, reply, user], [user, reply, user], [user, reply]):
+        try:
+            setup.backend.render(shape, setup.chat)
+        except CallFailed as error:
+            return [f"`{seat}`: {error}; or write `{seat}.chat=off` for the plain form"]
+    return []

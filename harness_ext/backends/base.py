@@ -1,0 +1,118 @@
+"""What a seat's model is to the engine: something that renders conversations and answers batches of requests."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from harness_ext.chat import PLAIN_STOP, ChatContext, plain_form
+from harness_ext.errors import CallFailed
+from harness_ext.records import Completion, Message
+
+Capability = Literal["generate", "continue", "score", "seeds", "images"]
+ChatMode = Literal["auto", "on", "off"]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A rendered prompt. `lead` is what parts it from a reply's first word, `stops` are stop texts its form needs,
+    `notes` what rendering did to the messages."""
+
+    text: str
+    lead: str = ""
+    stops: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateRequest:
+    """Continue `prompt` under lm-eval's generation settings (`until`, `max_gen_toks`, `do_sample`, …)."""
+
+    prompt: str
+    gen_kwargs: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRequest:
+    """Score `continuation` given `prompt`: natural log-probability, and whether greedy decoding would write it."""
+
+    prompt: str
+    continuation: str
+
+
+Request = GenerateRequest | ScoreRequest
+Deliver = Callable[[int, Completion], None]
+
+
+class Backend(abc.ABC):
+    """One model. Made cheaply (`__init__`), checked before anything loads, loaded on the first call it must answer.
+
+    `name` is what records and messages call it, `lane` the device it occupies (backends of one lane take turns),
+    `fingerprint` what tells its answers from any other model's, `capabilities` what protocols may ask of it,
+    `token_counts` how far its counts can be trusted, `parameters` the number of weights, None if unknown.
+    """
+
+    name: str
+    lane: str
+    fingerprint: str
+    capabilities: frozenset[Capability]
+    token_counts: Literal["exact", "estimated", "none"] = "none"
+    parameters: int | None = None
+    default_max_gen_toks: int = 256
+    loaded: bool = False
+
+    def prepare(self) -> None:
+        """Do what must be done before prompts can be rendered; called once nothing is wrong with the run's arguments."""
+
+    @abc.abstractmethod
+    def load(self) -> None:
+        """Load the weights; called once, in the lane's thread. Raises whatever the library raises."""
+
+    @abc.abstractmethod
+    def generate(self, requests: Sequence[GenerateRequest], deliver: Deliver) -> None:
+        """Answer generation requests as one call. `deliver(i, completion)` hands over the i-th as soon as it exists."""
+
+    def score(self, requests: Sequence[ScoreRequest], deliver: Deliver) -> None:
+        """Answer scoring requests as one call, delivered likewise."""
+        raise CallFailed("backend", f"{self.name} cannot score continuations")
+
+    def check(self, request: Request) -> CallFailed | None:
+        """Say what is wrong with a request before it is sent: the failure it would be, or None."""
+        return None
+
+    @property
+    def chat_default(self) -> bool:
+        """Whether conversations are rendered with the model's own template when nobody says otherwise."""
+        return False
+
+    def render_chat(self, messages: Sequence[Message]) -> Prompt:
+        """Render with the model's own template. A trailing assistant message is left open for the reply to continue.
+
+        Raises CallFailed where the template cannot express the conversation.
+        """
+        raise CallFailed("backend", f"{self.name} has no chat template")
+
+    def render(self, prompt: str | Sequence[Message], chat: ChatMode = "auto") -> Prompt:
+        """Render a context or a conversation to the text the model continues.
+
+        A plain context goes through unchanged, whatever `chat` says: it is the very string lm-eval would send.
+        """
+        if isinstance(prompt, ChatContext):
+            prompt = prompt.messages
+        elif isinstance(prompt, str):
+            return Prompt(prompt)
+        if chat == "on" or (chat == "auto" and self.chat_default):
+            return self.render_chat(prompt)
+        return Prompt(plain_form(prompt), lead=" ", stops=(PLAIN_STOP,))
+
+    def info(self) -> dict[str, Any]:
+        """Return what a run directory records about the model, as JSON values."""
+        return {
+            "name": self.name,
+            "fingerprint": self.fingerprint,
+            "lane": self.lane,
+            "token_counts": self.token_counts,
+            "parameters": self.parameters,
+        }

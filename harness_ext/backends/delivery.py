@@ -1,0 +1,81 @@
+"""Sends requests through an lm-eval model and hands results over while its call still runs.
+
+lm-eval models report each result to their cache hook as soon as they have it; here the hook is ours. A result is
+recognised by the prompt object itself, which models pass back; where one passes back a copy, it is matched by its
+text if that occurs once, and otherwise delivered when the call returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from harness_ext.backends.base import Request, ScoreRequest
+
+
+class IndexedPrompt(str):
+    """A prompt that knows which request it belongs to."""
+
+    position: int
+
+    def __new__(cls, text: str, position: int) -> IndexedPrompt:
+        prompt = super().__new__(cls, text)
+        prompt.position = position
+        return prompt
+
+
+class ResultHook:
+    """Stands where lm-eval expects a `CacheHook`; calls `found(index, result)` at most once a request."""
+
+    dbdict = None
+
+    def __init__(self, prompts: Sequence[Any], found: Callable[[int, Any], None]) -> None:
+        self.found = found
+        self.seen: set[int] = set()
+        texts = [str(p) for p in prompts]
+        counts: dict[str, int] = {}
+        for text in texts:
+            counts[text] = counts.get(text, 0) + 1
+        self.unique = {text: i for i, text in enumerate(texts) if counts[text] == 1}
+
+    def add_partial(self, attr: str, req: Sequence[Any], res: Any) -> None:
+        """Called by lm-eval's models with the request's arguments and its result."""
+        index = getattr(req[0], "position", None)
+        if not isinstance(index, int):
+            index = self.unique.get(str(req[0]))
+        if index is not None:
+            self.deliver(index, res)
+
+    def deliver(self, index: int, res: Any) -> None:
+        """Hand over a result unless that was done already."""
+        if index not in self.seen:
+            self.seen.add(index)
+            self.found(index, res)
+
+
+def call_lm(lm: Any, requests: Sequence[Request], found: Callable[[int, Any], None]) -> None:
+    """Answer all requests by one call of an lm-eval model, `found(index, result)` for each as it comes.
+
+    `lm` is an `lm_eval.api.model.LM`. Raises what the model raises; results it had reported by then are delivered.
+    """
+    from lm_eval.api.instance import Instance
+
+    method = "loglikelihood" if isinstance(requests[0], ScoreRequest) else "generate_until"
+    prompts = [IndexedPrompt(r.prompt, i) for i, r in enumerate(requests)]
+    instances = [
+        Instance(
+            request_type=method,
+            doc={},
+            arguments=(p, r.continuation if isinstance(r, ScoreRequest) else dict(r.gen_kwargs)),
+            idx=i,
+            metadata=(None, i, 1),
+        )
+        for i, (p, r) in enumerate(zip(prompts, requests, strict=True))
+    ]
+    hook, former = ResultHook(prompts, found), lm.cache_hook
+    lm.set_cache_hook(hook)
+    try:
+        for index, result in enumerate(getattr(lm, method)(instances, disable_tqdm=True)):
+            hook.deliver(index, result)
+    finally:
+        lm.set_cache_hook(former)

@@ -1,0 +1,241 @@
+"""Models of the transformers library, through lm-eval's own `hf` class."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness_ext.backends.arguments import typed_arguments
+from harness_ext.backends.base import Backend, Deliver, GenerateRequest, Prompt, Request, ScoreRequest
+from harness_ext.backends.delivery import call_lm
+from harness_ext.chat import is_utf8, merge_system
+from harness_ext.errors import CallFailed
+from harness_ext.fingerprint import count_parameters, model_fingerprint, resolve_folder
+from harness_ext.records import Completion, Finish, Message
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of a generated batch: its prompt's length, its new tokens, how long its share of the batch took."""
+
+    prompt_tokens: int
+    tokens: list[int]
+    max_new: int
+    stops: list[str]
+    seconds: float
+
+
+class HFBackend(Backend):
+    """A seat on lm-eval's `HFLM`; `args` are that class's own arguments, `pretrained` among them.
+
+    Configuration and tokenizer are read when it is made, the weights when the first call must be answered.
+    """
+
+    token_counts = "exact"
+    capabilities = frozenset({"generate", "continue", "score"})
+
+    def __init__(self, args: dict[str, Any]) -> None:
+        self.args = args
+        self.name = str(args["pretrained"])
+        self.lm = _lazy_hflm_class()(**args)
+        self.lane = str(self.lm.device)
+        self.fingerprint = model_fingerprint("hf", args, commit=getattr(self.lm.config, "_commit_hash", None))
+        folder = resolve_folder(self.name, args.get("revision"))
+        self.parameters = count_parameters(folder) if folder else None
+        self.default_max_gen_toks = self.lm.max_gen_toks
+
+    def load(self) -> None:
+        self.lm.load_weights()
+        if self.parameters is None:
+            self.parameters = sum(p.numel() for p in self.lm.model.parameters())
+
+    @property
+    def chat_default(self) -> bool:
+        return getattr(self.lm.tokenizer, "chat_template", None) is not None
+
+    def render_chat(self, messages: Sequence[Message]) -> Prompt:
+        from jinja2 import TemplateError
+
+        if not self.chat_default:
+            raise CallFailed("backend", f"{self.name} has no chat template; leave out `chat=on` or name a chat model")
+        try:
+            return Prompt(self._apply_template(messages))
+        except TemplateError as error:
+            if not any(m.role == "system" for m in messages):
+                raise CallFailed("backend", f"the chat template of {self.name} refuses this conversation: {error}") from error
+        try:
+            return Prompt(self._apply_template(merge_system(messages)), notes=("system_merged",))
+        except TemplateError as error:
+            raise CallFailed("backend", f"the chat template of {self.name} refuses this conversation: {error}") from error
+
+    def _apply_template(self, messages: Sequence[Message]) -> str:
+        is_open = messages[-1].role == "assistant"
+        text: str = self.lm.tokenizer.apply_chat_template(
+            [{"role": m.role, "content": m.content} for m in messages],
+            tokenize=False,
+            add_generation_prompt=not is_open,
+            continue_final_message=is_open,
+            **self.lm.chat_template_args,
+        )
+        return text
+
+    def check(self, request: Request) -> CallFailed | None:
+        if not request.prompt:
+            return CallFailed("empty", f"the prompt is empty, and {self.name} cannot continue nothing")
+        if not is_utf8(request.prompt):
+            return CallFailed("undecodable", "the prompt holds lone surrogates, which no tokenizer can encode: mend the task's data")
+        prompt_tokens = len(self.lm.tok_encode(request.prompt))
+        if isinstance(request, ScoreRequest):
+            new = len(self.lm.tok_encode(request.continuation, add_special_tokens=False))
+        else:
+            new = effective_settings(request.gen_kwargs, self.default_max_gen_toks)["max_gen_toks"]
+            if new >= self.lm.max_length:
+                return CallFailed(
+                    "overflow",
+                    f"max_gen_toks={new} leaves no room for a prompt in the {self.lm.max_length} positions of {self.name}: lower it (`--gen_kwargs max_gen_toks=…`)",
+                )
+        if self.lm.backend == "causal" and prompt_tokens + new > self.lm.max_length:
+            return CallFailed(
+                "overflow",
+                f"{prompt_tokens} prompt tokens and {new} new ones do not fit into the {self.lm.max_length} positions of {self.name}: "
+                "use fewer shots, a lower max_gen_toks, or `on_overflow=truncate` to cut the prompt's beginning as lm-eval does",
+            )
+        return None
+
+    def generate(self, requests: Sequence[GenerateRequest], deliver: Deliver) -> None:
+        # HFLM decides for a whole call, from its first prompt, whether the tokenizer adds BOS.
+        bos = getattr(self.lm.tokenizer, "bos_token", None)
+        for has_bos in (False, True):
+            group = [i for i, r in enumerate(requests) if (bos is not None and r.prompt.startswith(bos)) == has_bos]
+            if group:
+                self._generate_group([requests[i] for i in group], lambda j, completion, g=group: deliver(g[j], completion))  # type: ignore[misc]
+
+    def _generate_group(self, requests: Sequence[GenerateRequest], deliver: Deliver) -> None:
+        self.lm.rows.clear()
+        # HFLM reports a batch's results in the order of its rows.
+        call_lm(self.lm, requests, lambda i, text: deliver(i, self._completion(text, self.lm.rows.popleft())))
+
+    def _completion(self, text: str, row: Row) -> Completion:
+        used, finish = self._used_tokens(row)
+        return Completion(text, finish, row.prompt_tokens, 0, used, row.seconds)
+
+    def _used_tokens(self, row: Row) -> tuple[int, Finish]:
+        """Count a row's tokens up to its own end: a batch goes on until its last row is done."""
+        ends = [i for i, token in enumerate(row.tokens) if token in self.lm.end_ids]
+        if ends:
+            return ends[0] + 1, "stop"
+
+        def stopped(length: int) -> bool:
+            text = self.lm.tok_decode(row.tokens[:length])
+            return any(stop and stop in text for stop in row.stops)
+
+        if not stopped(len(row.tokens)):
+            return len(row.tokens), "length" if len(row.tokens) >= row.max_new else "stop"
+        low, high = 1, len(row.tokens)
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (low, middle) if stopped(middle) else (middle + 1, high)
+        return low, "stop"
+
+    def score(self, requests: Sequence[ScoreRequest], deliver: Deliver) -> None:
+        started = time.perf_counter()
+        results: dict[int, tuple[float, bool]] = {}
+        call_lm(self.lm, requests, results.__setitem__)
+        share = (time.perf_counter() - started) / len(requests)
+        for index, (logprob, greedy) in results.items():
+            tokens = len(self.lm.tok_encode(requests[index].prompt + requests[index].continuation))
+            deliver(index, Completion("", None, tokens, 0, 0, share, logprob=float(logprob), greedy=bool(greedy)))
+
+    def info(self) -> dict[str, Any]:
+        args = {k: v for k, v in self.args.items() if isinstance(v, str | int | float | bool) or v is None}
+        return super().info() | {"backend": "hf", "args": args, "max_length": self.lm.max_length}
+
+
+def effective_settings(gen_kwargs: Any, default_max_gen_toks: int) -> dict[str, Any]:
+    """Return generation settings as lm-eval's models read them: aliases resolved, defaults filled in."""
+    from lm_eval.models.utils import normalize_gen_kwargs
+
+    return dict(normalize_gen_kwargs(dict(gen_kwargs), default_max_gen_toks))
+
+
+def _lazy_hflm_class() -> Any:
+    import torch
+    from lm_eval.models.huggingface import HFLM
+
+    class Unloaded:
+        """What HFLM holds while its weights are not needed yet."""
+
+        def __init__(self, config: Any) -> None:
+            self.config = config
+
+        def to(self, device: Any) -> None:
+            """Nothing to move yet."""
+
+    class LazyHFLM(HFLM):  # type: ignore[misc]
+        """lm-eval's `hf`, with its weights loaded on request and its generated token ids kept for counting."""
+
+        def __init__(self, **kwargs: Any) -> None:
+            self.rows: deque[Row] = deque()
+            self.end_ids: frozenset[int] = frozenset()
+            super().__init__(**kwargs)
+
+        def _create_model(self, **kwargs: Any) -> None:
+            self._pending = kwargs
+            self._model = Unloaded(self._config)
+
+        def load_weights(self) -> None:
+            pending = self._pending
+            super()._create_model(**pending)
+            if isinstance(self.model, torch.nn.Module):
+                self.model.eval()
+                self.model.tie_weights()
+            placed = pending["parallelize"] or pending.get("tp_plan") or pending.get("autogptq") or hasattr(self, "accelerator")
+            quantized = getattr(self.model, "is_quantized", False)
+            if not placed and not quantized:
+                self.model.to(self.device)
+            eos = getattr(self.model.generation_config, "eos_token_id", None)
+            ids = eos if isinstance(eos, list) else [eos]
+            self.end_ids = frozenset(i for i in [*ids, self.tokenizer.eos_token_id] if i is not None)
+            if self.batch_size == "auto":
+                self.batch_size_per_gpu = self._detect_batch_size()
+
+        def _model_generate(self, context: Any, max_length: int, stop: list[str], **kwargs: Any) -> Any:
+            started = time.perf_counter()
+            lengths = kwargs["attention_mask"].sum(dim=1).tolist()
+            out = super()._model_generate(context=context, max_length=max_length, stop=stop, **kwargs)
+            seconds = (time.perf_counter() - started) / len(lengths)
+            width = context.shape[1] if self.backend == "causal" else 0
+            self.rows.extend(
+                Row(length, tokens[width:], max_length - width, stop, seconds)
+                for length, tokens in zip(lengths, out.tolist(), strict=True)
+            )
+            return out
+
+    return LazyHFLM
+
+
+def make_hf_backend(name: str, args: Mapping[str, Any]) -> HFBackend:
+    """Make a seat on `HFLM` from its own arguments. Raises ValueError with cause and remedy, before anything loads."""
+    from lm_eval.models.huggingface import HFLM
+
+    checked = typed_arguments(HFLM.__init__, args)
+    if looks_like_path(name) and not Path(name).expanduser().is_dir():
+        raise ValueError(f"there is no folder {name}: name a folder with a model in it, or a model of the Hugging Face hub")
+    folder = str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
+    try:
+        return HFBackend({**checked, "pretrained": folder})
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(
+            f"the model {name} cannot be read: {reason}. Give a folder with config.json and a tokenizer, or the id of a model that "
+            "this machine can download"
+        ) from error
+
+
+def looks_like_path(name: str) -> bool:
+    """Return whether a model's name can only be a path: hub ids are `name` or `owner/name`."""
+    return name.startswith((".", "/", "~")) or name.count("/") > 1

@@ -1,0 +1,207 @@
+"""Lanes: one a device. What waits for a model goes to it as one call, as soon as its device is free."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from harness_ext.backends.base import Backend, GenerateRequest, Request, ScoreRequest
+from harness_ext.chat import is_utf8, repair
+from harness_ext.errors import CallFailed, LoadError, RunAborted, StoreError
+from harness_ext.records import Completion
+
+# A reply can wake a chain of coroutines (`gather` inside a protocol): only after this many passes of the event loop
+# without a new request is "everything that is waiting" complete.
+QUIET_PASSES = 4
+
+
+@dataclass(eq=False, slots=True)
+class Pending:
+    """A call on its way: its key in the store, the request, and the future its questions await."""
+
+    key: str
+    backend: Backend
+    request: Request
+    future: asyncio.Future[Completion]
+
+
+@dataclass(frozen=True, slots=True)
+class CallPolicy:
+    """What happens to calls that are not plain: `truncate` sends prompts that do not fit (the model cuts their
+    beginning), `keep_empty` takes an empty reply for a reply."""
+
+    truncate: bool = False
+    keep_empty: bool = True
+
+
+Outcome = Completion | CallFailed
+
+
+class Lane:
+    """One device: a thread that runs its models' calls one after the other, fed by the event loop.
+
+    `settle` takes finished calls, in the loop's thread, several at once. `abort` ends the run with an error.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        policy: CallPolicy,
+        settle: Callable[[Sequence[tuple[Pending, Outcome]]], None],
+        abort: Callable[[BaseException], None],
+    ) -> None:
+        self.name = name
+        self.policy = policy
+        self.waiting: dict[Backend, list[Pending]] = {}
+        self._settle = settle
+        self._abort = abort
+        self._loop = asyncio.get_running_loop()
+        self._wake = asyncio.Event()
+        self._arrivals = 0
+        self._batches: queue.SimpleQueue[tuple[Backend, list[Pending]] | None] = queue.SimpleQueue()
+        self._idle = asyncio.Event()
+        self._lock = threading.Lock()
+        self._results: list[tuple[Pending, Outcome]] = []
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._work, name=f"harness-ext {name}", daemon=True)
+        self._thread.start()
+
+    def submit(self, call: Pending) -> None:
+        """Queue a call; in the loop's thread."""
+        self.waiting.setdefault(call.backend, []).append(call)
+        self._arrivals += 1
+        self._wake.set()
+
+    async def serve(self) -> None:
+        """Send batches for as long as the run lasts."""
+        while True:
+            await self._wake.wait()
+            quiet = 0
+            while quiet < QUIET_PASSES:
+                seen = self._arrivals
+                await asyncio.sleep(0)
+                quiet = quiet + 1 if self._arrivals == seen else 0
+            backend = max(self.waiting, key=lambda b: len(self.waiting[b]))
+            calls = self.waiting.pop(backend)
+            if not self.waiting:
+                self._wake.clear()
+            self._idle.clear()
+            self._batches.put((backend, calls))
+            await self._idle.wait()
+
+    def stop(self) -> None:
+        """End the thread; a batch in progress ends at its next result, whatever it still had to do."""
+        self._stopped.set()
+        self._batches.put(None)
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait for the thread to end."""
+        self._thread.join(timeout)
+
+    # -- in the lane's thread ------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        while (batch := self._batches.get()) is not None:
+            backend, calls = batch
+            try:
+                _load(backend)
+                self._answer(backend, calls)
+            except RunAborted:
+                return
+            except BaseException as error:
+                self._call_loop(self._abort, error)
+                return
+            self._call_loop(self._finish_batch)
+
+    def _answer(self, backend: Backend, calls: Sequence[Pending]) -> None:
+        """Send what can be sent, as one call a kind; everything in `calls` is settled when this returns."""
+        good: list[Pending] = []
+        for call in calls:
+            failure = backend.check(call.request)
+            if failure is None or (failure.code == "overflow" and self.policy.truncate and "max_gen_toks" not in str(failure)):
+                good.append(call)
+            else:
+                self._report(call, failure)
+        self._send(backend, [call for call in good if isinstance(call.request, GenerateRequest)])
+        self._send(backend, [call for call in good if isinstance(call.request, ScoreRequest)])
+
+    def _send(self, backend: Backend, calls: Sequence[Pending]) -> None:
+        """Send calls of one kind as one; if the model raises, halve what it left open until the bad ones stand alone."""
+        left = dict(enumerate(calls))
+
+        def deliver(index: int, completion: Completion) -> None:
+            if self._stopped.is_set():
+                raise RunAborted
+            call = left.pop(index, None)
+            if call is not None:
+                self._report(call, self._accept(backend, call, completion))
+
+        error: Exception | None = None
+        try:
+            if generate := [call.request for call in calls if isinstance(call.request, GenerateRequest)]:
+                backend.generate(generate, deliver)
+            elif score := [call.request for call in calls if isinstance(call.request, ScoreRequest)]:
+                backend.score(score, deliver)
+        except (RunAborted, StoreError):
+            raise
+        except Exception as raised:
+            error = raised
+        rest = list(left.values())
+        if error is None or len(rest) == 1:
+            for call in rest:
+                self._report(call, _failure(backend, error))
+        elif rest:
+            middle = len(rest) // 2
+            self._send(backend, rest[:middle])
+            self._send(backend, rest[middle:])
+
+    def _accept(self, backend: Backend, call: Pending, completion: Completion) -> Outcome:
+        if completion.text is None:
+            return CallFailed("no_reply", f"{backend.name} returned no text")
+        if isinstance(call.request, GenerateRequest) and not self.policy.keep_empty and not completion.text.strip():
+            return CallFailed("empty", f"{backend.name} returned an empty reply (`on_empty=keep` takes it as it is)")
+        if not is_utf8(completion.text):
+            return replace(completion, text=repair(completion.text), notes=(*completion.notes, "surrogates_replaced"))
+        return completion
+
+    def _report(self, call: Pending, outcome: Outcome) -> None:
+        with self._lock:
+            self._results.append((call, outcome))
+            first = len(self._results) == 1
+        if first:
+            self._call_loop(self._drain)
+
+    def _call_loop(self, function: Callable[..., None], *args: object) -> None:
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(function, *args)
+
+    # -- in the loop's thread ------------------------------------------------------------------------------------
+
+    def _drain(self) -> None:
+        with self._lock:
+            results, self._results = self._results, []
+        self._settle(results)
+
+    def _finish_batch(self) -> None:
+        self._idle.set()
+
+
+def _load(backend: Backend) -> None:
+    if backend.loaded:
+        return
+    try:
+        backend.load()
+        backend.loaded = True
+    except Exception as error:
+        raise LoadError(f"{backend.name} could not be loaded: {error}") from error
+
+
+def _failure(backend: Backend, error: Exception | None) -> CallFailed:
+    if error is None:
+        return CallFailed("no_reply", f"{backend.name} returned without answering this call")
+    if isinstance(error, CallFailed):
+        return error
+    return CallFailed("backend", f"{backend.name} raised {type(error).__name__}: {error}")

@@ -1,0 +1,203 @@
+"""Runs a protocol over many questions: each advances on its own, their calls are answered together."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol as Interface
+
+from harness_ext.backends.base import Backend, Request
+from harness_ext.dispatch import CallPolicy, Lane, Outcome, Pending
+from harness_ext.errors import CallFailed, HarnessExtError, RunAborted
+from harness_ext.protocol import Protocol, Question, question_hash
+from harness_ext.records import Completion, Failure, Solution, Transcript
+from harness_ext.seats import Seats, SeatSetup
+from harness_ext.store import CallStore
+
+
+class Observer(Interface):
+    """Watches a run (progress display); called in the engine's thread."""
+
+    def call_finished(self, backend: Backend, completion: Completion) -> None:
+        """One call of a model was answered."""
+
+    def question_finished(self, transcript: Transcript) -> None:
+        """One question has its answer, or its failure."""
+
+
+@dataclass
+class Engine:
+    """Runs protocols.
+
+    `window` bounds how many questions are open at once; `seed` is part of the keys of sampled calls; `store` is None
+    to keep nothing.
+    """
+
+    store: CallStore | None = None
+    window: int = 2048
+    policy: CallPolicy = field(default_factory=CallPolicy)
+    seed: int = 0
+
+    def run(
+        self,
+        protocol: Protocol,
+        seats: Mapping[str, SeatSetup],
+        questions: Iterable[Question],
+        finished: Callable[[int, Transcript], None],
+        observers: Sequence[Observer] = (),
+    ) -> None:
+        """Answer all questions. `finished(i, transcript)` is called once for each, in the order they finish, in the
+        engine's thread.
+
+        A question that fails has its failure in its transcript and takes no other with it. Raises LoadError, StoreError
+        or whatever `finished` raises, when the run cannot go on; finished calls are in the store by then.
+        """
+        run = _Run(self, protocol, seats, enumerate(questions), finished, observers)
+        thread = threading.Thread(target=run.thread_main, name="harness-ext engine", daemon=True)
+        thread.start()
+        try:
+            while thread.is_alive():
+                thread.join(0.5)  # with a time-out, so that Ctrl-C reaches the main thread at once
+        except BaseException:
+            run.abort_from_outside()
+            thread.join(30)
+            raise
+        if run.error is not None:
+            raise run.error
+
+
+class _Run:
+    """The state of one `Engine.run`; everything but `thread_main` and `abort_from_outside` is in the loop's thread."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        protocol: Protocol,
+        seats: Mapping[str, SeatSetup],
+        questions: Iterator[tuple[int, Question]],
+        finished: Callable[[int, Transcript], None],
+        observers: Sequence[Observer],
+    ) -> None:
+        self.engine, self.protocol, self.seats = engine, protocol, seats
+        self.questions, self.finished, self.observers = questions, finished, observers
+        self.error: BaseException | None = None
+        self.lanes: dict[str, Lane] = {}
+        self.in_flight: dict[str, asyncio.Future[Completion]] = {}
+        self.open: set[asyncio.Task[None]] = set()
+        self.loop: asyncio.AbstractEventLoop | None = None
+
+    def thread_main(self) -> None:
+        try:
+            asyncio.run(self._main())
+        except BaseException as error:
+            self.error = self.error or error
+        finally:
+            for lane in self.lanes.values():
+                lane.stop()
+
+    def abort_from_outside(self) -> None:
+        if self.loop is not None and not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(self._abort, RunAborted("interrupted"))
+
+    async def _main(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.done = asyncio.Event()
+        services: list[asyncio.Task[None]] = []
+        for setup in self.seats.values():
+            name = setup.backend.lane
+            if name not in self.lanes:
+                self.lanes[name] = Lane(name, self.engine.policy, self._settle, self._abort)
+                services.append(asyncio.create_task(self.lanes[name].serve()))
+        self._open_more()
+        await self.done.wait()
+        for task in [*services, *self.open]:
+            task.cancel()
+        await asyncio.gather(*services, *self.open, return_exceptions=True)
+
+    def _open_more(self) -> None:
+        try:
+            while self.error is None and len(self.open) < self.engine.window:
+                item = next(self.questions, None)
+                if item is None:
+                    break
+                task = asyncio.create_task(self._solve(*item))
+                self.open.add(task)
+                task.add_done_callback(self._close)
+        except Exception as error:
+            self._abort(error)
+        if not self.open:
+            self.done.set()
+
+    def _close(self, task: asyncio.Task[None]) -> None:
+        self.open.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._abort(error)
+        if self.error is None:
+            self._open_more()
+
+    def _abort(self, error: BaseException) -> None:
+        self.error = self.error or error
+        self.done.set()
+
+    async def _solve(self, number: int, question: Question) -> None:
+        seats = Seats(question, self.seats, self._answer, self.engine.seed)
+        failure: Failure | None = None
+        solution = Solution("", "failed")
+        try:
+            result = await self.protocol.solve(question, seats)
+            solution = result if isinstance(result, Solution) else Solution(result.text)
+        except CallFailed as error:
+            failure = Failure(error.code, str(error))
+        except HarnessExtError:
+            raise
+        except Exception as error:
+            failure = Failure("protocol", f"{type(self.protocol).__name__} raised {type(error).__name__}: {error}")
+        transcript = Transcript(
+            task=question.task,
+            doc_id=question.doc_id,
+            doc_hash=question.doc_hash,
+            repeat=question.repeat,
+            index=question.index,
+            question=question_hash(question, self.engine.seed),
+            context=question.context,
+            turns=seats.turns,
+            text=solution.text,
+            stop=solution.stop,
+            failure=failure,
+        )
+        self.finished(number, transcript)
+        for observer in self.observers:
+            observer.question_finished(transcript)
+
+    async def _answer(self, backend: Backend, key: str, request: Request) -> tuple[Completion, bool]:
+        """Return the reply to a call, and whether it was had for free: stored, or on its way for another question."""
+        if self.engine.store is not None and (stored := self.engine.store.get(key)) is not None:
+            return stored, True
+        shared = self.in_flight.get(key)
+        if shared is not None:
+            return await asyncio.shield(shared), True
+        future: asyncio.Future[Completion] = asyncio.get_running_loop().create_future()
+        self.in_flight[key] = future
+        self.lanes[backend.lane].submit(Pending(key, backend, request, future))
+        return await asyncio.shield(future), False
+
+    def _settle(self, results: Sequence[tuple[Pending, Outcome]]) -> None:
+        """Store finished calls, all in one transaction, and only then let their questions go on."""
+        if self.engine.store is not None:
+            try:
+                self.engine.store.put([(call.key, out) for call, out in results if isinstance(out, Completion)])
+            except HarnessExtError as error:
+                self._abort(error)
+                return
+        for call, out in results:
+            self.in_flight.pop(call.key, None)
+            if isinstance(out, Completion):
+                call.future.set_result(out)
+                for observer in self.observers:
+                    observer.call_finished(call.backend, out)
+            else:
+                call.future.set_exception(out)
+
+

@@ -1,0 +1,101 @@
+"""What tells one model from another: a digest of its files and of every argument that can change its answers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+OPERATIONAL = frozenset(
+    {"device", "batch_size", "max_batch_size", "parallelize", "max_memory_per_gpu", "max_cpu_memory", "offload_folder"}
+)
+MODEL_PATHS = frozenset({"pretrained", "model", "path", "tokenizer", "peft", "delta"})
+SMALL_FILE = 64 * 2**20
+SAMPLES, SAMPLE = 64, 64 * 2**10
+
+
+def file_digest(path: Path) -> str:
+    """Return a digest of a file: of all of it up to 64 MiB; beyond, of its size, its time of change and 64 samples.
+
+    A checkpoint written again in place changes its time and almost every sample.
+    """
+    stat = path.stat()
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        if stat.st_size <= SMALL_FILE:
+            while block := file.read(2**20):
+                digest.update(block)
+        else:
+            digest.update(struct.pack("<QQ", stat.st_size, stat.st_mtime_ns))
+            for i in range(SAMPLES):
+                file.seek((stat.st_size - SAMPLE) * i // (SAMPLES - 1))
+                digest.update(file.read(SAMPLE))
+    return digest.hexdigest()
+
+
+def folder_digest(folder: Path) -> str:
+    """Return a digest of the names and contents of a folder's files (its hidden files and its text pages left out)."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".") and p.suffix != ".md"):
+        digest.update(f"{path.name}\0{file_digest(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def model_fingerprint(backend: str, args: Mapping[str, Any], commit: str | None = None) -> str:
+    """Return the fingerprint of a model.
+
+    `args` are the backend's arguments; those that name local folders count by the folders' contents, a hub name by its
+    `commit` where that is known, and arguments that only say where and how fast it runs do not count.
+    """
+    identity: dict[str, Any] = {"backend": backend, "commit": commit}
+    for key, value in sorted(args.items()):
+        if key in OPERATIONAL or value is None:
+            continue
+        path = Path(str(value)).expanduser() if key in MODEL_PATHS else None
+        if path and path.is_dir():
+            identity[key] = folder_digest(path)
+        elif path and path.is_file():
+            identity[key] = file_digest(path)
+        else:
+            identity[key] = value if isinstance(value, str | int | float | bool) else str(value)
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def resolve_folder(name: str, revision: str | None = None) -> Path | None:
+    """Return the local folder of a model: the folder named, or a hub model's snapshot in the local cache."""
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(name, "config.json", revision=revision or "main")
+    except HFValidationError:
+        return None
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def count_parameters(folder: Path) -> int | None:
+    """Return the number of weights in a folder's safetensors files, from their headers; None where it has none.
+
+    Tied weights are stored, and counted, once; a quantized checkpoint counts its stored values.
+    """
+    files = sorted(folder.glob("model*.safetensors"))
+    if not files:
+        return None
+    total = 0
+    for path in files:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(length))
+        for name, tensor in header.items():
+            if name != "__metadata__":
+                size = 1
+                for dimension in tensor["shape"]:
+                    size *= dimension
+                total += size
+    return total

@@ -1,0 +1,326 @@
+"""The bridge: a protocol as an lm-eval model."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from lm_eval.api.model import LM
+
+from harness_ext import __version__
+from harness_ext.arguments import RUNS, RunPlan, plan_run
+from harness_ext.backends.base import Backend
+from harness_ext.chat import ChatContext
+from harness_ext.dispatch import CallPolicy
+from harness_ext.engine import Engine
+from harness_ext.errors import ConfigurationError, RunFailed, StoreError
+from harness_ext.progress import Progress
+from harness_ext.protocol import Protocol, Question
+from harness_ext.ranks import Ranks
+from harness_ext.records import Transcript
+from harness_ext.rundir import RunDirectory, new_run_path, read_transcripts, write_json
+from harness_ext.store import CallStore
+from harness_ext.summary import Summary
+
+logger = logging.getLogger("harness_ext")
+
+
+class ProtocolLM(LM):  # type: ignore[misc]
+    """Base of the lm-eval model classes: runs `protocol` on every request and returns its final texts.
+
+    Arguments are the protocol's options, a run's options (`RunOptions`), a model for each seat (`student=<spec>`) and
+    the models' own arguments (`student.dtype=bfloat16`). Raises ConfigurationError before anything loads.
+    """
+
+    protocol: ClassVar[type[Protocol]]
+
+    def __init__(
+        self,
+        batch_size: int | str | None = 1,
+        max_batch_size: int | None = None,
+        device: str | None = None,
+        **arguments: Any,
+    ) -> None:
+        super().__init__()
+        plan = plan_run(self.protocol, arguments, batch_size, max_batch_size, device)
+        self.plan = plan
+        self.ranks = Ranks.current()
+        label = plan.options.model or self.protocol_name
+        self.run = self._open_run(plan, label)
+        self.store = CallStore(Path(plan.options.store).expanduser()) if plan.options.store != "off" else None
+        self.batch_size = batch_size
+        self._summary: dict[str, Any] = {}
+        if self.rank == 0:
+            if plan.demonstration:
+                print(DEMONSTRATION, file=sys.stderr)
+            logger.info("harness-ext records this run in %s", self.run.path)
+
+    @property
+    def protocol_name(self) -> str:
+        """Return the protocol's name as lm-eval users know it."""
+        return self.protocol.__module__.rpartition(".")[2]
+
+    @classmethod
+    def create_from_arg_obj(cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None) -> ProtocolLM:
+        """Make a model from arguments and lm-eval's own settings; an argument of the user's wins."""
+        return cls(**{**{k: v for k, v in (additional_config or {}).items() if v is not None}, **arg_dict})
+
+    @classmethod
+    def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> ProtocolLM:
+        """Likewise, from `key=value,…`."""
+        from lm_eval.utils import simple_parse_args_string
+
+        return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
+
+    def _open_run(self, plan: RunPlan, label: str) -> RunDirectory:
+        config = {
+            "harness_ext": __version__,
+            "label": label,
+            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "versions": _versions(),
+            "demonstration_pair": plan.demonstration,
+            "run": {k: v for k, v in vars(plan.options).items() if k not in ("run_dir",)},
+            "seats": {n: {"chat": s.chat, "price_in": s.price_in, "price_out": s.price_out, **s.backend.info()} for n, s in plan.seats.items()},
+            "identity": {
+                "protocol": type(plan.protocol).__qualname__,
+                "options": dict(vars(plan.protocol)),
+                "seats": {n: {"fingerprint": s.backend.fingerprint, "chat": s.chat} for n, s in plan.seats.items()},
+                "on_overflow": plan.options.on_overflow,
+                "on_empty": plan.options.on_empty,
+            },
+        }
+        path = plan.options.run_dir.expanduser() if plan.options.run_dir else None
+        try:
+            if path is None:
+                path = Path(self.ranks.gather(str(new_run_path(RUNS, label)) if self.rank == 0 else None)[0])
+            run = RunDirectory(path, config, self.rank, self.world_size)
+        except OSError as error:
+            raise StoreError(f"the run directory {path or RUNS} cannot be made: {error}. Name a writable folder (`run_dir=<folder>`)") from error
+        self.ranks.barrier()
+        return run
+
+    # -- lm-eval's interface -------------------------------------------------------------------------------------
+
+    def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
+        """Answer lm-eval's requests; raises RunFailed when some have no answer (`on_failure=stop`)."""
+        seed = _torch_seed()
+        questions = questions_of(requests)
+        known = {t.identity: t for t in self.run.answered()}
+        answers: dict[int, str] = {}
+        todo: list[int] = []
+        for position, question in enumerate(questions):
+            if question is not None:
+                transcript = known.get(question.identity(seed))
+                if transcript is None:
+                    todo.append(position)
+                else:
+                    answers[position] = transcript.text
+        summary = Summary({name: setup.cost for name, setup in self.plan.seats.items()})
+        failures: list[str] = []
+
+        def finished(number: int, transcript: Transcript) -> None:
+            self.run.add(transcript)
+            summary.add(transcript)
+            answers[todo[number]] = transcript.text
+            if transcript.failure is not None:
+                failures.append(f"{transcript.task}, document {transcript.doc_id}: {transcript.failure.message}")
+
+        error = self._answer((q for p in todo if (q := questions[p]) is not None), len(todo), finished, seed)
+        for transcript in known.values():
+            summary.add(transcript)
+        self._finish(summary, failures, error)
+        first: dict[int, str] = {}
+        return [first.setdefault(id(r), answers[p]) if p in answers else first[id(r)] for p, r in enumerate(requests)]
+
+    def _answer(
+        self, questions: Iterable[Question], total: int, finished: Callable[[int, Transcript], None], seed: int
+    ) -> Exception | None:
+        """Run the protocol; return what ended the run early, so that the other processes of a distributed run can be told."""
+        options = self.plan.options
+        policy = CallPolicy(truncate=options.on_overflow == "truncate", keep_empty=options.on_empty == "keep")
+        engine = Engine(self.store, options.window, policy, seed)
+        try:
+            if options.progress == "off" or self.rank != 0:
+                engine.run(self.plan.protocol, self.plan.seats, questions, finished)
+            else:
+                with Progress(total, self._seat_names(), True if options.progress == "on" else None) as progress:
+                    engine.run(self.plan.protocol, self.plan.seats, questions, finished, [progress])
+        except Exception as error:
+            return error
+        finally:
+            self.run.close()
+        return None
+
+    def _finish(self, summary: Summary, failures: list[str], error: Exception | None) -> None:
+        """Write the summary; raise what ended the run, here or in another process, and what has no answer."""
+        errors = self.ranks.gather(str(error) if error else None)
+        failures = [failure for part in self.ranks.gather(failures) for failure in part]
+        if self.rank == 0:
+            if self.world_size > 1:
+                self.run.merge()
+                summary = Summary(summary.costs)
+                for transcript in read_transcripts(self.run.path):
+                    summary.add(transcript)
+            self._summary = summary.to_json()
+            write_json(self.run.path / "summary.json", {"demonstration_pair": self.plan.demonstration, **self._summary})
+            print(self._closing_words(), file=sys.stderr)
+        self.ranks.barrier()
+        if error is not None:
+            raise error
+        if other := next((e for e in errors if e), None):
+            raise RunFailed(f"another process of this run ended early: {other}")
+        if failures and self.plan.options.on_failure == "stop":
+            raise RunFailed(_failure_message(failures, self.run.path))
+
+    def _closing_words(self) -> str:
+        words = f"[harness-ext] records of this run: {self.run.path}"
+        return f"{words}\n{DEMONSTRATION}" if self.plan.demonstration else words
+
+    def _seat_names(self) -> dict[Backend, str]:
+        names: dict[Backend, str] = {}
+        for name, setup in self.plan.seats.items():
+            names[setup.backend] = f"{names[setup.backend]}+{name}" if setup.backend in names else name
+        return names
+
+    def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """Refused: protocols answer generation tasks."""
+        raise ConfigurationError([self._only_generation(requests)])
+
+    def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
+        """Refused likewise."""
+        raise ConfigurationError([self._only_generation(requests)])
+
+    def _only_generation(self, requests: Sequence[Any]) -> str:
+        tasks = ", ".join(sorted({str(r.task_name) for r in requests}))
+        return f"{self.protocol_name} answers tasks that generate text, and {tasks} scores log-likelihoods: use a generative form of the task"
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """Return a context that carries the messages: each seat renders them with its own template."""
+        return ChatContext.of(chat_history)
+
+    @property
+    def tokenizer_name(self) -> str:
+        """Return a constant, so that lm-eval's request cache never hands over strings rendered for another model."""
+        return "harness_ext-messages-1"
+
+    def chat_template(self, chat_template: bool | str = False) -> str | None:
+        """Return what stands for the template in lm-eval's results."""
+        return "harness_ext: messages, rendered by each seat with its own template" if chat_template else None
+
+    def set_cache_hook(self, cache_hook: Any) -> None:
+        """Refuse lm-eval's `--use_cache`."""
+        if getattr(cache_hook, "dbdict", None) is not None:
+            raise ConfigurationError(
+                [
+                    "lm-eval's --use_cache is not keyed by model and would hand one protocol another's answers: leave it out. "
+                    f"Finished calls are kept anyway, in {self.plan.options.store} (`store=<folder>`)"
+                ]
+            )
+        super().set_cache_hook(cache_hook)
+
+    def get_model_info(self) -> dict[str, Any]:
+        """Return what goes into lm-eval's results file: the run's records, its seats and its figures."""
+        return {
+            "harness_ext": {
+                "version": __version__,
+                "run": str(self.run.path),
+                "protocol": self.protocol_name,
+                "demonstration_pair": self.plan.demonstration,
+                "seats": {name: setup.backend.info() for name, setup in self.plan.seats.items()},
+                "summary": self._summary,
+            }
+        }
+
+    @property
+    def rank(self) -> int:
+        return self.ranks.rank if hasattr(self, "ranks") else 0
+
+    @property
+    def world_size(self) -> int:
+        return self.ranks.world if hasattr(self, "ranks") else 1
+
+    def all_gather(self, tensor: Any) -> Any:
+        return self.ranks.all_gather(tensor)
+
+    def gather_object(self, obj: Any, dst: int = 0) -> list[Any] | None:
+        gathered = self.ranks.gather(obj)
+        return gathered if self.rank == dst else None
+
+    def barrier(self) -> None:
+        self.ranks.barrier()
+
+
+def questions_of(requests: Sequence[Any]) -> list[Question | None]:
+    """Return lm-eval's `generate_until` Instances as questions.
+
+    lm-eval lists an Instance once for each repeat, so the n-th sight of an object is its n-th draw; sights beyond its
+    own `repeats` pad the ranks of a distributed run to equal lengths, and are no questions (None).
+    """
+    from lm_eval.utils import handle_non_serializable, hash_string
+
+    seen: dict[int, int] = {}
+    hashes: dict[int, str] = {}
+    questions: list[Question | None] = []
+    for request in requests:
+        repeat = seen[id(request)] = seen.get(id(request), -1) + 1
+        if repeat >= (request.repeats or 1):
+            questions.append(None)
+            continue
+        if id(request) not in hashes:
+            doc = json.dumps(request.doc, indent=2, default=handle_non_serializable, ensure_ascii=False)
+            hashes[id(request)] = hash_string(doc)
+        context, gen_kwargs = request.args[:2]
+        questions.append(
+            Question(
+                context=context,
+                gen_kwargs=gen_kwargs,
+                task=str(request.task_name or ""),
+                doc_id=int(request.doc_id or 0),
+                doc_hash=hashes[id(request)],
+                repeat=repeat,
+                index=int(request.idx),
+            )
+        )
+    return questions
+
+
+def _torch_seed() -> int:
+    """Return lm-eval's torch seed, which reaches a model only this way."""
+    torch = sys.modules.get("torch")
+    return int(torch.initial_seed()) if torch is not None else 0
+
+
+def _failure_message(failures: Sequence[str], run: Path, shown: int = 10) -> str:
+    lines = [f"{len(failures)} questions have no answer; all others are finished and stored in {run}:"]
+    lines += [f"  - {failure}" for failure in failures[:shown]]
+    if len(failures) > shown:
+        lines.append(f"  - and {len(failures) - shown} more, in the run's transcripts.jsonl (`\"status\": \"failed\"`)")
+    lines.append(f"Run the same command again to try these alone: {shlex.join(['lm_eval', *sys.argv[1:]])}")
+    lines.append("Or give `on_failure=score` to score them as wrong, counted in the summary.")
+    return "\n".join(lines)
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"python": sys.version.split()[0]}
+    for name in ("lm_eval", "torch", "transformers", "accelerate", "peft", "datasets"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+DEMONSTRATION = """\
++----------------------------------------------------------------------------+
+| No seat was named: the built-in demonstration pair was used. It is a tiny  |
+| pair trained on invented stories; its figures say nothing about any other  |
+| model. Name yours: student=<backend>:<model>,teacher=<backend>:<model>     |
++----------------------------------------------------------------------------+"""

@@ -1,0 +1,134 @@
+"""The run directory: what one evaluation was, said and cost. Append-only transcripts, a summary made from them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from harness_ext.errors import StoreError
+from harness_ext.records import Identity, Transcript
+
+
+class RunDirectory:
+    """One evaluation's folder: `config.json`, `transcripts.jsonl`, `summary.json`.
+
+    Opened with the config of an evaluation that stands there already, it goes on with it; with another config it
+    refuses. `rank` is the process's number in a distributed run: each writes a file of its own, rank 0 merges them.
+    """
+
+    def __init__(self, path: Path, config: Mapping[str, Any], rank: int = 0, world: int = 1) -> None:
+        self.path = path
+        self.rank, self.world = rank, world
+        self._file: IO[str] | None = None
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            known = path / "config.json"
+            if known.exists():
+                self._check_same(json.loads(known.read_text(encoding="utf-8")), config)
+            elif rank == 0:
+                write_json(known, config)
+            self._part = path / ("transcripts.jsonl" if world == 1 else f"transcripts.{rank}.jsonl")
+        except (OSError, json.JSONDecodeError) as error:
+            raise StoreError(f"the run directory {path} cannot be used: {error}. Name a writable folder (`run_dir=<folder>`)") from error
+
+    def _check_same(self, there: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+        wanted = json.loads(json.dumps(config.get("identity"), default=str))
+        found = there.get("identity") or {}
+        if found != wanted:
+            differing = sorted(k for k in {*found, *(wanted or {})} if found.get(k) != (wanted or {}).get(k))
+            raise StoreError(
+                f"the run directory {self.path} holds another evaluation (different: {', '.join(differing)}). "
+                "Name another folder (`run_dir=<folder>`), or leave `run_dir` out for a new one"
+            )
+
+    def add(self, transcript: Transcript) -> None:
+        """Append a transcript, durably. Raises StoreError when the disk is full or the folder gone."""
+        try:
+            if self._file is None:
+                self._file = self._part.open("a", encoding="utf-8", errors="replace")
+                if self._file.tell() and not _ends_in_newline(self._part):
+                    self._file.write("\n")  # a killed run left half a line: keep it, start a new one
+            self._file.write(json.dumps(transcript.to_json(), ensure_ascii=False) + "\n")
+            self._file.flush()  # now it survives the process
+        except OSError as error:
+            raise StoreError(
+                f"the transcripts in {self.path} cannot be written: {error}. Finished calls are in the store: make room, then "
+                "run the same command again"
+            ) from error
+
+    def close(self) -> None:
+        """Close the transcript file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def answered(self) -> Iterator[Transcript]:
+        """Yield the transcripts of the questions that have an answer here already."""
+        return (t for t in read_transcripts(self.path) if t.failure is None)
+
+    def merge(self) -> None:
+        """Append what the ranks wrote to `transcripts.jsonl`, each question once; called by rank 0 when all are done."""
+        merged = self.path / "transcripts.jsonl"
+        have = {t.identity for t in _read_lines(merged) if t.failure is None} if merged.exists() else set()
+        with merged.open("a", encoding="utf-8", errors="replace") as file:
+            for part in sorted(self.path.glob("transcripts.*.jsonl")):
+                for transcript in _read_lines(part):
+                    if transcript.identity not in have:
+                        have.add(transcript.identity)
+                        file.write(json.dumps(transcript.to_json(), ensure_ascii=False) + "\n")
+
+
+def read_transcripts(run: Path) -> Iterator[Transcript]:
+    """Yield a run's transcripts, one a question: the newest answer, or the newest failure where there is none.
+
+    Half a line that a killed process left is skipped.
+    """
+    newest: dict[Identity, tuple[bool, int]] = {}
+    files = [f for f in [run / "transcripts.jsonl", *sorted(run.glob("transcripts.*.jsonl"))] if f.exists()]
+    for position, transcript in enumerate(t for f in files for t in _read_lines(f)):
+        rank = (transcript.failure is None, position)
+        newest[transcript.identity] = max(rank, newest.get(transcript.identity, rank))
+    wanted = {position for _, position in newest.values()}
+    for position, transcript in enumerate(t for f in files for t in _read_lines(f)):
+        if position in wanted:
+            yield transcript
+
+
+def _read_lines(path: Path) -> Iterator[Transcript]:
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for line in file:
+            try:
+                yield Transcript.from_json(json.loads(line))
+            except (json.JSONDecodeError, KeyError, TypeError):
+                continue
+
+
+def _ends_in_newline(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write a JSON file so that it is there whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(data, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8", errors="replace")
+    temporary.replace(path)
+
+
+def new_run_path(root: Path, label: str) -> Path:
+    """Return a folder that does not exist yet: `<root>/<label>-<time>`; it is made, so that no other run takes it."""
+    stem = f"{re.sub(r'[^A-Za-z0-9._-]+', '_', label)}-{time.strftime('%Y%m%d-%H%M%S')}"
+    number = 1
+    while True:
+        path = root / (stem if number == 1 else f"{stem}-{number}")
+        try:
+            path.mkdir(parents=True, exist_ok=False)
+            return path
+        except FileExistsError:
+            number += 1

@@ -1,0 +1,156 @@
+"""The call store: every finished call of every run, by what was asked of which model.
+
+SQLite files in one folder. A process writes to a file of its own and reads all of them, so that runs and processes
+share what was paid for. A call is in the store before the question that asked for it goes on: it survives `kill -9`.
+Nothing is ever deleted.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import re
+import socket
+import sqlite3
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import IO
+
+from harness_ext.errors import StoreError
+from harness_ext.records import Completion
+
+SCHEMA = "CREATE TABLE IF NOT EXISTS calls (key BLOB PRIMARY KEY, reply TEXT NOT NULL) WITHOUT ROWID"
+
+
+class CallStore:
+    """A folder of finished calls.
+
+    Raises StoreError where the folder cannot be written or one of its files is damaged. Used from one thread at a time.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._lock = threading.Lock()
+        self._readers: list[sqlite3.Connection] = []
+        self._held: list[IO[str]] = []
+        host = re.sub(r"[^A-Za-z0-9]+", "-", socket.gethostname()) or "host"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._writer_path = self._claim(host)
+            self._writer = self._open(self._writer_path)
+            for path in sorted(folder.glob("*.sqlite")):
+                if path != self._writer_path and self._readable(path, host):
+                    self._readers.append(self._open(path))
+        except OSError as error:
+            self.close()
+            raise StoreError(
+                f"the call store {folder} cannot be used: {error}. Name a writable folder (`store=<folder>`), or run without (`store=off`)"
+            ) from error
+        except StoreError:
+            self.close()
+            raise
+
+    def _claim(self, host: str) -> Path:
+        """Lock and return the first file of this host that no living process writes to."""
+        number = 0
+        while True:
+            path = self.folder / f"{host}-{number}.sqlite"
+            lock = path.with_suffix(".lock").open("w")
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.close()
+                number += 1
+                continue
+            self._held.append(lock)
+            return path
+
+    def _readable(self, path: Path, host: str) -> bool:
+        """Whether a file may be read: this host's always, another's only while nobody writes to it there.
+
+        SQLite's write-ahead log works between processes of one host; a shared lock keeps the other host's next writer
+        off the file for as long as it is read here.
+        """
+        if re.fullmatch(rf"{re.escape(host)}-\d+", path.stem):
+            return True
+        lock = path.with_suffix(".lock").open("a")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            return False
+        self._held.append(lock)
+        return True
+
+    def _open(self, path: Path) -> sqlite3.Connection:
+        try:
+            connection = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=NORMAL")
+            connection.execute(SCHEMA)
+            connection.execute("SELECT key, reply FROM calls LIMIT 1").fetchone()
+        except sqlite3.Error as error:
+            raise self._trouble(path, error) from error
+        return connection
+
+    @staticmethod
+    def _trouble(path: Path, error: sqlite3.Error) -> StoreError:
+        if isinstance(error, sqlite3.OperationalError):
+            return StoreError(
+                f"the call store's file {path} cannot be read or written: {error}. Everything stored before is safe; "
+                "make room or give access, then run the same command again"
+            )
+        return StoreError(
+            f"the call store's file {path} is damaged ({error}). Move it away (`mv {path} {path}.damaged`) and run the same "
+            "command again: only the calls in it are paid again, all other files stay in use"
+        )
+
+    def get(self, key: str) -> Completion | None:
+        """Return the stored reply to a call, or None. Raises StoreError."""
+        blob = bytes.fromhex(key)
+        for connection in (self._writer, *self._readers):
+            try:
+                with self._lock:
+                    row = connection.execute("SELECT reply FROM calls WHERE key = ?", (blob,)).fetchone()
+                if row is not None:
+                    return Completion.from_json(json.loads(row[0]))
+            except sqlite3.Error as error:
+                raise self._trouble(self._path_of(connection), error) from error
+            except (ValueError, TypeError, KeyError) as error:
+                path = self._path_of(connection)
+                raise StoreError(f"the call store's file {path} holds a reply that is no reply of this program ({error})") from error
+        return None
+
+    def put(self, calls: Iterable[tuple[str, Completion]]) -> None:
+        """Store replies in one transaction; what is stored already stays as it is. Raises StoreError."""
+        rows = [(bytes.fromhex(key), json.dumps(c.to_json(), ensure_ascii=False)) for key, c in calls]
+        if not rows:
+            return
+        try:
+            with self._lock:
+                self._writer.execute("BEGIN")
+                try:
+                    self._writer.executemany("INSERT OR IGNORE INTO calls VALUES (?, ?)", rows)
+                    self._writer.execute("COMMIT")
+                except sqlite3.Error:
+                    if self._writer.in_transaction:
+                        self._writer.execute("ROLLBACK")
+                    raise
+        except sqlite3.Error as error:
+            raise self._trouble(self._writer_path, error) from error
+
+    def __len__(self) -> int:
+        return sum(c.execute("SELECT count(*) FROM calls").fetchone()[0] for c in (self._writer, *self._readers))
+
+    def _path_of(self, connection: sqlite3.Connection) -> Path:
+        return Path(connection.execute("PRAGMA database_list").fetchone()[2])
+
+    def close(self) -> None:
+        """Close the files and give up the locks."""
+        for connection in [*([self._writer] if hasattr(self, "_writer") else []), *self._readers]:
+            connection.close()
+        self._readers = []
+        for lock in self._held:
+            lock.close()
+        self._held = []

@@ -1,0 +1,99 @@
+"""A run's figures, computed from its transcripts alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from harness_ext.records import Counter, SeatCost, Transcript, Turn, Usage
+
+DRAFTS = ("draft", "refine")
+
+
+@dataclass
+class Summary:
+    """Counts over transcripts; `to_json` gives the content of `summary.json`.
+
+    `costs` turns each seat's tokens into FLOPs and money.
+    """
+
+    costs: Mapping[str, SeatCost]
+    questions: int = 0
+    answered: int = 0
+    turns: int = 0
+    drafts: int = 0
+    failures: Counter = field(default_factory=Counter)
+    stops: Counter = field(default_factory=Counter)
+    events: Counter = field(default_factory=Counter)
+    reviews: Counter = field(default_factory=Counter)
+    usage: dict[str, dict[str, Usage]] = field(default_factory=dict)
+    tokens: dict[str, int | None] = field(default_factory=lambda: {"kept": 0, "discarded": 0, "verification": 0})
+
+    def add(self, transcript: Transcript) -> None:
+        """Count one question."""
+        self.questions += 1
+        self.turns += len(transcript.turns)
+        if transcript.failure is not None:
+            self.failures.add(transcript.failure.code)
+        else:
+            self.answered += 1
+            self.stops.add(transcript.stop)
+        kept = _kept(transcript)
+        for turn in transcript.turns:
+            kinds = self.usage.setdefault(turn.seat, {})
+            kinds[turn.kind] = kinds.get(turn.kind, Usage()) + self.costs.get(turn.seat, SeatCost()).usage(turn)
+            self._count(turn)
+            part = "verification" if turn.kind not in DRAFTS else "kept" if turn is kept else "discarded"
+            known, new = self.tokens[part], turn.completion.completion_tokens
+            self.tokens[part] = None if known is None or new is None else known + new
+
+    def _count(self, turn: Turn) -> None:
+        self.drafts += turn.kind in DRAFTS
+        for note in (*turn.notes, *turn.completion.notes):
+            self.events.add(note)
+        if turn.completion.finish == "length":
+            self.events.add(f"{turn.kind}_cut_at_limit")
+        if turn.completion.logprob is None and not turn.completion.text.strip():
+            self.events.add(f"{turn.kind}_empty")
+        if turn.verdict is not None and "accepted" in turn.verdict:
+            self.reviews.add("total")
+            self.reviews.add("accepted", int(bool(turn.verdict["accepted"])))
+            self.reviews.add("malformed", int(bool(turn.verdict.get("malformed"))))
+            self.reviews.add("loose", int(turn.verdict.get("rule") not in (None, "first_word", "logprob")))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the summary as JSON values; rates are shares of answered questions or of reviews, null without any."""
+        seats = {
+            seat: {"total": asdict(Usage.total(kinds.values())), **{k: asdict(u) for k, u in kinds.items()}}
+            for seat, kinds in self.usage.items()
+        }
+        return {
+            "questions": self.questions,
+            "answered": self.answered,
+            "failed": self.questions - self.answered,
+            "failures": self.failures.counts,
+            "stops": self.stops.counts,
+            "turns_per_question": _rate(self.turns, self.questions),
+            "drafts_per_question": _rate(self.drafts, self.questions),
+            "reviews": {
+                **self.reviews.counts,
+                "acceptance_rate": _rate(self.reviews.counts.get("accepted", 0), self.reviews.counts.get("total", 0)),
+                "malformed_rate": _rate(self.reviews.counts.get("malformed", 0), self.reviews.counts.get("total", 0)),
+            },
+            "events": self.events.counts,
+            "completion_tokens": self.tokens,
+            "usage": seats,
+        }
+
+
+def _kept(transcript: Transcript) -> Turn | None:
+    """Return the turn whose text became the answer: the last draft that says it."""
+    for turn in reversed(transcript.turns):
+        if turn.kind in DRAFTS and turn.completion.text == transcript.text:
+            return turn
+    return None
+
+
+def _rate(part: int, whole: int) -> float | None:
+    return part / whole if whole else None

@@ -1,0 +1,28 @@
+"""Baseline: the student alone, through the same engine, records and accounting as every protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from harness_ext.lm import ProtocolLM
+from harness_ext.protocol import Protocol, Question, Role
+from harness_ext.records import Completion
+from harness_ext.seats import Seats
+
+
+@dataclass(frozen=True)
+class Baseline(Protocol):
+    """One draft of the student: the very call that lm-eval's own model would make."""
+
+    roles: ClassVar[Mapping[str, Role]] = {"student": Role("answers the task alone")}
+
+    async def solve(self, question: Question, seats: Seats) -> Completion:
+        return await seats.student.generate(question.context, kind="draft")
+
+
+class BaselineLM(ProtocolLM):
+    """`lm_eval --model baseline --model_args student=<spec>`."""
+
+    protocol = Baseline
