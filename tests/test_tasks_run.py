@@ -226,6 +226,8 @@ def test_gsm8k_local_is_lm_evals_gsm8k_row_for_row(gsm8k: Path, manager: TaskMan
     scores = our_results["results"]["gsm8k"]
     assert scores["exact_match,strict-match"] == pytest.approx(2 / 6)
     assert scores["exact_match,flexible-extract"] == pytest.approx(4 / 6)
+    for name in ("exact_match,strict-match", "exact_match,flexible-extract"):
+        assert our_results["results"]["gsm8k_local"][name] == scores[name]
 
 
 def real_rows(data_dir: Path, name: str) -> list[dict[str, Any]]:
