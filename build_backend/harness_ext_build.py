@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -48,6 +49,8 @@ def build_wheel(
     wheel_directory: str, config_settings: dict[str, object] | None = None, metadata_directory: str | None = None
 ) -> str:
     """Build a wheel with the start-up files in it and return its file name (PEP 517)."""
+    # setuptools packs what an earlier build left here, also a task file that has been deleted since.
+    shutil.rmtree("build/lib", ignore_errors=True)
     name = setuptools_backend.build_wheel(wheel_directory, config_settings, metadata_directory)
     add_startup_files(Path(wheel_directory, name))
     return name

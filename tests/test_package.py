@@ -32,7 +32,7 @@ STARTUP_FILES = {"harness_ext.pth", "harness_ext.start", "harness_ext_startup.py
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the repository, without what earlier builds left in it, and with a new file of each kind."""
+    """A copy of the repository with new files of several kinds, and with what a build left of a deleted one."""
     copy = tmp_path_factory.mktemp("checkout")
     for path in ROOT.iterdir():
         if path.is_file():
@@ -44,6 +44,9 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("_template_yaml", "task.yaml", "prompt.txt"):
         new.joinpath(name).write_text("key: value\n")
     copy.joinpath("finetune", "new.sh").write_text("exit 0\n")
+    stale = copy / "build" / "lib" / "harness_ext" / "tasks" / "deleted.yaml"
+    stale.parent.mkdir(parents=True)
+    stale.write_text("task: deleted\n")
     return copy
 
 
