@@ -1,0 +1,155 @@
+"""What the start-up file costs: at interpreter start, at every import, and on `lm_eval --help`.
+
+    python benchmarks/startup.py [--runs 200] [--output benchmarks/results/startup.json]
+
+Interpreter starts are measured in two fresh virtual environments that differ in the start-up files alone, in turns, so
+that what else the machine does falls on both. Times are milliseconds of processor time (user and system), which other
+work on the machine disturbs less than wall time; `wall_difference` is there for comparison. An interval is the 95 %
+bootstrap interval of a median of paired differences.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import random
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import timeit
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness_ext import startup
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=200, help="pairs of interpreter starts")
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "startup.json")
+    options = parser.parse_args()
+
+    results = {
+        "machine": machine(),
+        "interpreter_start": interpreter_start(options.runs),
+        "each_import_of_another_module": {"nanoseconds": round(import_overhead_ns())},
+        "lm_eval_help": lm_eval_help(max(5, options.runs // 10)),
+    }
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps(results, indent=2) + "\n")
+    print(json.dumps(results, indent=2))
+
+
+def machine() -> dict[str, object]:
+    model = next((line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), "")
+    return {
+        "processor": model or platform.processor(),
+        "cores": os.cpu_count(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "lm_eval": importlib.metadata.version("lm_eval"),
+        "harness_ext": importlib.metadata.version("harness-ext"),
+    }
+
+
+def _cpuinfo() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def interpreter_start(runs: int) -> dict[str, object]:
+    """Time `python -c pass` with and without the start-up files."""
+    with tempfile.TemporaryDirectory() as folder:
+        pythons = {}
+        for name in ("without", "with"):
+            environment = Path(folder, name.ljust(7, "_"))
+            subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
+            pythons[name] = environment / "bin" / "python"
+        site = next(pythons["with"].parent.parent.glob("lib/python*/site-packages"))
+        shutil.copy(ROOT / "harness_ext" / "startup.py", site / "harness_ext_startup.py")
+        for name in ("harness_ext.pth", "harness_ext.start"):
+            shutil.copy(ROOT / "build_backend" / name, site)
+        # As pip does when it installs.
+        subprocess.run([pythons["with"], "-m", "compileall", "-q", site], check=True)
+
+        samples = in_turns({name: ([python, "-c", "pass"], {}) for name, python in pythons.items()}, runs)
+        return {"pairs": runs, **compared(samples), "importtime_of_the_module": importtime(pythons["with"])}
+
+
+def importtime(python: Path) -> float:
+    """Return what `-X importtime` says of the start-up module: median of 20 starts."""
+    found = []
+    for _ in range(20):
+        done = subprocess.run([python, "-X", "importtime", "-c", "pass"], capture_output=True, text=True, check=True)
+        found.append(int(re.findall(r"(\d+) \|\s+harness_ext_startup", done.stderr)[0]) / 1000)
+    return round(statistics.median(found), 3)
+
+
+def import_overhead_ns() -> float:
+    """Return how long the hook takes to let an import of another module pass: best of five."""
+    hook = startup.PluginHook()
+    return min(timeit.repeat(lambda: hook.find_spec("json"), number=100_000, repeat=5)) / 100_000 * 1e9
+
+
+def lm_eval_help(runs: int) -> dict[str, object]:
+    """Time `lm_eval --help` in this environment, the hook switched on and off."""
+    command = [sys.executable, "-m", "lm_eval", "--help"]
+    off, on = {"HARNESS_EXT_NO_PLUGINS": "1"}, {"HARNESS_EXT_NO_PLUGINS": ""}
+    return {"pairs": runs, **compared(in_turns({"without": (command, off), "with": (command, on)}, runs))}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One process: its processor time and its wall time, in milliseconds."""
+
+    processor: float
+    wall: float
+
+
+def timed(command: list[object], variables: dict[str, str]) -> Run:
+    start = time.perf_counter()
+    process = subprocess.Popen(command, env={**os.environ, **variables}, stdout=subprocess.DEVNULL)
+    _, status, used = os.wait4(process.pid, 0)
+    wall = time.perf_counter() - start
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return Run((used.ru_utime + used.ru_stime) * 1000, wall * 1000)
+
+
+def in_turns(commands: dict[str, tuple[list[object], dict[str, str]]], runs: int) -> dict[str, list[Run]]:
+    """Run the commands in turns, `runs` times each after one warm-up."""
+    found: dict[str, list[Run]] = {name: [] for name in commands}
+    for turn in range(runs + 1):
+        for name, (command, variables) in commands.items():
+            run = timed(command, variables)
+            if turn:
+                found[name].append(run)
+    return found
+
+
+def compared(runs: dict[str, list[Run]]) -> dict[str, object]:
+    pairs = list(zip(runs["without"], runs["with"], strict=True))
+    differences = [b.processor - a.processor for a, b in pairs]
+    draw = random.Random(0)
+    medians = sorted(statistics.median(draw.choices(differences, k=len(differences))) for _ in range(2000))
+    return {
+        "without": round(statistics.median(a.processor for a, _ in pairs), 2),
+        "with": round(statistics.median(b.processor for _, b in pairs), 2),
+        "difference": round(statistics.median(differences), 3),
+        "interval": [round(medians[50], 3), round(medians[1949], 3)],
+        "wall_difference": round(statistics.median(b.wall - a.wall for a, b in pairs), 3),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""The command `harness-ext`: dispatch, exit statuses, and what it imports."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness_ext import __version__, cli, doctor, startup
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch):
+    """Add a subcommand `probe` that calls the given function, and return what runs `harness-ext probe …`."""
+
+    def add(function):
+        monkeypatch.setattr(cli, "probe", function, raising=False)
+        monkeypatch.setitem(cli.COMMANDS, "probe", cli.Command("harness_ext.cli:probe", "a probe"))
+        return lambda *arguments: cli.main(["probe", *arguments])
+
+    return add
+
+
+def test_arguments_behind_the_name_reach_the_command_untouched(command):
+    seen = []
+    assert command(seen.extend)("--help", "-x", "--", "a b", "") == 0
+    assert seen == ["--help", "-x", "--", "a b", ""]
+
+
+@pytest.mark.parametrize("status", [0, 1, 3])
+def test_status_of_the_command_is_the_exit_status(command, status):
+    assert command(lambda arguments: status)() == status
+
+
+def test_interrupt_is_130(command, capsys):
+    def interrupted(arguments):
+        raise KeyboardInterrupt
+
+    assert command(interrupted)() == cli.INTERRUPTED
+    assert capsys.readouterr().err == "harness-ext: interrupted\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["no-such-command"], ["--no-such-option"]])
+def test_wrong_usage_is_2(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    assert stop.value.code == cli.USAGE
+    assert "usage: harness-ext COMMAND" in capsys.readouterr().err
+
+
+def test_help_lists_every_command(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["--help"])
+    assert stop.value.code == cli.OK
+    shown = capsys.readouterr().out
+    for name, entry in cli.COMMANDS.items():
+        assert name in shown
+        assert entry.help in shown
+
+
+def test_every_command_loads_and_is_documented():
+    text = (ROOT / "docs" / "cli.md").read_text()
+    for name, entry in cli.COMMANDS.items():
+        assert callable(entry.load()), name
+        assert f"`harness-ext {name}" in text
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["--version"])
+    assert stop.value.code == cli.OK
+    assert capsys.readouterr().out.strip() == f"harness-ext {__version__}"
+    assert importlib.metadata.version("harness-ext") == __version__
+
+
+def test_help_imports_no_library():
+    code = (
+        "import sys, json; from harness_ext import cli\n"
+        "try: cli.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print(); print(json.dumps([m for m in ('torch', 'transformers', 'lm_eval', 'rich', 'yaml', 'numpy') "
+        "if m in sys.modules]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert json.loads(done.stdout.splitlines()[-1]) == []
+
+
+def test_module_is_the_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "harness_ext", "--version"], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, f"harness-ext {__version__}")
+
+
+def test_lm_eval_gets_the_hook_although_it_is_switched_off():
+    done = subprocess.run(
+        [sys.executable, "-c", "from harness_ext import cli, startup; cli.main(['lm-eval', '--help'])"],
+        cwd=ROOT,
+        env={**os.environ, "HARNESS_EXT_NO_PLUGINS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("usage: lm-eval"), done.stdout
+
+
+# The doctor
+
+
+def test_doctor_says_when_the_startup_file_is_off(monkeypatch):
+    monkeypatch.setenv("HARNESS_EXT_NO_PLUGINS", "1")
+    (finding,) = doctor.startup_file()
+    assert finding.state == "note"
+    assert "harness-ext lm-eval" in finding.remedy
+
+
+def test_doctor_says_when_the_startup_file_is_absent(monkeypatch, tmp_path):
+    monkeypatch.delenv("HARNESS_EXT_NO_PLUGINS", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [f for f in sys.meta_path if type(f).__name__ != "PluginHook"])
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    (finding,) = doctor.startup_file()
+    assert "not installed" in finding.text
+    tmp_path.joinpath("harness_ext.pth").write_text("")
+    (finding,) = doctor.startup_file()
+    assert finding.state == "problem"
+    assert "was not read" in finding.text
+    startup.enforce()
+    (finding,) = doctor.startup_file()
+    assert finding == doctor.Finding("ok", f"read from {tmp_path}")
+
+
+def test_doctor_counts_problems_in_its_status(monkeypatch, capsys):
+    monkeypatch.setattr(doctor, "versions", lambda: [doctor.Finding("problem", "torch is absent", "pip install torch")])
+    for name in ("startup_file", "models", "task_packs", "devices", "extras"):
+        monkeypatch.setattr(doctor, name, list)
+    assert doctor.main([]) == 1
+    assert "-> pip install torch" in capsys.readouterr().out
+    monkeypatch.setattr(doctor, "versions", list)
+    assert doctor.main([]) == 0
+
+
+def test_doctor_names_what_is_missing_or_too_old(monkeypatch):
+    versions = {"trl": "0.9"}
+
+    def version(name):
+        if name in versions:
+            return versions[name]
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    absent = doctor.missing("finetune")
+    assert absent["trl"] == "is 0.9, needed is >=1.16"
+    assert absent["deepspeed"] == "is not installed"
+    assert "tiktoken" in doctor.missing("openai"), "requirements of lm_eval[api] count too"
+    assert "lm-eval" not in absent
+    assert "torch" in doctor.missing(""), "requirements of lm_eval[hf] count too"
