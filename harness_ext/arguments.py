@@ -189,7 +189,9 @@ def _devices(specs: Mapping[str, BackendSpec], device: str | None) -> dict[str, 
     import torch
 
     gpus = torch.cuda.device_count()
-    if gpus == 0 or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if gpus == 0:
+        return dict.fromkeys(specs, "cpu")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # the launcher gives each process its device
         return dict.fromkeys(specs, "cuda")
     number: dict[Any, int] = {}
     result = {}
