@@ -1,4 +1,4 @@
-"""From lm-eval's model arguments to a checked run: options, seats, models. Every problem is found before anything loads."""
+"""From lm-eval's model arguments to a checked run: options, seats, models; every problem before anything loads."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ RUNS = Path("harness_ext_runs")
 
 # Declared arguments of lm-eval's models that only sound like secrets.
 HARMLESS = frozenset(
-    {"tokenizer", "tokenizer_mode", "tokenizer_backend", "use_fast_tokenizer", "tokenized_requests", "add_bos_token", "prefix_token_id",
-     "think_end_token", "max_tokens", "max_new_tokens", "review_max_tokens", "custom_prefix_token_id"}
+    {"tokenizer", "tokenizer_mode", "tokenizer_backend", "use_fast_tokenizer", "tokenized_requests", "add_bos_token",
+     "prefix_token_id", "think_end_token", "max_tokens", "max_new_tokens", "custom_prefix_token_id"}
 )  # fmt: skip
 
 
@@ -86,7 +86,11 @@ def plan_run(
     secrets = secrets_in(given, HARMLESS | set(option_names) | set(protocol_names))
     if secrets:
         raise ConfigurationError(
-            [f"`{name}` looks like a secret, and lm-eval copies model arguments into its results: give it by an environment variable" for name in secrets]
+            [
+                f"`{name}` looks like a secret, and lm-eval copies model arguments into its results: "
+                "give it by an environment variable"
+                for name in secrets
+            ]
         )
     problems: list[str] = []
     roles = tuple(protocol_class.roles)
@@ -100,7 +104,10 @@ def plan_run(
             own[name] = value
         else:
             known = [*option_names, *protocol_names, *roles]
-            problems.append(f"there is no argument `{name}`{suggest(name, known)}; there are {', '.join(known)}, and `<seat>.<argument>` for a seat's model")
+            problems.append(
+                f"there is no argument `{name}`{suggest(name, known)}; there are {', '.join(known)}, "
+                "and `<seat>.<argument>` for a seat's model"
+            )
     if isinstance(own.get("store"), bool):  # YAML reads `off` as false
         own["store"] = "off" if own["store"] is False else str(RUNS / "calls")
     options = build(RunOptions, own, problems)
@@ -129,7 +136,7 @@ def plan_run(
 
 
 def flatten(arguments: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested arguments (from lm-eval's `--config`) with dotted names: `{"student": {"dtype": …}}` -> `student.dtype`."""
+    """Return nested arguments (lm-eval's `--config`) with dotted names (`student.dtype`)."""
     flat: dict[str, Any] = {}
     for name, value in arguments.items():
         if isinstance(value, Mapping) and name not in ("chat_template_args", "model_kwargs"):
@@ -148,11 +155,16 @@ def _specs(
     specs: dict[str, tuple[BackendSpec | Backend, SeatOptions]] = {}
     for seat, args in per_seat.items():
         model = args.pop("model", None)
-        options = build(SeatOptions, {k: args.pop(k) for k in known_names(SeatOptions) if k in args}, problems, f"{seat}.")
+        options = build(
+            SeatOptions, {k: args.pop(k) for k in known_names(SeatOptions) if k in args}, problems, f"{seat}."
+        )
         if model is None:
             if not demonstration:
                 purpose = protocol_class.roles[seat].purpose
-                problems.append(f"the seat `{seat}` ({purpose}) has no model: give `{seat}=<backend>:<model>` (or name no seat at all, for the built-in pair)")
+                problems.append(
+                    f"the seat `{seat}` ({purpose}) has no model: give `{seat}=<backend>:<model>` "
+                    "(or name no seat at all, for the built-in pair)"
+                )
                 continue
             model = str(model_path("teacher" if seat == "teacher" else "student"))
         if options is None:
@@ -176,7 +188,12 @@ def _wrapped(model: Any) -> Backend:
 
     if isinstance(model, LM):
         return wrap_lm(model)
-    raise ConfigurationError([f"a seat takes a specification, a Backend or an lm_eval LM, not {type(model).__name__}: wrap a transformers model in lm_eval's HFLM"])
+    raise ConfigurationError(
+        [
+            f"a seat takes a specification, a Backend or an lm_eval LM, not {type(model).__name__}: "
+            "wrap a transformers model in lm_eval's HFLM"
+        ]
+    )
 
 
 def _devices(specs: Mapping[str, BackendSpec], device: str | None) -> dict[str, str]:
@@ -224,7 +241,10 @@ def _capability_problems(protocol: Protocol, seats: Mapping[str, SeatSetup]) -> 
     problems = []
     for seat, needed in protocol.needs().items():
         if seat in seats and (missing := needed - seats[seat].backend.capabilities):
-            problems.append(f"`{seat}`: this run needs a model that can {', '.join(sorted(missing))}, and {seats[seat].backend.name} cannot")
+            problems.append(
+                f"`{seat}`: this run needs a model that can {', '.join(sorted(missing))}, "
+                f"and {seats[seat].backend.name} cannot"
+            )
     return problems
 
 

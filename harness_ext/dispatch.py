@@ -121,7 +121,9 @@ class Lane:
         good: list[Pending] = []
         for call in calls:
             failure = backend.check(call.request)
-            if failure is None or (failure.code == "overflow" and self.policy.truncate and "max_gen_toks" not in str(failure)):
+            if failure is None or (
+                failure.code == "overflow" and self.policy.truncate and "max_gen_toks" not in str(failure)
+            ):
                 good.append(call)
             else:
                 self._report(call, failure)
@@ -129,7 +131,7 @@ class Lane:
         self._send(backend, [call for call in good if isinstance(call.request, ScoreRequest)])
 
     def _send(self, backend: Backend, calls: Sequence[Pending]) -> None:
-        """Send calls of one kind as one; if the model raises, halve what it left open until the bad ones stand alone."""
+        """Send calls of one kind as one; if the model raises, halve what is left until the bad ones stand alone."""
         left = dict(enumerate(calls))
 
         def deliver(index: int, completion: Completion) -> None:

@@ -199,5 +199,3 @@ class _Run:
                     observer.call_finished(call.backend, out)
             else:
                 call.future.set_exception(out)
-
-

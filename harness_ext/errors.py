@@ -18,7 +18,9 @@ class ConfigurationError(HarnessExtError):
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
         head = "harness-ext: 1 problem" if len(self.problems) == 1 else f"harness-ext: {len(self.problems)} problems"
-        super().__init__("\n".join([f"{head} with this run; nothing was loaded:", *(f"  - {p}" for p in self.problems)]))
+        super().__init__(
+            "\n".join([f"{head} with this run; nothing was loaded:", *(f"  - {p}" for p in self.problems)])
+        )
 
 
 class StoreError(HarnessExtError):

@@ -67,7 +67,9 @@ class ProtocolLM(LM):  # type: ignore[misc]
         return self.protocol.__module__.rpartition(".")[2]
 
     @classmethod
-    def create_from_arg_obj(cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None) -> ProtocolLM:
+    def create_from_arg_obj(
+        cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
+    ) -> ProtocolLM:
         """Make a model from arguments and lm-eval's own settings; an argument of the user's wins."""
         return cls(**{**{k: v for k, v in (additional_config or {}).items() if v is not None}, **arg_dict})
 
@@ -86,7 +88,10 @@ class ProtocolLM(LM):  # type: ignore[misc]
             "versions": _versions(),
             "demonstration_pair": plan.demonstration,
             "run": {k: v for k, v in vars(plan.options).items() if k not in ("run_dir",)},
-            "seats": {n: {"chat": s.chat, "price_in": s.price_in, "price_out": s.price_out, **s.backend.info()} for n, s in plan.seats.items()},
+            "seats": {
+                n: {"chat": s.chat, "price_in": s.price_in, "price_out": s.price_out, **s.backend.info()}
+                for n, s in plan.seats.items()
+            },
             "identity": {
                 "protocol": type(plan.protocol).__qualname__,
                 "options": dict(vars(plan.protocol)),
@@ -101,7 +106,9 @@ class ProtocolLM(LM):  # type: ignore[misc]
                 path = Path(self.ranks.gather(str(new_run_path(RUNS, label)) if self.rank == 0 else None)[0])
             run = RunDirectory(path, config, self.rank, self.world_size)
         except OSError as error:
-            raise StoreError(f"the run directory {path or RUNS} cannot be made: {error}. Name a writable folder (`run_dir=<folder>`)") from error
+            raise StoreError(
+                f"the run directory {path or RUNS} cannot be made: {error}. Name a writable folder (`run_dir=<folder>`)"
+            ) from error
         self.ranks.barrier()
         return run
 
@@ -141,7 +148,7 @@ class ProtocolLM(LM):  # type: ignore[misc]
     def _answer(
         self, questions: Iterable[Question], total: int, finished: Callable[[int, Transcript], None], seed: int
     ) -> Exception | None:
-        """Run the protocol; return what ended the run early, so that the other processes of a distributed run can be told."""
+        """Run the protocol; return what ended the run early, so that the other processes can be told."""
         options = self.plan.options
         policy = CallPolicy(truncate=options.on_overflow == "truncate", keep_empty=options.on_empty == "keep")
         engine = Engine(self.store, options.window, policy, seed)
@@ -198,7 +205,10 @@ class ProtocolLM(LM):  # type: ignore[misc]
 
     def _only_generation(self, requests: Sequence[Any]) -> str:
         tasks = ", ".join(sorted({str(r.task_name) for r in requests}))
-        return f"{self.protocol_name} answers tasks that generate text, and {tasks} scores log-likelihoods: use a generative form of the task"
+        return (
+            f"{self.protocol_name} answers tasks that generate text, and {tasks} scores log-likelihoods: "
+            "use a generative form of the task"
+        )
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """Return a context that carries the messages: each seat renders them with its own template."""
@@ -218,8 +228,8 @@ class ProtocolLM(LM):  # type: ignore[misc]
         if getattr(cache_hook, "dbdict", None) is not None:
             raise ConfigurationError(
                 [
-                    "lm-eval's --use_cache is not keyed by model and would hand one protocol another's answers: leave it out. "
-                    f"Finished calls are kept anyway, in {self.plan.options.store} (`store=<folder>`)"
+                    "lm-eval's --use_cache is not keyed by model and would hand one protocol another's answers: leave "
+                    f"it out. Finished calls are kept anyway, in {self.plan.options.store} (`store=<folder>`)"
                 ]
             )
         super().set_cache_hook(cache_hook)
@@ -300,7 +310,7 @@ def _failure_message(failures: Sequence[str], run: Path, shown: int = 10) -> str
     lines = [f"{len(failures)} questions have no answer; all others are finished and stored in {run}:"]
     lines += [f"  - {failure}" for failure in failures[:shown]]
     if len(failures) > shown:
-        lines.append(f"  - and {len(failures) - shown} more, in the run's transcripts.jsonl (`\"status\": \"failed\"`)")
+        lines.append(f'  - and {len(failures) - shown} more, in the run\'s transcripts.jsonl (`"status": "failed"`)')
     lines.append(f"Run the same command again to try these alone: {shlex.join(['lm_eval', *sys.argv[1:]])}")
     lines.append("Or give `on_failure=score` to score them as wrong, counted in the summary.")
     return "\n".join(lines)

@@ -27,7 +27,7 @@ class PromptText(str):
         return frozenset(_MARK.findall(self))
 
     def fill(self, **values: str) -> str:
-        """Return the text with every `{name}` of `values` replaced, in one pass: marks inside values stay as they are."""
+        """Return the text with every `{name}` of `values` replaced, in one pass: marks inside values stay."""
         return _MARK.sub(lambda m: values.get(m[1], m[0]), self)
 
 
@@ -83,7 +83,8 @@ def _read_prompt(value: Any, default: Any) -> PromptText:
         raise ValueError(f"a readable UTF-8 text file ({error})") from error
     missing = PromptText(default).marks - text.marks if default else frozenset()
     if missing:
-        raise ValueError(f"a prompt with {', '.join('{%s}' % m for m in sorted(missing))} in it; the file {path} lacks that")
+        marks = ", ".join(f"{{{mark}}}" for mark in sorted(missing))
+        raise ValueError(f"a prompt with {marks} in it; the file {path} lacks that")
     return text
 
 

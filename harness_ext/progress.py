@@ -1,4 +1,4 @@
-"""Progress of a run: questions, calls, tokens a second, acceptance, time left; a bar on a terminal, lines elsewhere."""
+"""Progress of a run: questions, calls, tokens a second, acceptance, time left; a bar, or lines."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LINE_EVERY = 15.0
 
 
 class Progress:
-    """Shows a run of `total` questions; `seats` names each backend's seats. A context manager and an engine observer."""
+    """Shows a run of `total` questions; `seats` names each backend's seats. Context manager and engine observer."""
 
     def __init__(
         self, total: int, seats: Mapping[Backend, str], terminal: bool | None = None, stream: TextIO | None = None
@@ -40,14 +40,17 @@ class Progress:
             from rich.progress import Progress as Bar
 
             self._bar = Bar(
-                TextColumn("questions"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[status]}"),
+                TextColumn("questions"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+                TextColumn("{task.fields[status]}"),
                 console=Console(file=self.stream), refresh_per_second=4,
             )  # fmt: skip
             self._task = self._bar.add_task("questions", total=self.total, status="")
             self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._bar is not None:
             self._bar.update(self._task, completed=self.done, status=self.status())
             self._bar.stop()
@@ -95,7 +98,11 @@ class Progress:
     def _line(self) -> None:
         elapsed = time.monotonic() - self._started
         left = f", {_clock(elapsed / self.done * (self.total - self.done))} left" if 0 < self.done < self.total else ""
-        print(f"[harness-ext] {self.done}/{self.total} questions in {_clock(elapsed)}{left}: {self.status()}", file=self.stream, flush=True)
+        print(
+            f"[harness-ext] {self.done}/{self.total} questions in {_clock(elapsed)}{left}: {self.status()}",
+            file=self.stream,
+            flush=True,
+        )
 
 
 def _clock(seconds: float) -> str:

@@ -43,7 +43,9 @@ class Question:
     def prefix(self) -> str:
         """Return the beginning of the reply that the task dictates (`gen_prefix` under a chat template), or nothing."""
         messages = context_messages(self.context)
-        return messages[-1].content if isinstance(self.context, ChatContext) and messages[-1].role == "assistant" else ""
+        return (
+            messages[-1].content if isinstance(self.context, ChatContext) and messages[-1].role == "assistant" else ""
+        )
 
     def identity(self, seed: int) -> Identity:
         """Return what tells this question from every other one of an evaluation; see `Transcript.identity`."""

@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's number among `world`, and the exchanges lm-eval needs; nothing happens where there is one process."""
+    """This process's number among `world`, and the exchanges lm-eval needs; with one process they do nothing."""
 
     rank: int = 0
     world: int = 1

@@ -41,7 +41,9 @@ class Completion:
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields that say something, as JSON values."""
-        return {k: v for k in _COMPLETION_FIELDS if (v := getattr(self, k)) is not None and v != ()} | {"text": self.text}
+        return {k: v for k in _COMPLETION_FIELDS if (v := getattr(self, k)) is not None and v != ()} | {
+            "text": self.text
+        }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Completion:

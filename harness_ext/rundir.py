@@ -34,7 +34,9 @@ class RunDirectory:
                 write_json(known, config)
             self._part = path / ("transcripts.jsonl" if world == 1 else f"transcripts.{rank}.jsonl")
         except (OSError, json.JSONDecodeError) as error:
-            raise StoreError(f"the run directory {path} cannot be used: {error}. Name a writable folder (`run_dir=<folder>`)") from error
+            raise StoreError(
+                f"the run directory {path} cannot be used: {error}. Name a writable folder (`run_dir=<folder>`)"
+            ) from error
 
     def _check_same(self, there: Mapping[str, Any], config: Mapping[str, Any]) -> None:
         wanted = json.loads(json.dumps(config.get("identity"), default=str))
@@ -57,8 +59,8 @@ class RunDirectory:
             self._file.flush()  # now it survives the process
         except OSError as error:
             raise StoreError(
-                f"the transcripts in {self.path} cannot be written: {error}. Finished calls are in the store: make room, then "
-                "run the same command again"
+                f"the transcripts in {self.path} cannot be written: {error}. Finished calls are in the store: make room, "
+                "then run the same command again"
             ) from error
 
     def close(self) -> None:
@@ -72,7 +74,9 @@ class RunDirectory:
         return (t for t in read_transcripts(self.path) if t.failure is None)
 
     def merge(self) -> None:
-        """Append what the ranks wrote to `transcripts.jsonl`, each question once; called by rank 0 when all are done."""
+        """Append what the ranks wrote to `transcripts.jsonl`, each question once; rank 0 calls it.
+
+        Called when all of them are done."""
         merged = self.path / "transcripts.jsonl"
         have = {t.identity for t in _read_lines(merged) if t.failure is None} if merged.exists() else set()
         with merged.open("a", encoding="utf-8", errors="replace") as file:
@@ -117,7 +121,9 @@ def _ends_in_newline(path: Path) -> bool:
 def write_json(path: Path, data: Any) -> None:
     """Write a JSON file so that it is there whole or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(data, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8", errors="replace")
+    temporary.write_text(
+        json.dumps(data, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8", errors="replace"
+    )
     temporary.replace(path)
 
 

@@ -83,7 +83,9 @@ class Seats:
         """Return the call's key: model, rendered prompt and effective settings; for a sampled call also which draw."""
         if isinstance(request, ScoreRequest):
             return _digest("score", backend.fingerprint, request.prompt, request.continuation)
-        settings, sampled = _canonical(json.dumps(request.gen_kwargs, sort_keys=True, default=str), backend.default_max_gen_toks)
+        settings, sampled = _canonical(
+            json.dumps(request.gen_kwargs, sort_keys=True, default=str), backend.default_max_gen_toks
+        )
         key = _digest("generate", backend.fingerprint, settings, request.prompt)
         if not sampled:
             return key
@@ -121,7 +123,10 @@ class Seat:
 
         rendered = self.setup.backend.render(prompt, self.setup.chat)
         completions = await asyncio.gather(
-            *(self._seats._call(self, ScoreRequest(rendered.text, rendered.lead + c), kind, rendered.notes) for c in continuations)
+            *(
+                self._seats._call(self, ScoreRequest(rendered.text, rendered.lead + c), kind, rendered.notes)
+                for c in continuations
+            )
         )
         for continuation, completion in zip(continuations, completions, strict=True):
             self._seats.note(completion, continuation=continuation)

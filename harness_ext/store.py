@@ -45,7 +45,8 @@ class CallStore:
         except OSError as error:
             self.close()
             raise StoreError(
-                f"the call store {folder} cannot be used: {error}. Name a writable folder (`store=<folder>`), or run without (`store=off`)"
+                f"the call store {folder} cannot be used: {error}. Name a writable folder (`store=<folder>`), "
+                "or run without (`store=off`)"
             ) from error
         except StoreError:
             self.close()
@@ -102,8 +103,8 @@ class CallStore:
                 "make room or give access, then run the same command again"
             )
         return StoreError(
-            f"the call store's file {path} is damaged ({error}). Move it away (`mv {path} {path}.damaged`) and run the same "
-            "command again: only the calls in it are paid again, all other files stay in use"
+            f"the call store's file {path} is damaged ({error}). Move it away (`mv {path} {path}.damaged`) and run the "
+            "same command again: only the calls in it are paid again, all other files stay in use"
         )
 
     def get(self, key: str) -> Completion | None:
@@ -119,7 +120,9 @@ class CallStore:
                 raise self._trouble(self._path_of(connection), error) from error
             except (ValueError, TypeError, KeyError) as error:
                 path = self._path_of(connection)
-                raise StoreError(f"the call store's file {path} holds a reply that is no reply of this program ({error})") from error
+                raise StoreError(
+                    f"the call store's file {path} holds a reply that is no reply of this program ({error})"
+                ) from error
         return None
 
     def put(self, calls: Iterable[tuple[str, Completion]]) -> None:

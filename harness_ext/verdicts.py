@@ -13,11 +13,14 @@ _POSITIVE = (
     "good", "well done", "right", "that's right", "that is right", "correct answer", "well reasoned", "perfect",
 )  # fmt: skip
 _NEGATIVE = (
-    "wrong", "error", "mistake", "check", "look again", "review", "reconsider", "verify", "double-check", "hint", "not quite",
+    "wrong", "error", "mistake", "check", "look again", "review", "reconsider", "verify", "double-check", "hint",
+    "not quite",
 )  # fmt: skip
 _FIRST_WORD = re.compile(r"[\s*_#>`\"'“”-]*(correct|incorrect)\s*[*_`\"'”]*\s*(?:[.!:;,\n]|$)", re.IGNORECASE)
 _CORRECT_LINE = re.compile(r"(?im)^correct\b(?!.*\bincorrect\b)")
-_NEGATED = re.compile(r"\b(?:not|never|no|cannot|can't|isn't|aren't|wasn't|don't|doesn't)\b(?:\s+\S+){0,5}?\s+(?:right|correct|good|perfect)\b")
+_NEGATED = re.compile(
+    r"\b(?:not|never|no|cannot|can't|isn't|aren't|wasn't|don't|doesn't)\b(?:\s+\S+){0,5}?\s+(?:right|correct|good|perfect)\b"
+)
 
 
 @dataclass(frozen=True, slots=True)

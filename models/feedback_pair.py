@@ -88,9 +88,7 @@ class FeedbackPair(Protocol):
             messages = [*messages, Message("assistant", review.text), Message("user", self.review_reminder)]
         return review.text.strip() or NO_REVIEW, verdict
 
-    async def _review_by_probability(
-        self, teacher: Seat, seats: Seats, messages: list[Message]
-    ) -> tuple[str, Verdict]:
+    async def _review_by_probability(self, teacher: Seat, seats: Seats, messages: list[Message]) -> tuple[str, Verdict]:
         """Compare the teacher's probabilities of the two verdicts; let it go on where it rejects."""
         yes, no = await teacher.score(messages, ["Correct.", "Incorrect."], kind="verdict")
         accepted = yes > no
@@ -98,7 +96,9 @@ class FeedbackPair(Protocol):
         if accepted:
             return "Correct.", Verdict(True, "logprob")
         opening = "Incorrect.\nHint:"
-        hint = await teacher.generate([*messages, Message("assistant", opening)], kind="review", gen_kwargs=self._limits)
+        hint = await teacher.generate(
+            [*messages, Message("assistant", opening)], kind="review", gen_kwargs=self._limits
+        )
         return f"{opening} {hint.text.strip()}", Verdict(False, "logprob")
 
     def _review_messages(self, question: Question, drafts: list[str], reviews: list[str]) -> list[Message]:
@@ -125,7 +125,7 @@ class FeedbackPairLM(ProtocolLM):
 
 NO_REVIEW = "The answer was not accepted. Check it again."
 REVIEW_REMINDER = """\
-That was in neither of the two forms. Begin your reply with the single word `Correct.` or `Incorrect.`, then go on as told."""
+That was in neither of the two forms. Begin your reply with the single word `Correct.` or `Incorrect.`, then go on as told."""  # noqa: E501
 REVIEW_SYSTEM = """\
 You are a strict, logical and attentive teacher. You check a student's answer to a task.
 Reply in exactly one of these two forms.
@@ -164,4 +164,4 @@ Your teacher found a mistake in your answer. The feedback:
 {review}
 """
 
-Write a corrected answer in the same style and format. Follow the feedback, but mention neither it nor your previous answer.'''
+Write a corrected answer in the same style and format. Follow the feedback, but mention neither it nor your previous answer.'''  # noqa: E501

@@ -39,8 +39,8 @@ def parse_spec(text: str, args: Mapping[str, Any]) -> BackendSpec:
             raise ValueError(f"`{text}` names no model: write `{backend}:<model>`")
         return BackendSpec(backend, name, args)
     raise ValueError(
-        f"`{backend}` in `{text}` is no backend{suggest(backend, known)}: use `hf:<model>`, or one of lm-eval's own models "
-        f"({', '.join(n for n in ('vllm', 'local-completions', 'local-chat-completions', 'openai-chat-completions') if n in known)}, …)"
+        f"`{backend}` in `{text}` is no backend{suggest(backend, known)}: use `hf:<model>` or a model of lm-eval "
+        "(`vllm:<model>`, …; `lm_eval ls models` lists them)"
     )
 
 

@@ -24,9 +24,15 @@ def typed_arguments(constructor: Callable[..., Any], args: Mapping[str, Any]) ->
                 raise ValueError(f"there is no argument `{name}` (did you mean `{close[0]}`?)")
             if not takes_any:
                 raise ValueError(f"there is no argument `{name}`; there are {', '.join(sorted(names))}")
-        elif str(parameters[name].annotation).startswith("str") and isinstance(value, int | float) and not isinstance(value, bool):
+        elif (
+            str(parameters[name].annotation).startswith("str")
+            and isinstance(value, int | float)
+            and not isinstance(value, bool)
+        ):
             if isinstance(value, float):
-                raise ValueError(f"`{name}` is text, but lm-eval read it as the number {value}: quote it (`{name}='…'`)")
+                raise ValueError(
+                    f"`{name}` is text, but lm-eval read it as the number {value}: quote it (`{name}='…'`)"
+                )
             if "int" not in str(parameters[name].annotation):
                 value = str(value)
         result[name] = value

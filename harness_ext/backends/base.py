@@ -63,8 +63,8 @@ class Backend(abc.ABC):
     default_max_gen_toks: int = 256
     loaded: bool = False
 
-    def prepare(self) -> None:
-        """Do what must be done before prompts can be rendered; called once nothing is wrong with the run's arguments."""
+    def prepare(self) -> None:  # noqa: B027  (most backends have nothing to do here)
+        """Do what rendering needs; called once, when nothing is wrong with the run's arguments."""
 
     @abc.abstractmethod
     def load(self) -> None:

@@ -66,11 +66,15 @@ class HFBackend(Backend):
             return Prompt(self._apply_template(messages))
         except TemplateError as error:
             if not any(m.role == "system" for m in messages):
-                raise CallFailed("backend", f"the chat template of {self.name} refuses this conversation: {error}") from error
+                raise CallFailed(
+                    "backend", f"the chat template of {self.name} refuses this conversation: {error}"
+                ) from error
         try:
             return Prompt(self._apply_template(merge_system(messages)), notes=("system_merged",))
         except TemplateError as error:
-            raise CallFailed("backend", f"the chat template of {self.name} refuses this conversation: {error}") from error
+            raise CallFailed(
+                "backend", f"the chat template of {self.name} refuses this conversation: {error}"
+            ) from error
 
     def _apply_template(self, messages: Sequence[Message]) -> str:
         is_open = messages[-1].role == "assistant"
@@ -87,7 +91,9 @@ class HFBackend(Backend):
         if not request.prompt:
             return CallFailed("empty", f"the prompt is empty, and {self.name} cannot continue nothing")
         if not is_utf8(request.prompt):
-            return CallFailed("undecodable", "the prompt holds lone surrogates, which no tokenizer can encode: mend the task's data")
+            return CallFailed(
+                "undecodable", "the prompt holds lone surrogates, which no tokenizer can encode: mend the task's data"
+            )
         prompt_tokens = len(self.lm.tok_encode(request.prompt))
         if isinstance(request, ScoreRequest):
             new = len(self.lm.tok_encode(request.continuation, add_special_tokens=False))
@@ -96,13 +102,15 @@ class HFBackend(Backend):
             if new >= self.lm.max_length:
                 return CallFailed(
                     "overflow",
-                    f"max_gen_toks={new} leaves no room for a prompt in the {self.lm.max_length} positions of {self.name}: lower it (`--gen_kwargs max_gen_toks=…`)",
+                    f"max_gen_toks={new} leaves no room for a prompt in the {self.lm.max_length} positions of "
+                    f"{self.name}: lower it (`--gen_kwargs max_gen_toks=…`)",
                 )
         if self.lm.backend == "causal" and prompt_tokens + new > self.lm.max_length:
             return CallFailed(
                 "overflow",
-                f"{prompt_tokens} prompt tokens and {new} new ones do not fit into the {self.lm.max_length} positions of {self.name}: "
-                "use fewer shots, a lower max_gen_toks, or `on_overflow=truncate` to cut the prompt's beginning as lm-eval does",
+                f"{prompt_tokens} prompt tokens and {new} new ones do not fit into the {self.lm.max_length} positions "
+                f"of {self.name}: use fewer shots, a lower max_gen_toks, or `on_overflow=truncate` to cut the prompt's "
+                "beginning as lm-eval does",
             )
         return None
 
@@ -112,7 +120,9 @@ class HFBackend(Backend):
         for has_bos in (False, True):
             group = [i for i, r in enumerate(requests) if (bos is not None and r.prompt.startswith(bos)) == has_bos]
             if group:
-                self._generate_group([requests[i] for i in group], lambda j, completion, g=group: deliver(g[j], completion))  # type: ignore[misc]
+                self._generate_group(
+                    [requests[i] for i in group], lambda j, completion, g=group: deliver(g[j], completion)
+                )  # type: ignore[misc]
 
     def _generate_group(self, requests: Sequence[GenerateRequest], deliver: Deliver) -> None:
         self.lm.rows.clear()
@@ -193,7 +203,12 @@ def _lazy_hflm_class() -> Any:
             if isinstance(self.model, torch.nn.Module):
                 self.model.eval()
                 self.model.tie_weights()
-            placed = pending["parallelize"] or pending.get("tp_plan") or pending.get("autogptq") or hasattr(self, "accelerator")
+            placed = (
+                pending["parallelize"]
+                or pending.get("tp_plan")
+                or pending.get("autogptq")
+                or hasattr(self, "accelerator")
+            )
             quantized = getattr(self.model, "is_quantized", False)
             if not placed and not quantized:
                 self.model.to(self.device)
@@ -224,15 +239,17 @@ def make_hf_backend(name: str, args: Mapping[str, Any]) -> HFBackend:
 
     checked = typed_arguments(HFLM.__init__, args)
     if looks_like_path(name) and not Path(name).expanduser().is_dir():
-        raise ValueError(f"there is no folder {name}: name a folder with a model in it, or a model of the Hugging Face hub")
+        raise ValueError(
+            f"there is no folder {name}: name a folder with a model in it, or a model of the Hugging Face hub"
+        )
     folder = str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
     try:
         return HFBackend({**checked, "pretrained": folder})
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(
-            f"the model {name} cannot be read: {reason}. Give a folder with config.json and a tokenizer, or the id of a model that "
-            "this machine can download"
+            f"the model {name} cannot be read: {reason}. Give a folder with config.json and a tokenizer, or the id "
+            "of a model that this machine can download"
         ) from error
 
 

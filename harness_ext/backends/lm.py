@@ -20,9 +20,9 @@ NAME_ARGUMENTS = ("pretrained", "model", "model_name", "path", "engine")
 
 
 class LMBackend(Backend):
-    """A seat on an lm-eval model. Its texts are lm-eval's; tokens are counted by re-tokenising, where it has a tokenizer.
+    """A seat on an lm-eval model. Its texts are lm-eval's; tokens are counted by re-tokenising, given a tokenizer.
 
-    `make` builds the model; it is called once all arguments are found right, since most classes load when they are made.
+    `make` builds the model, once all arguments are found right, since most classes load when they are made.
     """
 
     capabilities = frozenset({"generate", "continue", "score"})
@@ -116,7 +116,9 @@ def make_lm_backend(backend: str, name: str, args: Mapping[str, Any]) -> LMBacke
 
 
 def wrap_lm(lm: Any) -> LMBackend:
-    """Make a seat of a ready `lm_eval.api.model.LM`. Nothing tells it from other models, so no later run reuses its calls."""
-    backend = LMBackend(type(lm).__name__, str(getattr(lm, "device", None) or type(lm).__name__), f"object:{uuid.uuid4()}", lambda: lm)
+    """Make a seat of a ready `lm_eval.api.model.LM`. No later run reuses its calls: nothing identifies it."""
+    backend = LMBackend(
+        type(lm).__name__, str(getattr(lm, "device", None) or type(lm).__name__), f"object:{uuid.uuid4()}", lambda: lm
+    )
     backend.prepare()
     return backend
