@@ -59,8 +59,8 @@ class RunDirectory:
             self._file.flush()  # now it survives the process
         except OSError as error:
             raise StoreError(
-                f"the transcripts in {self.path} cannot be written: {error}. Finished calls are in the store: make room, "
-                "then run the same command again"
+                f"the transcripts in {self.path} cannot be written: {error}. Finished calls are in the store: "
+                "make room, then run the same command again"
             ) from error
 
     def close(self) -> None:
@@ -74,9 +74,7 @@ class RunDirectory:
         return (t for t in read_transcripts(self.path) if t.failure is None)
 
     def merge(self) -> None:
-        """Append what the ranks wrote to `transcripts.jsonl`, each question once; rank 0 calls it.
-
-        Called when all of them are done."""
+        """Append what the ranks wrote to `transcripts.jsonl`, each question once; rank 0 calls it at the end."""
         merged = self.path / "transcripts.jsonl"
         have = {t.identity for t in _read_lines(merged) if t.failure is None} if merged.exists() else set()
         with merged.open("a", encoding="utf-8", errors="replace") as file:

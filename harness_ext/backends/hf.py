@@ -117,17 +117,19 @@ class HFBackend(Backend):
     def generate(self, requests: Sequence[GenerateRequest], deliver: Deliver) -> None:
         # HFLM decides for a whole call, from its first prompt, whether the tokenizer adds BOS.
         bos = getattr(self.lm.tokenizer, "bos_token", None)
-        for has_bos in (False, True):
-            group = [i for i, r in enumerate(requests) if (bos is not None and r.prompt.startswith(bos)) == has_bos]
-            if group:
-                self._generate_group(
-                    [requests[i] for i in group], lambda j, completion, g=group: deliver(g[j], completion)
-                )  # type: ignore[misc]
+        with_bos = [bos is not None and r.prompt.startswith(bos) for r in requests]
+        for kind in (False, True):
+            if group := [i for i, has in enumerate(with_bos) if has == kind]:
+                self._generate_group(requests, group, deliver)
 
-    def _generate_group(self, requests: Sequence[GenerateRequest], deliver: Deliver) -> None:
+    def _generate_group(self, requests: Sequence[GenerateRequest], group: list[int], deliver: Deliver) -> None:
         self.lm.rows.clear()
-        # HFLM reports a batch's results in the order of its rows.
-        call_lm(self.lm, requests, lambda i, text: deliver(i, self._completion(text, self.lm.rows.popleft())))
+
+        def found(index: int, text: str) -> None:
+            # HFLM reports a batch's results in the order of its rows.
+            deliver(group[index], self._completion(text, self.lm.rows.popleft()))
+
+        call_lm(self.lm, [requests[i] for i in group], found)
 
     def _completion(self, text: str, row: Row) -> Completion:
         used, finish = self._used_tokens(row)
