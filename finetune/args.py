@@ -53,23 +53,21 @@ class TrainArgs:
 
     def problems(self) -> list[str]:
         """Return what is wrong with these settings, one sentence each."""
-        found = []
-        for name in ("model", "train_file", "output_dir"):
-            if not getattr(self, name):
-                found.append(f"`{name}` is empty.")
-        for name in ("train_file", "eval_file"):
-            path = getattr(self, name)
-            if path and not Path(path).is_file():
-                found.append(f"`{name}`: there is no file {path}.")
-        for name in ("max_length", "batch_size", "gradient_accumulation", "logging_steps", "save_total_limit"):
-            if getattr(self, name) < 1:
-                found.append(f"`{name}` is {getattr(self, name)}; it must be at least 1.")
-        for name in ("epochs", "learning_rate", "max_grad_norm"):
-            if getattr(self, name) <= 0:
-                found.append(f"`{name}` is {getattr(self, name)}; it must be positive.")
-        for name, choices in (("dtype", DTYPES), ("device", DEVICES), ("scheduler", SCHEDULERS)):
-            if getattr(self, name) not in choices:
-                found.append(f"`{name}` is {getattr(self, name)!r}; choose one of {', '.join(choices)}.")
+        needed = ("model", "train_file", "output_dir")
+        counts = ("max_length", "batch_size", "gradient_accumulation", "logging_steps", "save_total_limit")
+        rates = ("epochs", "learning_rate", "max_grad_norm")
+        choices = {"dtype": DTYPES, "device": DEVICES, "scheduler": SCHEDULERS}
+        values = dataclasses.asdict(self)
+        found = [f"`{name}` is empty." for name in needed if not values[name]]
+        files = [(name, values[name]) for name in ("train_file", "eval_file") if values[name]]
+        found += [f"`{name}`: there is no file {path}." for name, path in files if not Path(path).is_file()]
+        found += [f"`{name}` is {values[name]}; it must be at least 1." for name in counts if values[name] < 1]
+        found += [f"`{name}` is {values[name]}; it must be positive." for name in rates if values[name] <= 0]
+        found += [
+            f"`{name}` is {values[name]!r}; choose one of {', '.join(known)}."
+            for name, known in choices.items()
+            if values[name] not in known
+        ]
         if not 0 < self.adam_beta2 < 1:
             found.append(f"`adam_beta2` is {self.adam_beta2}; it must lie between 0 and 1.")
         if self.warmup_steps < 0 or self.weight_decay < 0 or self.threads < 0:

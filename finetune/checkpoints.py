@@ -57,8 +57,11 @@ def why_incomplete(folder: str | Path) -> str:
 def last_complete(output_dir: str | Path) -> Found:
     """Return the complete `checkpoint-<step>` folder of the highest step, and the torn ones above it."""
     root = Path(output_dir)
-    named = [(int(match[1]), path) for path in root.glob("checkpoint-*")
-             if (match := re.fullmatch(r"checkpoint-(\d+)", path.name))]
+    named = [
+        (int(match[1]), path)
+        for path in root.glob("checkpoint-*")
+        if (match := re.fullmatch(r"checkpoint-(\d+)", path.name))
+    ]
     skipped: list[str] = []
     for _, path in sorted(named, reverse=True):
         reason = why_incomplete(path)

@@ -11,7 +11,7 @@ from harness_ext.finetune.data import DataError
 
 def main(argv: list[str]) -> int:
     """Run the training that a YAML file describes. Returns 0, or 2 when the configuration or the rows are at fault."""
-    parser = argparse.ArgumentParser(prog="harness-ext finetune", description="Train a model on prompt+completion rows.")
+    parser = argparse.ArgumentParser(prog="harness-ext finetune", description="Train on prompt+completion rows.")
     parser.add_argument("--config", required=True, help="YAML file with the settings (docs/finetune.md)")
     parser.add_argument("--check", action="store_true", help="only check the settings")
     options = parser.parse_args(argv)

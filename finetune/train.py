@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from harness_ext.finetune.args import ConfigError, Plan, TrainArgs, final_dir
 from harness_ext.finetune.checkpoints import last_complete, mark_complete, why_incomplete
-from harness_ext.finetune.data import IGNORED, build_dataset, read_rows
+from harness_ext.finetune.data import IGNORED, LengthGroupedSampler, build_dataset, read_rows
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
-    from trl import SFTConfig
+    from trl import SFTConfig, SFTTrainer
 
 RUN_FILE = "run.json"
 # What a resumed run may change without becoming another run.
@@ -85,7 +85,6 @@ def _train(args: TrainArgs, out: Path, final: Path, checkpoint: Path | None) -> 
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorForSeq2Seq
-    from trl import SFTTrainer
 
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -96,7 +95,7 @@ def _train(args: TrainArgs, out: Path, final: Path, checkpoint: Path | None) -> 
         build_dataset(read_rows(args.eval_file), tokenizer, args.max_length, args.eval_file) if args.eval_file else None
     )
     model = AutoModelForCausalLM.from_pretrained(args.model, dtype=getattr(torch, args.dtype))
-    trainer = SFTTrainer(
+    trainer = _trainer_class(args)(
         model=model,
         args=config,
         train_dataset=train,
@@ -131,7 +130,6 @@ def _sft_config(args: TrainArgs, out: Path) -> SFTConfig:
         max_grad_norm=args.max_grad_norm,
         max_length=args.max_length,
         dataset_kwargs={"skip_prepare_dataset": True},
-        train_sampling_strategy="group_by_length" if args.group_by_length else "random",
         save_strategy="epoch",
         save_total_limit=args.save_total_limit,
         eval_strategy="epoch" if args.eval_file else "no",
@@ -146,6 +144,23 @@ def _sft_config(args: TrainArgs, out: Path) -> SFTConfig:
         report_to="none",
         disable_tqdm=True,
     )
+
+
+def _trainer_class(args: TrainArgs) -> type[SFTTrainer]:
+    from trl import SFTTrainer
+
+    if not args.group_by_length:
+        return SFTTrainer  # type: ignore[no-any-return]
+
+    class Grouped(SFTTrainer):  # type: ignore[misc]
+        """Draws batches of rows of similar length."""
+
+        def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+            rows = self.train_dataset if train_dataset is None else train_dataset
+            lengths = [len(ids) for ids in rows["input_ids"]]
+            return LengthGroupedSampler(lengths, args.batch_size, args.seed)
+
+    return Grouped
 
 
 def _marker() -> TrainerCallback:

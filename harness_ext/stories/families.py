@@ -93,7 +93,7 @@ def next_sentence(rng: random.Random, family: Family, world: World, previous: Se
 
 def _move(rng: random.Random, world: World, actors: tuple[str, ...], lead: str) -> Sentence:
     place = world.elsewhere(rng, actors)
-    world.where.update({person: place for person in actors})
+    world.where.update(dict.fromkeys(actors, place))
     return Sentence("move", actors, rng.choice(MOVE_VERBS), (place,), lead=lead)
 
 

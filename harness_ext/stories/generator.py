@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from harness_ext.stories.families import FAMILIES, ask, new_world, next_sentence
 from harness_ext.stories.questions import Ask, Draft, answer, read
-from harness_ext.stories.seen import question_hash, test_hashes
+from harness_ext.stories.seen import public_hashes, question_hash
 from harness_ext.stories.sentences import Sentence
 
 
@@ -52,7 +52,7 @@ class StoryGenerator:
         self.lines = lines
         self.skipped = 0
         self._rng = random.Random(seed)
-        self._seen = test_hashes()
+        self._seen = public_hashes()
 
     def __iter__(self) -> Iterator[Story]:
         """Return the iterator itself."""

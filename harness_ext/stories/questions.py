@@ -87,7 +87,7 @@ def _details(ask: Ask, notes: Sequence[Note]) -> list[str]:
             continue
         if sentence.places:
             if ask.kind == "where_thing":
-                where.update({person: sentence.places[0] for person in sentence.actors})
+                where.update(dict.fromkeys(sentence.actors, sentence.places[0]))
             said = listing(sentence.places, "or")
             details.append(f"not {said}" if sentence.kind == "not_at" else said)
             if ask.kind == "where_thing" and holder in sentence.actors:
@@ -147,7 +147,7 @@ def _conclude_thing(ask: Ask, seen: Sequence[Note]) -> tuple[str, str]:
     for note in seen:
         sentence = note.sentence
         if sentence.places:
-            where.update({person: sentence.places[0] for person in sentence.actors})
+            where.update(dict.fromkeys(sentence.actors, sentence.places[0]))
             if holder in sentence.actors:
                 place = sentence.places[0]
         else:

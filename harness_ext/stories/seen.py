@@ -16,7 +16,7 @@ def question_hash(passage: str, question: str) -> str:
 
 
 @cache
-def test_hashes() -> frozenset[str]:
+def public_hashes() -> frozenset[str]:
     """Return the hashes of the public bAbI test questions (`test_hashes.txt`, made by `make_hashes.py`)."""
     text = files("harness_ext.stories").joinpath("test_hashes.txt").read_text(encoding="ascii")
     return frozenset(line for line in text.split() if len(line) == DIGITS)

@@ -106,7 +106,7 @@ def resolve(sentences: Sequence[Sentence]) -> tuple[Sentence, ...]:
     for sentence in sentences:
         if not sentence.actors:
             if not done:
-                raise ValueError(f"A story begins with a pronoun: {sentence.verb!r}. Its first line must name somebody.")
+                raise ValueError("A story begins with a pronoun. Its first line must name somebody.")
             sentence = replace(sentence, actors=done[-1].actors)
         done.append(sentence)
     return tuple(done)

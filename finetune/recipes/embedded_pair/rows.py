@@ -74,8 +74,8 @@ def review_row(rng: random.Random, story: Story, draft: Draft, chat: bool, again
         message("user", REVIEW_USER.format(task=task_text(rng, story, chat), draft=render(draft))),
     ]
     if again and not found.accepted:
-        second = correct(draft, found, story.sentences) if rng.random() < 0.75 else misread(
-            rng, story.ask, story.sentences
+        second = (
+            correct(draft, found, story.sentences) if rng.random() < 0.75 else misread(rng, story.ask, story.sentences)
         )
         prompt += [message("assistant", found.text), message("user", REVIEW_AGAIN.format(draft=render(second)))]
         found = review(second, story.sentences)
@@ -109,9 +109,7 @@ def _right(rng: random.Random, story: Story) -> Draft:
     """Return a right draft: mostly the careful reader's, else one whose mistakes do no harm."""
     for _ in range(3):
         roll = rng.random()
-        draft = (
-            careless(story.ask, story.sentences) if roll < 0.4 else misread(rng, story.ask, story.sentences)
-        )
+        draft = careless(story.ask, story.sentences) if roll < 0.4 else misread(rng, story.ask, story.sentences)
         if draft.answer == story.gold.answer and rng.random() < 0.8:
             return draft
     return story.gold

@@ -1,0 +1,1 @@
+"""Questions about the project's own stories; nothing is downloaded."""
