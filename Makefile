@@ -20,7 +20,9 @@ FOLDERS := $(wildcard models tasks enhance finetune)
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
-	$(BIN)/lm_eval run --model feedback_pair --tasks babi_stories --limit 50 --output_path harness_ext_runs/demo
+	$(BIN)/lm_eval run --model feedback_pair --tasks babi_stories --limit 50 --output_path results/demo
+	@echo "Transcripts: $$(ls -t harness_ext_runs/*/transcripts.jsonl | head -n 1)"
+	@echo "Scores:      $$(ls -t results/demo/*/results_*.json | head -n 1)"
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(ARGS)
@@ -41,10 +43,12 @@ clean:
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(VENV)/.installed: $(SOURCES) | $(BIN)/python
+	@echo 'Installing into $(VENV); the first time takes some minutes.'
 	$(PIP) install --quiet -c constraints.txt -e .
 	touch $@
 
 $(VENV)/.installed-dev: $(SOURCES) | $(BIN)/python
+	@echo 'Installing into $(VENV), with what the tests need; the first time takes some minutes.'
 	$(PIP) install --quiet -c constraints.txt -e '.[$(EXTRAS)]'
 	touch $@ $(VENV)/.installed
 
