@@ -7,7 +7,7 @@ import logging
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -117,31 +117,34 @@ class ProtocolLM(LM):  # type: ignore[misc]
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """Answer lm-eval's requests; raises RunFailed when some have no answer (`on_failure=stop`)."""
         seed = _torch_seed()
-        questions = questions_of(requests)
         known = {t.identity: t for t in self.run.answered()}
         answers: dict[int, str] = {}
-        todo: list[int] = []
-        for position, question in enumerate(questions):
-            if question is not None:
-                transcript = known.get(question.identity(seed))
-                if transcript is None:
-                    todo.append(position)
-                else:
+        open_positions: list[int] = []
+
+        def unanswered() -> Iterator[Question]:
+            for position, question in questions_of(requests):
+                if (transcript := known.get(question.identity(seed)) if known else None) is not None:
                     answers[position] = transcript.text
+                else:
+                    open_positions.append(position)
+                    yield question
+
         summary = Summary({name: setup.cost for name, setup in self.plan.seats.items()})
         failures: list[str] = []
 
         def finished(number: int, transcript: Transcript) -> None:
             self.run.add(transcript)
             summary.add(transcript)
-            answers[todo[number]] = transcript.text
+            answers[open_positions[number]] = transcript.text
             if transcript.failure is not None:
                 failures.append(f"{transcript.task}, document {transcript.doc_id}: {transcript.failure.message}")
 
-        error = self._answer((q for p in todo if (q := questions[p]) is not None), len(todo), finished, seed)
+        total = sum(min(n, r.repeats or 1) for r, n in _occurrences(requests)) - len(known)
+        error = self._answer(unanswered(), max(total, 0), finished, seed)
         for transcript in known.values():
             summary.add(transcript)
         self._finish(summary, failures, error)
+        # What was no question of its own pads the ranks of a distributed run: it gets the first answer of its request.
         first: dict[int, str] = {}
         return [first.setdefault(id(r), answers[p]) if p in answers else first[id(r)] for p, r in enumerate(requests)]
 
@@ -266,38 +269,42 @@ class ProtocolLM(LM):  # type: ignore[misc]
         self.ranks.barrier()
 
 
-def questions_of(requests: Sequence[Any]) -> list[Question | None]:
-    """Return lm-eval's `generate_until` Instances as questions.
+def questions_of(requests: Sequence[Any]) -> Iterator[tuple[int, Question]]:
+    """Yield lm-eval's `generate_until` Instances as questions, with their positions in the list.
 
     lm-eval lists an Instance once for each repeat, so the n-th sight of an object is its n-th draw; sights beyond its
-    own `repeats` pad the ranks of a distributed run to equal lengths, and are no questions (None).
+    own `repeats` pad the ranks of a distributed run to equal lengths, and are left out.
     """
     from lm_eval.utils import handle_non_serializable, hash_string
 
     seen: dict[int, int] = {}
-    hashes: dict[int, str] = {}
-    questions: list[Question | None] = []
-    for request in requests:
+    for position, request in enumerate(requests):
         repeat = seen[id(request)] = seen.get(id(request), -1) + 1
         if repeat >= (request.repeats or 1):
-            questions.append(None)
             continue
-        if id(request) not in hashes:
-            doc = json.dumps(request.doc, indent=2, default=handle_non_serializable, ensure_ascii=False)
-            hashes[id(request)] = hash_string(doc)
         context, gen_kwargs = request.args[:2]
-        questions.append(
+        yield (
+            position,
             Question(
                 context=context,
                 gen_kwargs=gen_kwargs,
                 task=str(request.task_name or ""),
                 doc_id=int(request.doc_id or 0),
-                doc_hash=hashes[id(request)],
+                doc_hash=hash_string(
+                    json.dumps(request.doc, indent=2, default=handle_non_serializable, ensure_ascii=False)
+                ),
                 repeat=repeat,
                 index=int(request.idx),
-            )
+            ),
         )
-    return questions
+
+
+def _occurrences(requests: Sequence[Any]) -> list[tuple[Any, int]]:
+    """Return each request once, and how often it is listed."""
+    counts: dict[int, tuple[Any, int]] = {}
+    for request in requests:
+        counts[id(request)] = (request, counts.get(id(request), (request, 0))[1] + 1)
+    return list(counts.values())
 
 
 def _torch_seed() -> int:

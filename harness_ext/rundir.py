@@ -13,6 +13,8 @@ from typing import IO, Any
 from harness_ext.errors import StoreError
 from harness_ext.records import Identity, Transcript
 
+_encode = json.JSONEncoder(ensure_ascii=False).encode
+
 
 class RunDirectory:
     """One evaluation's folder: `config.json`, `transcripts.jsonl`, `summary.json`.
@@ -55,7 +57,7 @@ class RunDirectory:
                 self._file = self._part.open("a", encoding="utf-8", errors="replace")
                 if self._file.tell() and not _ends_in_newline(self._part):
                     self._file.write("\n")  # a killed run left half a line: keep it, start a new one
-            self._file.write(json.dumps(transcript.to_json(), ensure_ascii=False) + "\n")
+            self._file.write(_encode(transcript.to_json()) + "\n")
             self._file.flush()  # now it survives the process
         except OSError as error:
             raise StoreError(
@@ -82,7 +84,7 @@ class RunDirectory:
                 for transcript in _read_lines(part):
                     if transcript.identity not in have:
                         have.add(transcript.identity)
-                        file.write(json.dumps(transcript.to_json(), ensure_ascii=False) + "\n")
+                        file.write(_encode(transcript.to_json()) + "\n")
 
 
 def read_transcripts(run: Path) -> Iterator[Transcript]:

@@ -23,6 +23,9 @@ from harness_ext.records import Completion
 SCHEMA = "CREATE TABLE IF NOT EXISTS calls (key BLOB PRIMARY KEY, reply TEXT NOT NULL) WITHOUT ROWID"
 
 
+_encode = json.JSONEncoder(ensure_ascii=False).encode
+
+
 class CallStore:
     """A folder of finished calls.
 
@@ -127,7 +130,7 @@ class CallStore:
 
     def put(self, calls: Iterable[tuple[str, Completion]]) -> None:
         """Store replies in one transaction; what is stored already stays as it is. Raises StoreError."""
-        rows = [(bytes.fromhex(key), json.dumps(c.to_json(), ensure_ascii=False)) for key, c in calls]
+        rows = [(bytes.fromhex(key), _encode(c.to_json())) for key, c in calls]
         if not rows:
             return
         try:

@@ -60,7 +60,8 @@ class Summary:
             self.reviews.add("total")
             self.reviews.add("accepted", int(bool(turn.verdict["accepted"])))
             self.reviews.add("malformed", int(bool(turn.verdict.get("malformed"))))
-            self.reviews.add("loose", int(turn.verdict.get("rule") not in (None, "first_word", "logprob")))
+            strict = turn.verdict.get("malformed") or turn.verdict.get("rule") in (None, "first_word", "logprob")
+            self.reviews.add("loose", int(not strict))
 
     def to_json(self) -> dict[str, Any]:
         """Return the summary as JSON values; rates are shares of answered questions or of reviews, null without any."""
