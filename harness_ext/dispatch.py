@@ -7,6 +7,8 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import isnan
+from weakref import WeakKeyDictionary
 
 from harness_ext.backends.base import Backend, GenerateRequest, Request, ScoreRequest
 from harness_ext.chat import is_utf8, repair
@@ -17,15 +19,22 @@ from harness_ext.records import Completion
 # without a new request is "everything that is waiting" complete.
 QUIET_PASSES = 4
 
+# The note of a reply to a prompt whose beginning the model cut off.
+CUT = "prompt_cut"
+
 
 @dataclass(eq=False, slots=True)
 class Pending:
-    """A call on its way: its key in the store, the request, and the future its questions await."""
+    """A call on its way: its key in the store, the request, and the future its questions await.
+
+    `cut` says that its prompt does not fit and the model cuts its beginning.
+    """
 
     key: str
     backend: Backend
     request: Request
     future: asyncio.Future[Completion]
+    cut: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +44,12 @@ class CallPolicy:
 
     truncate: bool = False
     keep_empty: bool = True
+
+    def takes(self, stored: Completion) -> bool:
+        """Return whether a stored reply, perhaps of a run with another policy, is one under this policy."""
+        if CUT in stored.notes and not self.truncate:
+            return False
+        return self.keep_empty or stored.logprob is not None or bool(stored.text.strip())
 
 
 Outcome = Completion | CallFailed
@@ -107,8 +122,9 @@ class Lane:
         while (batch := self._batches.get()) is not None:
             backend, calls = batch
             try:
-                _load(backend)
-                self._answer(backend, calls)
+                with _lock_of(backend):
+                    _load(backend)
+                    self._answer(backend, calls)
             except RunAborted:
                 return
             except BaseException as error:
@@ -121,9 +137,10 @@ class Lane:
         good: list[Pending] = []
         for call in calls:
             failure = backend.check(call.request)
-            if failure is None or (
-                failure.code == "overflow" and self.policy.truncate and "max_gen_toks" not in str(failure)
-            ):
+            if failure is None:
+                good.append(call)
+            elif failure.can_cut and self.policy.truncate:
+                call.cut = True
                 good.append(call)
             else:
                 self._report(call, failure)
@@ -137,9 +154,9 @@ class Lane:
         def deliver(index: int, completion: Completion) -> None:
             if self._stopped.is_set():
                 raise RunAborted
-            call = left.pop(index, None)
-            if call is not None:
-                self._report(call, self._accept(backend, call, completion))
+            if index in left:
+                outcome = self._accept(backend, left[index], completion)
+                self._report(left.pop(index), outcome)
 
         error: Exception | None = None
         try:
@@ -152,7 +169,7 @@ class Lane:
         except Exception as raised:
             error = raised
         rest = list(left.values())
-        if error is None or len(rest) == 1:
+        if error is None or len(calls) == 1:
             for call in rest:
                 self._report(call, _failure(backend, error))
         elif rest:
@@ -161,10 +178,15 @@ class Lane:
             self._send(backend, rest[middle:])
 
     def _accept(self, backend: Backend, call: Pending, completion: Completion) -> Outcome:
-        if completion.text is None:
+        if not isinstance(completion, Completion) or not isinstance(completion.text, str):
             return CallFailed("no_reply", f"{backend.name} returned no text")
-        if isinstance(call.request, GenerateRequest) and not self.policy.keep_empty and not completion.text.strip():
+        if isinstance(call.request, ScoreRequest):
+            if completion.logprob is None or isnan(completion.logprob):
+                return CallFailed("no_reply", f"{backend.name} returned no log-probability")
+        elif not self.policy.keep_empty and not completion.text.strip():
             return CallFailed("empty", f"{backend.name} returned an empty reply (`on_empty=keep` takes it as it is)")
+        if call.cut:
+            completion = replace(completion, notes=(*completion.notes, CUT))
         if not is_utf8(completion.text):
             return replace(completion, text=repair(completion.text), notes=(*completion.notes, "surrogates_replaced"))
         return completion
@@ -185,10 +207,23 @@ class Lane:
     def _drain(self) -> None:
         with self._lock:
             results, self._results = self._results, []
-        self._settle(results)
+        try:
+            self._settle(results)
+        except Exception as error:
+            self._abort(error)
 
     def _finish_batch(self) -> None:
         self._idle.set()
+
+
+# A run that was interrupted leaves its lane's batch to end by itself: the next run on the same model waits for that.
+_locks: WeakKeyDictionary[Backend, threading.Lock] = WeakKeyDictionary()
+_locks_guard = threading.Lock()
+
+
+def _lock_of(backend: Backend) -> threading.Lock:
+    with _locks_guard:
+        return _locks.setdefault(backend, threading.Lock())
 
 
 def _load(backend: Backend) -> None:

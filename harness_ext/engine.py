@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol as Interface
 
@@ -96,10 +97,14 @@ class _Run:
         finally:
             for lane in self.lanes.values():
                 lane.stop()
+            for lane in self.lanes.values():
+                lane.join(1)
 
     def abort_from_outside(self) -> None:
-        if self.loop is not None and not self.loop.is_closed():
-            self.loop.call_soon_threadsafe(self._abort, RunAborted("interrupted"))
+        self.error = self.error or RunAborted("interrupted")
+        if self.loop is not None:
+            with suppress(RuntimeError):  # the loop has ended by itself
+                self.loop.call_soon_threadsafe(self._abort, self.error)
 
     async def _main(self) -> None:
         self.loop = asyncio.get_running_loop()
@@ -127,7 +132,10 @@ class _Run:
                 task.add_done_callback(self._close)
         except Exception as error:
             self._abort(error)
-        if not self.open:
+        self._end_when_idle()
+
+    def _end_when_idle(self) -> None:
+        if not self.open and not self.in_flight:
             self.done.set()
 
     def _close(self, task: asyncio.Task[None]) -> None:
@@ -154,6 +162,7 @@ class _Run:
             raise
         except Exception as error:
             failure = Failure("protocol", f"{type(self.protocol).__name__} raised {type(error).__name__}: {error}")
+        await seats.settled()
         transcript = Transcript(
             task=question.task,
             doc_id=question.doc_id,
@@ -173,7 +182,8 @@ class _Run:
 
     async def _answer(self, backend: Backend, key: str, request: Request) -> tuple[Completion, bool]:
         """Return the reply to a call, and whether it was had for free: stored, or on its way for another question."""
-        if self.engine.store is not None and (stored := self.engine.store.get(key)) is not None:
+        stored = self.engine.store.get(key) if self.engine.store is not None else None
+        if stored is not None and self.engine.policy.takes(stored):
             return stored, True
         shared = self.in_flight.get(key)
         if shared is not None:
@@ -199,3 +209,4 @@ class _Run:
                     observer.call_finished(call.backend, out)
             else:
                 call.future.set_exception(out)
+        self._end_when_idle()

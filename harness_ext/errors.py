@@ -36,11 +36,13 @@ class CallFailed(HarnessExtError):
 
     `code` is what a summary counts by: `backend` (the model raised), `no_reply` (it returned nothing), `overflow` (the
     prompt does not fit), `empty` (an empty reply or prompt that the run does not allow), `undecodable` (text that is
-    no valid Unicode), `protocol` (the protocol itself raised).
+    no valid Unicode), `protocol` (the protocol itself raised). `can_cut` says of an overflow that the model can answer
+    it with the prompt's beginning cut off.
     """
 
-    def __init__(self, code: FailureCode, message: str) -> None:
+    def __init__(self, code: FailureCode, message: str, can_cut: bool = False) -> None:
         self.code: FailureCode = code
+        self.can_cut = can_cut
         super().__init__(message)
 
 

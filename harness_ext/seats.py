@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -40,6 +41,8 @@ class Seats:
         self._draws: dict[str, int] = {}
         self._answer = answer
         self._seed = seed
+        self._waiting = 0
+        self._ended: asyncio.Event | None = None
         self._seats = {name: Seat(name, setup, self) for name, setup in setups.items()}
 
     def __getattr__(self, name: str) -> Seat:
@@ -69,23 +72,45 @@ class Seats:
         """Record what the protocol read out of the newest turn."""
         self.note(self.turns[-1].completion, **verdict)
 
-    async def _call(self, seat: Seat, request: Request, kind: str, notes: tuple[str, ...]) -> Completion:
+    async def settled(self) -> None:
+        """Wait for calls that the protocol left behind when it ended (one of several at once failed), so that they are
+        recorded; what asks for more calls afterwards is cancelled."""
+        self._ended = asyncio.Event()
+        if self._waiting:
+            await self._ended.wait()
+            for _ in range(4):  # what awaited the last call may still note something with it
+                await asyncio.sleep(0)
+
+    async def _call(
+        self,
+        seat: Seat,
+        request: Request,
+        kind: str,
+        notes: tuple[str, ...],
+        verdict: Mapping[str, Any] | None = None,
+    ) -> Completion:
+        if self._ended is not None:
+            raise asyncio.CancelledError
         slot = len(self._slots)
         self._slots.append(None)
         key = self._key(seat.setup.backend, request)
-        completion, reused = await self._answer(seat.setup.backend, key, request)
-        # A copy of its own, so that `note` can tell one turn from another that shares its reply.
-        completion = replace(completion)
-        self._slots[slot] = Turn(seat.name, kind, key, completion, None, notes, reused)
+        self._waiting += 1
+        try:
+            completion, reused = await self._answer(seat.setup.backend, key, request)
+        finally:
+            self._waiting -= 1
+            if self._ended is not None and not self._waiting:
+                self._ended.set()
+        if any(turn is not None and turn.completion is completion for turn in self._slots):
+            completion = replace(completion)  # so that `note` can tell this turn from the one it shares a reply with
+        self._slots[slot] = Turn(seat.name, kind, key, completion, verdict, notes, reused)
         return completion
 
     def _key(self, backend: Backend, request: Request) -> str:
         """Return the call's key: model, rendered prompt and effective settings; for a sampled call also which draw."""
         if isinstance(request, ScoreRequest):
             return _digest("score", backend.fingerprint, request.prompt, request.continuation)
-        settings, sampled = _canonical(
-            json.dumps(request.gen_kwargs, sort_keys=True, default=str), backend.default_max_gen_toks
-        )
+        settings, sampled = _canonical(_encode(request.gen_kwargs), backend.default_max_gen_toks)
         key = _digest("generate", backend.fingerprint, settings, request.prompt)
         if not sampled:
             return key
@@ -119,18 +144,19 @@ class Seat:
 
     async def score(self, prompt: str | Sequence[Message], continuations: Sequence[str], *, kind: str) -> list[float]:
         """Return the natural log-probability of each continuation after the prompt; one call each."""
-        import asyncio
-
         rendered = self.setup.backend.render(prompt, self.setup.chat)
         completions = await asyncio.gather(
             *(
-                self._seats._call(self, ScoreRequest(rendered.text, rendered.lead + c), kind, rendered.notes)
+                self._seats._call(
+                    self, ScoreRequest(rendered.text, rendered.lead + c), kind, rendered.notes, {"continuation": c}
+                )
                 for c in continuations
             )
         )
-        for continuation, completion in zip(continuations, completions, strict=True):
-            self._seats.note(completion, continuation=continuation)
         return [float(c.logprob) if c.logprob is not None else float("nan") for c in completions]
+
+
+_encode = json.JSONEncoder(sort_keys=True, default=str).encode
 
 
 def _digest(*parts: str) -> str:

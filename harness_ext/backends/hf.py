@@ -111,6 +111,7 @@ class HFBackend(Backend):
                 f"{prompt_tokens} prompt tokens and {new} new ones do not fit into the {self.lm.max_length} positions "
                 f"of {self.name}: use fewer shots, a lower max_gen_toks, or `on_overflow=truncate` to cut the prompt's "
                 "beginning as lm-eval does",
+                can_cut=True,
             )
         return None
 
@@ -178,14 +179,15 @@ def _lazy_hflm_class() -> Any:
     import torch
     from lm_eval.models.huggingface import HFLM
 
-    class Unloaded:
-        """What HFLM holds while its weights are not needed yet."""
+    class Unloaded(torch.nn.Module):
+        """What HFLM holds, moves about and asks for its config while the weights are not needed yet."""
 
         def __init__(self, config: Any) -> None:
+            super().__init__()
             self.config = config
 
-        def to(self, device: Any) -> None:
-            """Nothing to move yet."""
+        def tie_weights(self) -> None:
+            """There are none to tie."""
 
     class LazyHFLM(HFLM):  # type: ignore[misc]
         """lm-eval's `hf`, with its weights loaded on request and its generated token ids kept for counting."""

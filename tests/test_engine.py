@@ -1,0 +1,483 @@
+"""The engine under random protocols, failures, windows and resumes: no deadlock, no lost or doubled call."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import ClassVar
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import Trouble, TroubledBackend, number_of, reply_to, run_engine
+
+from harness_ext.dispatch import CallPolicy
+from harness_ext.engine import Engine
+from harness_ext.errors import CallFailed, LoadError, StoreError
+from harness_ext.protocol import Protocol, Question, Role
+from harness_ext.records import Completion, Solution, Transcript
+from harness_ext.seats import Seats
+from harness_ext.store import CallStore
+
+GREEDY = {"max_gen_toks": 8}
+SAMPLED = {"max_gen_toks": 8, "do_sample": True, "temperature": 1.0}
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a plan. A shared call is the same in all questions; others depend on everything said before."""
+
+    seat: str
+    shared: bool = False
+    sampled: bool = False
+    score: bool = False
+
+
+Plan = tuple[tuple[Call, ...], ...]
+
+
+@dataclass(frozen=True)
+class Planned(Protocol):
+    """Question n follows plan n: rounds of calls made at once, each round's prompts made of the last one's replies."""
+
+    plans: tuple[Plan, ...] = ()
+    roles: ClassVar[Mapping[str, Role]] = {"a": Role("one"), "b": Role("two")}
+    open: ClassVar[list[int]] = [0, 0]
+
+    async def solve(self, question: Question, seats: Seats) -> Solution:
+        self.open[0] += 1
+        self.open[1] = max(self.open)
+        try:
+            state = question.context
+            for round_, calls in enumerate(self.plans[question.doc_id]):
+                replies = await asyncio.gather(
+                    *(ask(seats, c, prompt_of(state, round_, i, c)) for i, c in enumerate(calls))
+                )
+                state = " ".join([state[:40], *replies])
+            return Solution(state)
+        finally:
+            self.open[0] -= 1
+
+
+def prompt_of(state: str, round_: int, place: int, call: Call) -> str:
+    return f"shared {round_ % 3}" if call.shared else f"{state} / {round_}.{place}"
+
+
+async def ask(seats: Seats, call: Call, prompt: str) -> str:
+    if call.score:
+        values = await seats[call.seat].score(prompt, [" yes", " no"], kind="score")
+        return str(values)
+    return (await seats[call.seat].generate(prompt, kind="call", gen_kwargs=SAMPLED if call.sampled else GREEDY)).text
+
+
+@dataclass
+class Expected:
+    """What a question must come to, worked out one call after the other; None is the text of a failed question."""
+
+    text: str | None
+    good: list[tuple[str, str]]
+
+
+def expected(context: str, plan: Plan, troubles: Mapping[str, Trouble]) -> Expected:
+    """Work out greedy plans without the engine; `good` lists the (seat, prompt) pairs that get an answer."""
+    state, good = context, []
+    for round_, calls in enumerate(plan):
+        replies, failed = [], False
+        for i, call in enumerate(calls):
+            prompt = prompt_of(state, round_, i, call)
+            parts = [f"{prompt}|{c}" for c in (" yes", " no")] if call.score else [prompt]
+            failed |= any(troubles[call.seat].bad(p) for p in parts)
+            good += [(call.seat, p) for p in parts if not troubles[call.seat].bad(p)]
+            replies.append(str([-float(number_of(p) % 97) for p in parts]) if call.score else reply_to(prompt))
+        if failed:
+            return Expected(None, good)
+        state = " ".join([state[:40], *replies])
+    return Expected(state, good)
+
+
+def questions_of(count: int) -> list[Question]:
+    return [Question(f"question {i}", GREEDY, task="t", doc_id=i) for i in range(count)]
+
+
+calls = st.builds(Call, st.sampled_from("ab"), shared=st.booleans(), score=st.booleans())
+plans = st.lists(
+    st.lists(st.lists(calls, min_size=1, max_size=3).map(tuple), max_size=4).map(tuple), min_size=1, max_size=12
+).map(tuple)
+
+
+def every(modulus: int, remainder: int):  # type: ignore[no-untyped-def]
+    return lambda prompt: modulus > 0 and number_of(prompt) % modulus == remainder
+
+
+troubles = st.builds(
+    lambda m, largest, crashes: Trouble(every(m, 0), every(m, 1), every(m, 2), every(m, 3), largest, crashes),
+    st.sampled_from([0, 0, 7, 15]),
+    st.sampled_from([1, 2, 5, 10**9]),
+    st.lists(st.integers(1, 4), max_size=3),
+)
+
+
+def without_timing(transcript: Transcript) -> dict:  # type: ignore[type-arg]
+    data = transcript.to_json()
+    for turn in data["turns"]:
+        del turn["timing"]
+    data.pop("failure", None)  # which of several failures came first is up to the batches
+    return data
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    plans,
+    troubles,
+    troubles,
+    st.lists(st.tuples(st.sampled_from([1, 2, 3, 2048]), st.randoms(use_true_random=False)), min_size=1, max_size=3),
+    st.booleans(),
+    st.booleans(),
+)
+def test_random_runs_come_to_the_same(plans, trouble_a, trouble_b, runs, one_lane, keep):  # type: ignore[no-untyped-def]
+    """Runs one after the other on one store, each in another order and window: answers as worked out by hand."""
+    both = {"a": trouble_a, "b": trouble_b}
+    backends = {s: TroubledBackend(s, "one" if one_lane else s, t) for s, t in both.items()}
+    wanted = {i: expected(q.context, plans[i], both) for i, q in enumerate(questions_of(len(plans)))}
+    seen: dict[int, dict] = {}  # type: ignore[type-arg]
+    with TemporaryDirectory() as folder:
+        for window, order in runs:
+            store = CallStore(Path(folder)) if keep else None
+            questions = questions_of(len(plans))
+            order.shuffle(questions)
+            Planned.open[:] = [0, 0]
+            done = run_engine(Engine(store, window), Planned(plans), backends, questions)
+            assert sorted(done) == list(range(len(questions)))
+            assert Planned.open[1] <= window
+            assert Planned.open[0] == 0
+            for number, transcript in done.items():
+                doc = questions[number].doc_id
+                assert transcript.doc_id == doc
+                assert (transcript.text if transcript.failure is None else None) == wanted[doc].text
+                assert seen.setdefault(doc, without_timing(transcript)) == without_timing(transcript)
+                assert len(transcript.turns) == len(wanted[doc].good)
+            if store is not None:
+                store.close()
+    for seat, backend in backends.items():
+        prompts = {p for w in wanted.values() for s, p in w.good if s == seat}
+        assert set(backend.answered) - {p for p in backend.answered if not backend.answered[p]} == prompts
+        assert backend.together <= 1
+        assert backend.loads <= 1
+        if keep:
+            assert not backend.resent
+            assert set(backend.answered.values()) <= {0, 1}
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=6), st.sampled_from([1, 2, 99]), st.sampled_from([1, 3, 10**9]))
+def test_sampled_calls_are_drawn_once_each(draws: list[int], window: int, largest: int) -> None:
+    """n equal sampled calls of a question are n draws; a resume draws none of them again."""
+    plan = tuple((tuple(Call("a", shared=True, sampled=True) for _ in range(n)),) for n in draws)
+    backend = TroubledBackend("a", trouble=Trouble(largest=largest))
+    with TemporaryDirectory() as folder:
+        texts = []
+        for _ in range(2):
+            store = CallStore(Path(folder))
+            done = run_engine(
+                Engine(store, window), Planned(plan), {"a": backend, "b": backend}, questions_of(len(draws))
+            )
+            texts.append([done[i].text for i in range(len(draws))])
+            store.close()
+    assert len(backend.sampled_draws) == sum(draws)
+    assert texts[0] == texts[1]
+    said = [turn.completion.text for transcript in done.values() for turn in transcript.turns]
+    assert sorted(said) == sorted(backend.sampled_draws)
+
+
+def test_a_seed_of_its_own_draws_anew(tmp_path: Path) -> None:
+    backend = TroubledBackend("a")
+    plan: Plan = ((Call("a", sampled=True),),)
+    store = CallStore(tmp_path)
+    first, again, other = (
+        run_engine(Engine(store, seed=seed), Planned((plan,)), {"a": backend, "b": backend}, questions_of(1))[0].text
+        for seed in (1, 1, 2)
+    )
+    assert first == again != other
+
+
+def test_equal_calls_of_many_questions_are_sent_once() -> None:
+    backend = TroubledBackend("a")
+    plan: Plan = ((Call("a", shared=True),),)
+    done = run_engine(Engine(), Planned((plan,) * 30), {"a": backend, "b": backend}, questions_of(30))
+    assert backend.batches == [1]
+    assert sum(not t.turns[0].reused for t in done.values()) == 1
+
+
+def test_what_waits_goes_as_one_call() -> None:
+    """Also where each reply wakes three more calls inside a gather, and between the seats of one device."""
+    backend = TroubledBackend("a")
+    plan: Plan = ((Call("a"),), (Call("a"), Call("a"), Call("a")), (Call("a"),))
+    run_engine(Engine(), Planned((plan,) * 20), {"a": backend, "b": backend}, questions_of(20))
+    assert backend.batches == [20, 60, 20]
+
+
+def test_seats_on_different_devices_run_side_by_side() -> None:
+    import threading
+
+    meet = threading.Barrier(2, timeout=10)
+
+    class Meeting(TroubledBackend):
+        def _answer(self, requests, deliver):  # type: ignore[no-untyped-def]
+            meet.wait()
+            super()._answer(requests, deliver)
+
+    plan: Plan = ((Call("a"), Call("b")),)
+    done = run_engine(Engine(), Planned((plan,)), {"a": Meeting("a"), "b": Meeting("b")}, questions_of(1))
+    assert done[0].failure is None
+
+
+@pytest.mark.parametrize(
+    ("trouble", "code"),
+    [
+        (Trouble(raises=lambda p: "7" in p), "backend"),
+        (Trouble(forgets=lambda p: "7" in p), "no_reply"),
+        (Trouble(says_none=lambda p: "7" in p), "no_reply"),
+        (Trouble(says_wrong=lambda p: "7" in p), "no_reply"),
+    ],
+)
+def test_one_bad_question_takes_no_other_with_it(trouble: Trouble, code: str) -> None:
+    backend = TroubledBackend("a", trouble=trouble)
+    done = run_engine(Engine(), Planned((((Call("a"),),),) * 20), {"a": backend, "b": backend}, questions_of(20))
+    failed = {i: t.failure.code for i, t in done.items() if t.failure is not None}
+    assert failed == {7: code, 17: code}
+    assert set(backend.answered.values()) <= {0, 1}
+
+
+def test_a_failed_call_is_tried_again_by_the_next_run(tmp_path: Path) -> None:
+    trouble = Trouble(raises=lambda p: "3" in p)
+    backend = TroubledBackend("a", trouble=trouble)
+    store = CallStore(tmp_path)
+    protocol, seats, questions = Planned((((Call("a"),),),) * 6), {"a": backend, "b": backend}, questions_of(6)
+    assert [i for i, t in run_engine(Engine(store), protocol, seats, questions).items() if t.failure] == [3]
+    trouble.raises = lambda p: False
+    backend.batches.clear()
+    assert not any(t.failure for t in run_engine(Engine(store), protocol, seats, questions).values())
+    assert backend.batches == [1]
+
+
+def test_a_call_left_behind_is_recorded_and_ends_before_its_question() -> None:
+    """One of two concurrent calls fails at once: the other was paid, so it is in the transcript; nothing follows it."""
+
+    @dataclass(frozen=True)
+    class Branches(Protocol):
+        roles: ClassVar[Mapping[str, Role]] = {"a": Role("one"), "b": Role("two")}
+
+        async def solve(self, question: Question, seats: Seats) -> Solution:
+            async def twice() -> None:
+                await seats.b.generate("slow", kind="call")
+                await seats.b.generate("never", kind="call")
+
+            await asyncio.gather(seats.a.generate("bad", kind="call"), twice())
+            raise AssertionError("not reached")
+
+    import time
+
+    class Slow(TroubledBackend):
+        def _answer(self, requests, deliver):  # type: ignore[no-untyped-def]
+            time.sleep(0.1)
+            super()._answer(requests, deliver)
+
+    backends = {"a": TroubledBackend("a", trouble=Trouble(raises=lambda p: p == "bad")), "b": Slow("b")}
+    done = run_engine(Engine(), Branches(), backends, questions_of(1))
+    assert done[0].failure is not None
+    assert [t.completion.text for t in done[0].turns] == [reply_to("slow")]
+    assert backends["b"].answered == {"slow": 1}
+
+
+def test_a_cancelled_call_still_reaches_the_store(tmp_path: Path) -> None:
+    """A task group cancels the call's waiter, not the call: it is paid, so it is stored before the run ends."""
+    import time
+
+    @dataclass(frozen=True)
+    class Grouped(Protocol):
+        roles: ClassVar[Mapping[str, Role]] = {"a": Role("one"), "b": Role("two")}
+
+        async def solve(self, question: Question, seats: Seats) -> Solution:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(seats.b.generate("slow", kind="call"))
+                group.create_task(seats.a.generate("bad", kind="call"))
+            return Solution("not reached")
+
+    class Slow(TroubledBackend):
+        def _answer(self, requests, deliver):  # type: ignore[no-untyped-def]
+            time.sleep(0.1)
+            super()._answer(requests, deliver)
+
+    backends = {"a": TroubledBackend("a", trouble=Trouble(raises=lambda p: True)), "b": Slow("b")}
+    store = CallStore(tmp_path)
+    run_engine(Engine(store), Grouped(), backends, questions_of(1))
+    assert len(store) == 1
+
+
+def test_a_protocol_that_raises_fails_its_question_alone() -> None:
+    @dataclass(frozen=True)
+    class Broken(Planned):
+        async def solve(self, question: Question, seats: Seats) -> Solution:
+            if question.doc_id == 2:
+                raise KeyError("oh")
+            return await super().solve(question, seats)
+
+    backend = TroubledBackend("a")
+    done = run_engine(Engine(), Broken((((Call("a"),),),) * 4), {"a": backend, "b": backend}, questions_of(4))
+    assert [(i, t.failure.code) for i, t in sorted(done.items()) if t.failure] == [(2, "protocol")]
+
+
+def test_a_model_that_does_not_load_ends_the_run_with_one_error() -> None:
+    class Missing(TroubledBackend):
+        def load(self) -> None:
+            raise OSError("no weights here")
+
+    plan: Plan = ((Call("a"), Call("b")),)
+    with pytest.raises(LoadError, match=r"b could not be loaded: no weights here"):
+        run_engine(Engine(), Planned((plan,) * 5), {"a": TroubledBackend("a"), "b": Missing("b")}, questions_of(5), 10)
+
+
+def test_an_error_of_the_caller_ends_the_run() -> None:
+    backend = TroubledBackend("a")
+
+    class Loud:
+        def call_finished(self, backend: object, completion: Completion) -> None:
+            raise BrokenPipeError("nobody reads the progress")
+
+        def question_finished(self, transcript: Transcript) -> None: ...
+
+    with pytest.raises(BrokenPipeError):
+        run_engine(
+            Engine(),
+            Planned((((Call("a"),),),) * 5),
+            {"a": backend, "b": backend},
+            questions_of(5),
+            10,
+            observers=[Loud()],
+        )
+
+    def numbered():  # type: ignore[no-untyped-def]
+        yield from questions_of(2)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run_engine(Engine(), Planned((((Call("a"),),),) * 5), {"a": backend, "b": backend}, numbered(), 10)
+
+
+def test_a_store_that_fails_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, backend = CallStore(tmp_path), TroubledBackend("a")
+
+    def full(calls: Sequence[object]) -> None:
+        raise StoreError("no room")
+
+    monkeypatch.setattr(store, "put", full)
+    with pytest.raises(StoreError, match="no room"):
+        run_engine(Engine(store), Planned((((Call("a"),),),) * 5), {"a": backend, "b": backend}, questions_of(5), 10)
+
+
+def test_no_questions_at_all() -> None:
+    backend = TroubledBackend("a")
+    assert run_engine(Engine(), Planned(()), {"a": backend, "b": backend}, []) == {}
+    assert backend.loads == 0
+
+
+def test_a_score_without_a_number_is_a_failure() -> None:
+    class NotANumber(TroubledBackend):
+        def score(self, requests, deliver):  # type: ignore[no-untyped-def]
+            for i in range(len(requests)):
+                deliver(i, Completion("", logprob=float("nan") if i else None))
+
+    plan: Plan = ((Call("a", score=True),),)
+    done = run_engine(Engine(), Planned((plan,)), {"a": NotANumber("a"), "b": TroubledBackend("b")}, questions_of(1))
+    assert done[0].failure is not None
+    assert done[0].failure.code == "no_reply"
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_policies_hold_for_stored_replies_too(tmp_path: Path, first: bool) -> None:
+    """A reply that another run took (cut prompt, empty text) is none for a run that does not take such."""
+
+    class Short(TroubledBackend):
+        def check(self, request):  # type: ignore[no-untyped-def]
+            return CallFailed("overflow", "too long", can_cut=True) if "question 0" in request.prompt else None
+
+        def generate(self, requests, deliver):  # type: ignore[no-untyped-def]
+            for i, request in enumerate(requests):
+                deliver(i, Completion("" if "question 1" in request.prompt else "text"))
+
+    strict, lenient = CallPolicy(keep_empty=False), CallPolicy(truncate=True)
+    store, backend = CallStore(tmp_path), Short("a")
+    for policy in (lenient, strict) if first else (strict, lenient):
+        done = run_engine(
+            Engine(store, policy=policy), Planned((((Call("a"),),),) * 3), {"a": backend, "b": backend}, questions_of(3)
+        )
+        codes = {i: t.failure.code for i, t in done.items() if t.failure}
+        assert codes == ({} if policy is lenient else {0: "overflow", 1: "empty"})
+        if policy is lenient:
+            assert done[0].turns[0].completion.notes == ("prompt_cut",)
+
+
+def test_an_overflow_that_no_cut_mends_fails_under_every_policy() -> None:
+    class Tiny(TroubledBackend):
+        def check(self, request):  # type: ignore[no-untyped-def]
+            return CallFailed("overflow", "no room for new tokens")
+
+    backend = Tiny("a")
+    done = run_engine(
+        Engine(policy=CallPolicy(truncate=True)),
+        Planned((((Call("a"),),),)),
+        {"a": backend, "b": backend},
+        questions_of(1),
+    )
+    assert done[0].failure is not None
+    assert not backend.batches
+
+
+def test_lone_surrogates_in_a_reply_are_replaced_and_noted(tmp_path: Path) -> None:
+    class Broken(TroubledBackend):
+        def generate(self, requests, deliver):  # type: ignore[no-untyped-def]
+            deliver(0, Completion("a\ud800b"))
+
+    backend = Broken("a")
+    done = run_engine(
+        Engine(CallStore(tmp_path)), Planned((((Call("a"),),),)), {"a": backend, "b": backend}, questions_of(1)
+    )
+    assert done[0].turns[0].completion.text == "a�b"
+    assert done[0].turns[0].completion.notes == ("surrogates_replaced",)
+
+
+def test_a_model_still_busy_with_an_interrupted_run_is_waited_for() -> None:
+    """In a notebook: interrupt a cell, run it again. Two calls of one model at once would mix their results."""
+    import threading
+    import time
+
+    class Slow(TroubledBackend):
+        stuck = threading.Event()
+
+        def _answer(self, requests, deliver):  # type: ignore[no-untyped-def]
+            self.stuck.set()
+            time.sleep(1.5)
+            super()._answer(requests, deliver)
+
+    backend = Slow("a")
+    protocol, seats = Planned((((Call("a"),),),) * 3), {"a": backend, "b": backend}
+
+    with pytest.raises(LoadError):
+        run_engine(Engine(window=1), BusyFirst(protocol.plans), seats, questions_of(1), 10)
+    assert backend.busy
+    done = run_engine(Engine(), protocol, seats, questions_of(3))
+    assert [done[i].text for i in range(3)] == [f"question {i} {reply_to(f'question {i} / 0.0')}" for i in range(3)]
+    assert backend.together == 1
+
+
+@dataclass(frozen=True)
+class BusyFirst(Planned):
+    """Leaves its call running and ends at once, by an error that ends the run."""
+
+    async def solve(self, question: Question, seats: Seats) -> Solution:
+        waiting = asyncio.create_task(super().solve(question, seats))
+        await asyncio.sleep(0.05)
+        raise LoadError(f"the run ends while {waiting.get_name()} waits")

@@ -1,0 +1,79 @@
+"""How a run ends from outside: Ctrl-C, and being called from a notebook's running event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from support import instances
+
+from harness_ext.backends.scripted import ScriptedBackend
+from harness_ext.models.baseline import BaselineLM
+
+
+def slow(prompt: str) -> str:
+    time.sleep(0.05)
+    return f"re: {prompt}"
+
+
+def test_ctrl_c_ends_the_run_at_once_and_keeps_what_is_finished(tmp_path: Path) -> None:
+    lm = BaselineLM(student=ScriptedBackend(slow), store=str(tmp_path / "s"), run_dir=tmp_path / "r", progress="off")
+    asked = instances(f"q{i}" for i in range(400))
+    timer = threading.Timer(0.6, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        lm.generate_until(asked)
+    assert time.monotonic() - started < 5
+    kept = len(lm.store)
+    assert 0 < kept < 400
+    time.sleep(0.3)
+    assert len(lm.store) == kept, "the interrupted run goes on behind our back"
+    backend = lm.plan.seats["student"].backend
+    backend.reply = lambda prompt: f"re: {prompt}"
+    sent = sum(map(len, backend.calls))
+    assert lm.generate_until(asked) == [f"re: q{i}" for i in range(400)]
+    assert sum(map(len, backend.calls)) - sent == 400 - kept
+
+
+def test_works_inside_a_running_event_loop(tmp_path: Path) -> None:
+    lm = BaselineLM(student=ScriptedBackend(lambda p: f"re: {p}"), store="off", run_dir=tmp_path / "r", progress="off")
+
+    async def cell() -> list[str]:
+        return lm.generate_until(instances(["a", "b"]))
+
+    assert asyncio.run(cell()) == ["re: a", "re: b"]
+
+
+def test_an_error_leaves_no_process_behind(tmp_path: Path) -> None:
+    """The run ends by an error while another device is in a long call: the process must still end, with the error."""
+    script = textwrap.dedent("""
+        import sys, time
+        from support import instances, scripted_pair
+        from harness_ext.models.feedback_pair import FeedbackPairLM
+
+        def endless(prompt):
+            time.sleep(3600)
+
+        student, teacher = scripted_pair(lambda p: "draft" if "1" in p else endless(p), endless)
+        def missing():
+            raise OSError("no weights")
+        teacher.load = missing
+        lm = FeedbackPairLM(student=student, teacher=teacher, store="off", run_dir=sys.argv[1], progress="off")
+        lm.generate_until(instances(["q1", "q2"]))
+    """)
+    ended = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "r")],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 1
+    assert "LoadError: teacher could not be loaded: no weights" in ended.stderr
