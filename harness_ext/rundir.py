@@ -6,7 +6,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -35,16 +35,18 @@ class RunDirectory:
             elif rank == 0:
                 write_json(known, config)
             self._part = path / ("transcripts.jsonl" if world == 1 else f"transcripts.{rank}.jsonl")
-        except (OSError, json.JSONDecodeError) as error:
+        except (OSError, ValueError) as error:  # the latter: config.json is no JSON
             raise StoreError(
                 f"the run directory {path} cannot be used: {error}. Name a writable folder (`run_dir=<folder>`)"
             ) from error
 
     def _check_same(self, there: Mapping[str, Any], config: Mapping[str, Any]) -> None:
         wanted = json.loads(json.dumps(config.get("identity"), default=str))
-        found = there.get("identity") or {}
+        found = there.get("identity") if isinstance(there, dict) else None
+        if not isinstance(found, dict):
+            raise ValueError(f"{self.path / 'config.json'} says of no evaluation")
         if found != wanted:
-            differing = sorted(k for k in {*found, *(wanted or {})} if found.get(k) != (wanted or {}).get(k))
+            differing = sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k))
             raise StoreError(
                 f"the run directory {self.path} holds another evaluation (different: {', '.join(differing)}). "
                 "Name another folder (`run_dir=<folder>`), or leave `run_dir` out for a new one"
@@ -54,9 +56,7 @@ class RunDirectory:
         """Append a transcript, durably. Raises StoreError when the disk is full or the folder gone."""
         try:
             if self._file is None:
-                self._file = self._part.open("a", encoding="utf-8", errors="replace")
-                if self._file.tell() and not _ends_in_newline(self._part):
-                    self._file.write("\n")  # a killed run left half a line: keep it, start a new one
+                self._file = _open_to_append(self._part)
             self._file.write(_encode(transcript.to_json()) + "\n")
             self._file.flush()  # now it survives the process
         except OSError as error:
@@ -76,15 +76,22 @@ class RunDirectory:
         return (t for t in read_transcripts(self.path) if t.failure is None)
 
     def merge(self) -> None:
-        """Append what the ranks wrote to `transcripts.jsonl`, each question once; rank 0 calls it at the end."""
+        """Append what the ranks wrote to `transcripts.jsonl`; rank 0 calls it at the end.
+
+        Each question is appended once, and once more when an answer follows a failure. Raises StoreError.
+        """
         merged = self.path / "transcripts.jsonl"
-        have = {t.identity for t in _read_lines(merged) if t.failure is None} if merged.exists() else set()
-        with merged.open("a", encoding="utf-8", errors="replace") as file:
-            for part in sorted(self.path.glob("transcripts.*.jsonl")):
-                for transcript in _read_lines(part):
-                    if transcript.identity not in have:
-                        have.add(transcript.identity)
+        try:
+            have = {(t.identity, t.failure is None) for t in _read_lines(merged)} if merged.exists() else set()
+            with _open_to_append(merged) as file:
+                for transcript in _newest(sorted(self.path.glob("transcripts.*.jsonl"))):
+                    answered = transcript.failure is None
+                    if have.isdisjoint({(transcript.identity, answered), (transcript.identity, True)}):
                         file.write(_encode(transcript.to_json()) + "\n")
+        except OSError as error:
+            raise StoreError(
+                f"the transcripts in {self.path} cannot be merged: {error}. Make room, then run the same command again"
+            ) from error
 
 
 def read_transcripts(run: Path) -> Iterator[Transcript]:
@@ -92,8 +99,11 @@ def read_transcripts(run: Path) -> Iterator[Transcript]:
 
     Half a line that a killed process left is skipped.
     """
+    return _newest([f for f in [run / "transcripts.jsonl", *sorted(run.glob("transcripts.*.jsonl"))] if f.exists()])
+
+
+def _newest(files: Sequence[Path]) -> Iterator[Transcript]:
     newest: dict[Identity, tuple[bool, int]] = {}
-    files = [f for f in [run / "transcripts.jsonl", *sorted(run.glob("transcripts.*.jsonl"))] if f.exists()]
     for position, transcript in enumerate(t for f in files for t in _read_lines(f)):
         rank = (transcript.failure is None, position)
         newest[transcript.identity] = max(rank, newest.get(transcript.identity, rank))
@@ -108,14 +118,19 @@ def _read_lines(path: Path) -> Iterator[Transcript]:
         for line in file:
             try:
                 yield Transcript.from_json(json.loads(line))
-            except (json.JSONDecodeError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, AttributeError):
                 continue
 
 
-def _ends_in_newline(path: Path) -> bool:
-    with path.open("rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) == b"\n"
+def _open_to_append(path: Path) -> IO[str]:
+    """Open a file of lines. Half a line that a killed process left stays, closed by a line's end of its own."""
+    file = path.open("a", encoding="utf-8", errors="replace")
+    if file.tell():
+        with path.open("rb") as there:
+            there.seek(-1, os.SEEK_END)
+            if there.read(1) != b"\n":
+                file.write("\n")
+    return file
 
 
 def write_json(path: Path, data: Any) -> None:

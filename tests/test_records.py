@@ -1,0 +1,181 @@
+"""Records survive JSON; usage adds up; a summary's figures are sums over turns."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness_ext.chat import ChatContext, is_utf8, merge_system, plain_form, repair
+from harness_ext.records import Completion, Failure, Message, SeatCost, Transcript, Turn, Usage
+from harness_ext.summary import Summary
+
+texts = st.text(max_size=20)  # any character that can be encoded
+counts = st.none() | st.integers(0, 10**6)
+completions = st.builds(
+    Completion,
+    texts,
+    st.sampled_from(["stop", "length", None]),
+    counts,
+    counts,
+    counts,
+    st.floats(0, 100).map(lambda x: round(x, 6)),
+    st.none() | st.floats(-1e6, 0),
+    st.none() | st.booleans(),
+)
+verdicts = st.none() | st.fixed_dictionaries({"accepted": st.booleans(), "malformed": st.booleans(), "rule": texts})
+turns = st.builds(
+    Turn,
+    st.sampled_from(["student", "teacher"]),
+    st.sampled_from(["draft", "review", "refine", "verdict"]),
+    texts,
+    completions,
+    verdicts,
+    st.lists(texts, max_size=2).map(tuple),
+    st.booleans(),
+)
+transcripts = st.builds(
+    Transcript, texts, st.integers(0, 99), texts, st.integers(0, 3), st.integers(0, 3), texts, texts,
+    st.lists(turns, max_size=5).map(tuple), texts, texts, st.none() | st.builds(Failure, texts, texts),
+)  # fmt: skip
+
+
+@settings(deadline=None)
+@given(completions)
+def test_completions_survive_json(completion: Completion) -> None:
+    assert Completion.from_json(json.loads(json.dumps(completion.to_json()))) == completion
+
+
+@settings(deadline=None)
+@given(transcripts)
+def test_transcripts_survive_json(transcript: Transcript) -> None:
+    assert Transcript.from_json(json.loads(json.dumps(transcript.to_json()))) == transcript
+
+
+def test_only_timing_depends_on_the_run() -> None:
+    turn = Turn("student", "draft", "key", Completion("x", "stop", 1, 0, 2, seconds=0.5), reused=False)
+    again = replace(turn, reused=True, completion=replace(turn.completion, seconds=0.0))
+    one, other = turn.to_json(), again.to_json()
+    assert one.pop("timing") != other.pop("timing")
+    assert one == other
+
+
+usages = st.builds(Usage, *[st.integers(0, 99)] * 2, *[counts] * 3, st.just(0.0), *[st.none() | st.just(1.5)] * 2)
+
+
+@settings(deadline=None)
+@given(st.lists(usages, max_size=6))
+def test_usage_adds_up_and_unknown_stays_unknown(parts: list[Usage]) -> None:
+    total = Usage.total(parts)
+    for name in ("calls", "reused", "prompt_tokens", "cached_tokens", "completion_tokens", "flops", "price"):
+        values = [getattr(part, name) for part in parts]
+        assert getattr(total, name) == (None if None in values else sum(values))
+
+
+def test_what_a_turn_costs() -> None:
+    turn = Turn("student", "draft", "", Completion("x", "stop", 1000, 0, 500, 2.0), reused=True)
+    assert SeatCost(7, 1.0, 4.0).usage(turn) == Usage(1, 1, 1000, 0, 500, 2.0, 2.0 * 7 * 1500, 0.003)
+    assert SeatCost().usage(turn) == Usage(1, 1, 1000, 0, 500, 2.0, None, None)
+    unknown = replace(turn, completion=Completion("x"))
+    assert SeatCost(7, 1.0, 4.0).usage(unknown) == Usage(1, 1, None, None, None, 0.0, None, None)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(transcripts, max_size=4))
+def test_a_summary_is_sums_over_turns(given_: list[Transcript]) -> None:
+    costs = {"student": SeatCost(10, 1.0, 2.0), "teacher": SeatCost(None)}
+    summary = Summary(costs)
+    for transcript in given_:
+        summary.add(transcript)
+    data = json.loads(json.dumps(summary.to_json()))
+    all_turns = [turn for transcript in given_ for turn in transcript.turns]
+    assert data["questions"] == len(given_) == data["answered"] + data["failed"]
+    assert sum(data["stops"].values()) == data["answered"]
+    assert sum(data["failures"].values()) == data["failed"]
+    for seat, kinds in data["usage"].items():
+        own = [t for t in all_turns if t.seat == seat]
+        assert kinds["total"]["calls"] == len(own)
+        assert kinds["total"]["reused"] == sum(t.reused for t in own)
+        for name in ("prompt_tokens", "completion_tokens"):
+            values = [getattr(t.completion, name) for t in own]
+            assert kinds["total"][name] == (None if None in values else sum(values))
+        for name in ("calls", "completion_tokens"):
+            values = [kinds[kind][name] for kind in kinds if kind != "total"]
+            assert kinds["total"][name] == (None if None in values else sum(values))
+        if seat == "teacher":
+            assert kinds["total"]["flops"] is None
+    tokens, said = data["completion_tokens"], [t.completion.completion_tokens for t in all_turns]
+    if None not in said:
+        assert sum(tokens.values()) == sum(said)
+    assert data["reviews"].get("total", 0) == sum(t.verdict is not None for t in all_turns)
+
+
+def test_kept_discarded_and_verification_tokens() -> None:
+    def turn(kind: str, text: str, tokens: int) -> Turn:
+        return Turn("student", kind, "", Completion(text, "stop", 1, 0, tokens))
+
+    said = (turn("draft", "a", 1), turn("review", "r", 10), turn("refine", "b", 100), turn("review", "ok", 1000))
+    summary = Summary({})
+    summary.add(Transcript("t", 0, "", 0, 0, "", "", said, "b", "accepted"))
+    assert summary.tokens == {"kept": 100, "discarded": 1, "verification": 1010}
+    summary.add(Transcript("t", 1, "", 0, 0, "", "", said[:2], "", "failed", Failure("backend", "")))
+    assert summary.tokens == {"kept": 100, "discarded": 2, "verification": 1020}
+    summary.add(Transcript("t", 2, "", 0, 0, "", "", (Turn("student", "draft", "", Completion("c")),), "c", "done"))
+    assert summary.tokens == {"kept": None, "discarded": 2, "verification": 1020}
+
+
+# -- contexts and conversations --------------------------------------------------------------------------------------
+
+messages = st.lists(st.fixed_dictionaries({"role": st.sampled_from(["system", "user", "assistant"]), "content": texts}))
+
+
+@settings(deadline=None)
+@given(messages)
+def test_chat_contexts_carry_their_messages_anywhere(history: list[dict[str, str]]) -> None:
+    context = ChatContext.of(history)
+    wanted = tuple(Message(m["role"], m["content"]) for m in history)  # type: ignore[arg-type]
+    assert context.messages == wanted
+    copy = pickle.loads(pickle.dumps(context))
+    assert isinstance(copy, ChatContext)
+    assert copy.messages == wanted
+    assert json.loads(json.dumps(context)) == str(context)
+    assert json.loads(context) == history
+
+
+def test_the_plain_form() -> None:
+    talk = [Message("system", "Be kind."), Message("user", " Hi. "), Message("assistant", "Hello.")]
+    assert plain_form(talk[:2]) == "Instructions: Be kind.\n\nUser: Hi.\n\nAssistant:"
+    assert plain_form(talk) == "Instructions: Be kind.\n\nUser: Hi.\n\nAssistant: Hello."
+
+
+@pytest.mark.parametrize(
+    ("talk", "wanted"),
+    [
+        (["system:a", "user:b"], ["user:a\n\nb"]),
+        (["system:a", "system:b", "user:c", "assistant:d", "user:e"], ["user:a\n\nb\n\nc", "assistant:d", "user:e"]),
+        (["user:b"], ["user:b"]),
+        (["system:a", "assistant:b"], ["user:a", "assistant:b"]),
+    ],
+)
+def test_system_text_goes_in_front_of_the_first_user_message(talk: list[str], wanted: list[str]) -> None:
+    def read(lines: list[str]) -> list[Message]:
+        return [Message(*line.split(":", 1)) for line in lines]  # type: ignore[arg-type]
+
+    assert merge_system(read(talk)) == read(wanted)
+
+
+@settings(deadline=None)
+@given(st.text(st.characters(categories=["Cs", "L", "So"]), max_size=8))
+def test_repair_replaces_lone_surrogates_alone(text: str) -> None:
+    mended = repair(text)
+    assert is_utf8(mended)
+    assert mended == text or not is_utf8(text)
+    assert [c for c in text if not "\ud800" <= c <= "\udfff"] == [c for c in mended if c in text]
+
+
+def test_repair() -> None:
+    assert repair("a\ud800b\udc00\udc00\U0001f600") == "a\ufffdb\ufffd\ufffd\U0001f600"

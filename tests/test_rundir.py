@@ -1,0 +1,185 @@
+"""The run directory: what was written is read, torn lines and several ranks included; another evaluation is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_records import transcripts
+
+from harness_ext.errors import StoreError
+from harness_ext.records import Completion, Failure, Transcript, Turn
+from harness_ext.rundir import RunDirectory, new_run_path, read_transcripts, write_json
+
+CONFIG = {"identity": {"protocol": "P", "options": {"max_rounds": 3, "at": Path("x")}}, "started": "now"}
+
+
+def transcript(doc: int, text: str = "answer", failure: str | None = None) -> Transcript:
+    turn = Turn("student", "draft", "aa", Completion("said\u2028\x85\r\n\x1c\x00é"))
+    return Transcript(
+        "t", doc, "h", 0, 0, "q", "c\ud800", (turn,), text, "done", Failure("backend", failure) if failure else None
+    )
+
+
+def written(path: Path, *lines: Transcript, rank: int = 0, world: int = 1) -> RunDirectory:
+    run = RunDirectory(path, CONFIG, rank, world)
+    for line in lines:
+        run.add(line)
+    run.close()
+    return run
+
+
+def read(path: Path) -> list[tuple[int, str, bool]]:
+    return [(t.doc_id, t.text, t.failure is None) for t in read_transcripts(path)]
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(transcripts, max_size=5, unique_by=lambda t: t.identity))
+def test_transcripts_come_back_in_order(lines: list[Transcript]) -> None:
+    with TemporaryDirectory() as folder:
+        run = written(Path(folder), *lines)
+        assert list(read_transcripts(run.path)) == lines
+        assert list(run.answered()) == [t for t in lines if t.failure is None]
+
+
+def test_characters_that_end_lines_elsewhere_do_not_here(tmp_path: Path) -> None:
+    written(tmp_path, transcript(0), transcript(1))
+    back = list(read_transcripts(tmp_path))
+    assert [t.turns for t in back] == [transcript(0).turns] * 2
+    assert back[0].context == "c?"
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.data())
+def test_half_a_line_costs_that_line_alone(data: st.DataObject) -> None:
+    """Cut the file anywhere, as a kill does, and go on: every whole line is there, and everything added later."""
+    with TemporaryDirectory() as folder:
+        written(Path(folder), *(transcript(i) for i in range(3)))
+        file = Path(folder) / "transcripts.jsonl"
+        content = file.read_bytes()
+        kept = data.draw(st.integers(0, len(content)))
+        file.write_bytes(content[:kept])
+        written(Path(folder), transcript(7), transcript(8))
+        whole = [i for i in range(3) if sum(map(len, content.splitlines(keepends=True)[: i + 1])) - 1 <= kept]
+        assert [doc for doc, _, _ in read(Path(folder))] == [*whole, 7, 8]
+
+
+@pytest.mark.parametrize(
+    "line", ["", "{}", "[]", "3", "null", '"text"', "{not json", '{"turns": 3}', '{"turns": [[]]}', "\0" * 50]
+)
+def test_foreign_lines_are_passed_over(tmp_path: Path, line: str) -> None:
+    written(tmp_path, transcript(0))
+    with (tmp_path / "transcripts.jsonl").open("a") as file:
+        file.write(line + "\n")
+    written(tmp_path, transcript(1))
+    assert [doc for doc, _, _ in read(tmp_path)] == [0, 1]
+
+
+def test_an_answer_replaces_failures_and_a_newer_one_an_older(tmp_path: Path) -> None:
+    written(tmp_path, transcript(0, "", "first"), transcript(1, "one"), transcript(0, "", "second"))
+    assert [(t.doc_id, t.failure and t.failure.message) for t in read_transcripts(tmp_path)] == [
+        (1, None),
+        (0, "second"),
+    ]
+    written(tmp_path, transcript(0, "zero"), transcript(0, "", "third"), transcript(1, "uno"))
+    assert read(tmp_path) == [(0, "zero", True), (1, "uno", True)]
+
+
+def test_the_same_evaluation_goes_on_and_another_is_refused(tmp_path: Path) -> None:
+    written(tmp_path, transcript(0))
+    before = (tmp_path / "config.json").read_text()
+    again = RunDirectory(tmp_path, {**CONFIG, "started": "later"})
+    assert [t.doc_id for t in again.answered()] == [0]
+    assert (tmp_path / "config.json").read_text() == before
+    other = {"identity": {"protocol": "P", "options": {"max_rounds": 4, "at": Path("x")}, "seats": {}}}
+    with pytest.raises(StoreError, match=r"another evaluation \(different: options, seats\).*run_dir=<folder>"):
+        RunDirectory(tmp_path, other)
+    assert [t.doc_id for t in read_transcripts(tmp_path)] == [0]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"identity": []}', "\xff"])
+def test_a_damaged_config_is_one_clear_error(tmp_path: Path, content: str) -> None:
+    (tmp_path / "config.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(StoreError, match="run_dir=<folder>"):
+        RunDirectory(tmp_path, CONFIG)
+
+
+def test_ranks_write_their_own_files_and_rank_0_merges_them(tmp_path: Path) -> None:
+    written(tmp_path, transcript(0, "", "down"), transcript(2, "two"), rank=0, world=2)
+    written(tmp_path, transcript(1, "one"), transcript(3, "three"), rank=1, world=2)
+    written(tmp_path, transcript(0, "zero"), rank=0, world=2).merge()
+    assert (tmp_path / "transcripts.jsonl").read_text().count("\n") == 4
+    assert sorted(read(tmp_path)) == [(0, "zero", True), (1, "one", True), (2, "two", True), (3, "three", True)]
+    lines = (tmp_path / "transcripts.jsonl").read_text().splitlines()
+    again = RunDirectory(tmp_path, CONFIG, 0, 2)
+    again.merge()
+    assert (tmp_path / "transcripts.jsonl").read_text().splitlines() == lines, "merged once more, nothing comes twice"
+    assert sorted(t.doc_id for t in again.answered()) == [0, 1, 2, 3]
+    alone = RunDirectory(tmp_path, CONFIG)
+    assert sorted(t.doc_id for t in alone.answered()) == [0, 1, 2, 3]
+
+
+def test_a_merge_that_was_killed_is_done_again(tmp_path: Path) -> None:
+    run = written(tmp_path, transcript(0), transcript(1), world=2)
+    run.merge()
+    merged = tmp_path / "transcripts.jsonl"
+    merged.write_bytes(merged.read_bytes()[:-20])
+    run.merge()
+    for part in tmp_path.glob("transcripts.*.jsonl"):
+        part.unlink()
+    assert [doc for doc, _, _ in read(tmp_path)] == [0, 1]
+
+
+def test_merged_failures_are_no_answers(tmp_path: Path) -> None:
+    run = written(tmp_path, transcript(0, "", "down"), world=2)
+    run.merge()
+    written(tmp_path, transcript(0, "up"), world=2).merge()
+    (tmp_path / "transcripts.0.jsonl").unlink()
+    assert read(tmp_path) == [(0, "up", True)]
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="run_dir=<folder>"):
+        RunDirectory(tmp_path / "file" / "run", CONFIG)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_said(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path, CONFIG)
+    os.symlink("/dev/full", tmp_path / "transcripts.jsonl")
+    with pytest.raises(StoreError, match="make room"):
+        run.add(transcript(0))
+
+
+def test_json_files_are_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_json(tmp_path / "a.json", {"text": "é\ud800", "path": Path("p")})
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"text": "é?", "path": "p"}
+    monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError("killed here")))
+    with pytest.raises(OSError, match="killed here"):
+        write_json(tmp_path / "a.json", {"text": "new"})
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))["text"] == "é?"
+
+
+def test_runs_at_the_same_second_get_folders_of_their_own(tmp_path: Path) -> None:
+    paths = [new_run_path(tmp_path, "my / label:1") for _ in range(3)]
+    assert len(set(paths)) == 3
+    assert all(p.parent == tmp_path and p.is_dir() and p.name.startswith("my_label_1-") for p in paths)
+
+
+def test_identity_tells_repeats_and_settings_apart(tmp_path: Path) -> None:
+    first = transcript(0, "a")
+    others = [
+        replace(first, repeat=1),
+        replace(first, question="q2"),
+        replace(first, doc_hash="h2"),
+        replace(first, task="u"),
+    ]
+    written(tmp_path, first, *others)
+    assert len(read(tmp_path)) == 5
