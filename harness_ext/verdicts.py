@@ -1,7 +1,8 @@
 """Reading a teacher's verdict: the structured first word, then the feedback setting's rules for loose wording.
 
-The loose rules are those of the bAbI feedback setting (github.com/racia/research-project, `check_feedback`), with a
-guard for negated praise ("that is not right"), which its word counts would accept.
+The loose rules are those of the bAbI feedback setting (github.com/racia/research-project, `check_feedback`), with
+guards for what they would accept: negated praise ("that is not right"), a question ("Correct? No."), an order ("Correct
+the second step."), and both verdicts at once (an echo of the two forms).
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ _NEGATIVE = (
     "not quite",
 )  # fmt: skip
 _FIRST_WORD = re.compile(r"[\s*_#>`\"'“”-]*(correct|incorrect)\s*[*_`\"'”]*\s*(?:[.!:;,\n]|$)", re.IGNORECASE)
-_CORRECT_LINE = re.compile(r"(?im)^correct\b(?!.*\bincorrect\b)")
-_NEGATED = re.compile(
-    r"\b(?:not|never|no|cannot|can't|isn't|aren't|wasn't|don't|doesn't)\b(?:\s+\S+){0,5}?\s+(?:right|correct|good|perfect)\b"
+_CORRECT_LINE = re.compile(r"(?im)^correct\b(?!\s*\?|\s+(?:the|your|this|that|it|these|those)\b)(?!.*\bincorrect\b)")
+_INCORRECT_TOO = re.compile(
+    r"(?im)^[ \t*_#>`\"'“”-]*incorrect[ \t]*[*_`\"'”]*[ \t]*(?:[.!:;,]|$)|[.!][ \t]*(?:or[ \t]+)?incorrect[.!]"
 )
+_NEGATED = re.compile(r"\b(?:not|never|no|cannot|[a-z]+n't)\b(?:\s+\S+){0,5}?\s+(?:right|correct|good|perfect)\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +38,12 @@ def read_verdict(text: str) -> Verdict:
     """Return the verdict of a review. Any text is read; what says nothing is malformed and not accepted."""
     if not text.strip():
         return Verdict(False, "blank", malformed=True)
+    text = text.replace("’", "'")
     if first := _FIRST_WORD.match(text):
-        return Verdict(first[1].lower() == "correct", "first_word")
+        accepted = first[1].lower() == "correct"
+        if accepted and _INCORRECT_TOO.search(text):
+            return Verdict(False, "both", malformed=True)
+        return Verdict(accepted, "first_word")
     if "_____" in text or "-----" in text:
         return Verdict(False, "template_echo")
     plain = re.sub(r"[*_-]", "", text.lower())
