@@ -51,7 +51,7 @@ def build_wheel(
     """Build a wheel with the start-up files in it and return its file name (PEP 517)."""
     # setuptools packs what an earlier build left here, also a task file that has been deleted since.
     shutil.rmtree("build/lib", ignore_errors=True)
-    name = setuptools_backend.build_wheel(wheel_directory, config_settings, metadata_directory)
+    name: str = setuptools_backend.build_wheel(wheel_directory, config_settings, metadata_directory)
     add_startup_files(Path(wheel_directory, name))
     return name
 
@@ -60,7 +60,7 @@ def build_editable(
     wheel_directory: str, config_settings: dict[str, object] | None = None, metadata_directory: str | None = None
 ) -> str:
     """Build an editable wheel with the start-up files in it and return its file name (PEP 660)."""
-    name = setuptools_backend.build_editable(wheel_directory, config_settings, metadata_directory)
+    name: str = setuptools_backend.build_editable(wheel_directory, config_settings, metadata_directory)
     add_startup_files(Path(wheel_directory, name))
     return name
 

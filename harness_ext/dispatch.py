@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import isnan
-from weakref import WeakKeyDictionary
 
 from harness_ext.backends.base import Backend, GenerateRequest, Request, ScoreRequest
 from harness_ext.chat import is_utf8, repair
@@ -122,7 +121,7 @@ class Lane:
         while (batch := self._batches.get()) is not None:
             backend, calls = batch
             try:
-                with _lock_of(backend):
+                with backend.lock:
                     _load(backend)
                     self._answer(backend, calls)
             except RunAborted:
@@ -214,16 +213,6 @@ class Lane:
 
     def _finish_batch(self) -> None:
         self._idle.set()
-
-
-# A run that was interrupted leaves its lane's batch to end by itself: the next run on the same model waits for that.
-_locks: WeakKeyDictionary[Backend, threading.Lock] = WeakKeyDictionary()
-_locks_guard = threading.Lock()
-
-
-def _lock_of(backend: Backend) -> threading.Lock:
-    with _locks_guard:
-        return _locks.setdefault(backend, threading.Lock())
 
 
 def _load(backend: Backend) -> None:

@@ -23,7 +23,7 @@ from harness_ext.errors import ConfigurationError, RunFailed, StoreError
 from harness_ext.progress import Progress
 from harness_ext.protocol import Protocol, Question
 from harness_ext.ranks import Ranks
-from harness_ext.records import Transcript
+from harness_ext.records import Identity, Transcript
 from harness_ext.rundir import RunDirectory, new_run_path, read_transcripts, write_json
 from harness_ext.store import CallStore
 from harness_ext.summary import Summary
@@ -117,19 +117,22 @@ class ProtocolLM(LM):  # type: ignore[misc]
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """Answer lm-eval's requests; raises RunFailed when some have no answer (`on_failure=stop`)."""
         seed = _torch_seed()
-        known = {t.identity: t for t in self.run.answered()}
+        summary = Summary(lambda seat: self.plan.seats[seat].cost)
+        known: dict[Identity, str] = {}
+        for transcript in self.run.answered():
+            known[transcript.identity] = transcript.text
+            summary.add(transcript)
         answers: dict[int, str] = {}
         open_positions: list[int] = []
 
         def unanswered() -> Iterator[Question]:
             for position, question in questions_of(requests):
-                if (transcript := known.get(question.identity(seed)) if known else None) is not None:
-                    answers[position] = transcript.text
+                if (text := known.get(question.identity(seed)) if known else None) is not None:
+                    answers[position] = text
                 else:
                     open_positions.append(position)
                     yield question
 
-        summary = Summary({name: setup.cost for name, setup in self.plan.seats.items()})
         failures: list[str] = []
 
         def finished(number: int, transcript: Transcript) -> None:
@@ -141,8 +144,6 @@ class ProtocolLM(LM):  # type: ignore[misc]
 
         total = sum(min(n, r.repeats or 1) for r, n in _occurrences(requests)) - len(known)
         error = self._answer(unanswered(), max(total, 0), finished, seed)
-        for transcript in known.values():
-            summary.add(transcript)
         self._finish(summary, failures, error)
         # What was no question of its own pads the ranks of a distributed run: it gets the first answer of its request.
         first: dict[int, str] = {}

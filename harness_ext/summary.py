@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -15,10 +15,11 @@ DRAFTS = ("draft", "refine")
 class Summary:
     """Counts over transcripts; `to_json` gives the content of `summary.json`.
 
-    `costs` turns each seat's tokens into FLOPs and money.
+    `costs` gives what turns a seat's tokens into FLOPs and money; it is asked at each turn, since the size of a model
+    may be known only once it is loaded.
     """
 
-    costs: Mapping[str, SeatCost]
+    costs: Callable[[str], SeatCost]
     questions: int = 0
     answered: int = 0
     turns: int = 0
@@ -42,7 +43,7 @@ class Summary:
         kept = _kept(transcript)
         for turn in transcript.turns:
             kinds = self.usage.setdefault(turn.seat, {})
-            kinds[turn.kind] = kinds.get(turn.kind, Usage()) + self.costs.get(turn.seat, SeatCost()).usage(turn)
+            kinds[turn.kind] = kinds.get(turn.kind, Usage()) + self.costs(turn.seat).usage(turn)
             self._count(turn)
             part = "verification" if turn.kind not in DRAFTS else "kept" if turn is kept else "discarded"
             known, new = self.tokens[part], turn.completion.completion_tokens

@@ -115,6 +115,7 @@ class TroubledBackend(Backend):
     capabilities = frozenset({"generate", "continue", "score"})
 
     def __init__(self, name: str, lane: str = "", trouble: Trouble | None = None, seed: int = 0) -> None:
+        super().__init__()
         self.name, self.lane, self.fingerprint = name, lane or name, f"troubled:{name}"
         self.trouble = trouble or Trouble()
         self.random = random.Random(seed)

@@ -88,7 +88,7 @@ def test_what_a_turn_costs() -> None:
 @given(st.lists(transcripts, max_size=4))
 def test_a_summary_is_sums_over_turns(given_: list[Transcript]) -> None:
     costs = {"student": SeatCost(10, 1.0, 2.0), "teacher": SeatCost(None)}
-    summary = Summary(costs)
+    summary = Summary(costs.__getitem__)
     for transcript in given_:
         summary.add(transcript)
     data = json.loads(json.dumps(summary.to_json()))
@@ -119,7 +119,7 @@ def test_kept_discarded_and_verification_tokens() -> None:
         return Turn("student", kind, "", Completion(text, "stop", 1, 0, tokens))
 
     said = (turn("draft", "a", 1), turn("review", "r", 10), turn("refine", "b", 100), turn("review", "ok", 1000))
-    summary = Summary({})
+    summary = Summary(lambda seat: SeatCost())
     summary.add(Transcript("t", 0, "", 0, 0, "", "", said, "b", "accepted"))
     assert summary.tokens == {"kept": 100, "discarded": 1, "verification": 1010}
     summary.add(Transcript("t", 1, "", 0, 0, "", "", said[:2], "", "failed", Failure("backend", "")))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -62,6 +63,10 @@ class Backend(abc.ABC):
     parameters: int | None = None
     default_max_gen_toks: int = 256
     loaded: bool = False
+
+    def __init__(self) -> None:
+        # An interrupted run leaves a batch to end by itself; the next run on the same model waits for that.
+        self.lock = threading.Lock()
 
     def prepare(self) -> None:  # noqa: B027  (most backends have nothing to do here)
         """Do what rendering needs; called once, when nothing is wrong with the run's arguments."""

@@ -39,6 +39,7 @@ class HFBackend(Backend):
     capabilities = frozenset({"generate", "continue", "score"})
 
     def __init__(self, args: dict[str, Any]) -> None:
+        super().__init__()
         self.args = args
         self.name = str(args["pretrained"])
         self.lm = _lazy_hflm_class()(**args)

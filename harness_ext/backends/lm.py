@@ -28,6 +28,7 @@ class LMBackend(Backend):
     capabilities = frozenset({"generate", "continue", "score"})
 
     def __init__(self, name: str, lane: str, fingerprint: str, make: Any) -> None:
+        super().__init__()
         self.name, self.lane, self.fingerprint = name, lane, fingerprint
         self._make = make
         self.lm: Any = None

@@ -31,6 +31,7 @@ class ScriptedBackend(Backend):
         lane: str | None = None,
         score_reply: Callable[[str, str], float] | None = None,
     ) -> None:
+        super().__init__()
         self.reply = reply
         self.score_reply = score_reply
         self.name = name
