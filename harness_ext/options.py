@@ -61,25 +61,32 @@ def convert(value: Any, annotation: Any, default: Any = None) -> Any:
     if annotation is int:
         if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
             raise ValueError("a whole number")
-        return int(value)
+        return _number(int, value, "a whole number")
     if annotation is float:
         if isinstance(value, bool):
             raise ValueError("a number")
-        return float(value)
+        return _number(float, value, "a number")
     if annotation is PromptText:
         return _read_prompt(value, default)
     if annotation in (str, Path):
-        if isinstance(value, float) or (isinstance(value, bool) and annotation is str):
-            raise ValueError("text; lm-eval read it as a number, so quote it: '…'")
+        if isinstance(value, float | bool) or value is None:
+            raise ValueError(f"text; lm-eval read it as {value!r}, so quote it: '…'")
         return annotation(str(value))
     return value
+
+
+def _number(kind: type, value: Any, expected: str) -> Any:
+    try:
+        return kind(value)
+    except (TypeError, ValueError):
+        raise ValueError(expected) from None
 
 
 def _read_prompt(value: Any, default: Any) -> PromptText:
     path = Path(str(value)).expanduser()
     try:
         text = PromptText(path.read_text(encoding="utf-8").rstrip("\n"))
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # the latter: no UTF-8, or no path at all
         raise ValueError(f"a readable UTF-8 text file ({error})") from error
     missing = PromptText(default).marks - text.marks if default else frozenset()
     if missing:
@@ -124,22 +131,31 @@ def suggest(name: str, known: list[str]) -> str:
 
 
 _SECRET_NAME = re.compile(r"(key|token|secret|passw|credential)|(^|[._-])auth", re.IGNORECASE)
-_SECRET_VALUE = re.compile(r"://[^/@\s]+:[^/@\s]+@|\b(sk|hf|gsk|xai|ghp|AKIA)[-_]?[A-Za-z0-9_-]{20,}")
+# Words of language models, not of doors: `tokenizer_revision`, `max_num_batched_tokens`, `image_token_id`, `eos_token`.
+_MODEL_WORDS = re.compile(
+    r"tokeni[sz]e[rd]?|tokeni[sz]ation|(max|min|num|new|special|skip|batched|total)_(\w+_)?tokens|token_ids?\b"
+    r"|(bos|eos|pad|unk|mask|image|prefix|think_start|think_end)_token\b",
+    re.IGNORECASE,
+)
+_SECRET_VALUE = re.compile(
+    r"://[^/@\s]+:[^/@\s]+@|\b(sk|gsk|xai)-[A-Za-z0-9_-]{20,}|\b(hf|ghp|gsk)_[A-Za-z0-9]{20,}|\bgithub_pat_\w{20,}"
+    r"|\bAKIA[A-Z0-9]{16}\b|\bAIza[A-Za-z0-9_-]{35}|\bBearer\s+\S{8,}"
+)
 
 
 def secrets_in(arguments: Mapping[str, Any], harmless: frozenset[str], prefix: str = "") -> list[str]:
     """Return the names of arguments that look like secrets: lm-eval copies model arguments into its results.
 
-    `harmless` are declared option names that only sound like one (`tokenizer`, `chunk_tokens`). Values are looked at
-    too: credentials in a URL, well-known forms of keys. The values themselves are never repeated.
+    `harmless` are declared option names that only sound like one (`chunk_tokens`). Values are looked at too:
+    credentials in a URL, well-known forms of keys. The values themselves are never repeated.
     """
     found = []
     for name, value in arguments.items():
-        last = str(name).rsplit(".", 1)[-1]
-        if isinstance(value, Mapping):
+        sounds = any(
+            _SECRET_NAME.search(_MODEL_WORDS.sub("", part)) for part in str(name).split(".") if part not in harmless
+        )
+        if isinstance(value, Mapping) and not sounds:
             found += secrets_in(value, harmless, f"{prefix}{name}.")
-        elif (_SECRET_NAME.search(last) and last not in harmless) or (
-            isinstance(value, str) and _SECRET_VALUE.search(value)
-        ):
+        elif sounds or (isinstance(value, str | list | tuple) and _SECRET_VALUE.search(str(value))):
             found.append(f"{prefix}{name}")
     return found

@@ -1,0 +1,277 @@
+"""From lm-eval's model arguments to a checked run: conversions, traps of types, secrets, all problems at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import scripted_pair
+
+from harness_ext.arguments import flatten, plan_run
+from harness_ext.backends.scripted import ScriptedBackend
+from harness_ext.errors import ConfigurationError
+from harness_ext.models.baseline import Baseline
+from harness_ext.models.feedback_pair import REFINE_USER, FeedbackPair
+from harness_ext.options import PromptText, build, convert
+
+
+@dataclass(frozen=True)
+class Options:
+    rounds: int = 3
+    share: float = 0.5
+    flag: bool = False
+    label: str = "x"
+    folder: Path | None = None
+    mode: Literal["auto", "on", "off"] = "auto"
+    prompt: PromptText = field(default_factory=lambda: PromptText("say {review}"))
+    free: Any = None
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "wanted"),
+    [
+        ("rounds", 3, 3),
+        ("rounds", "3", 3),
+        ("rounds", 3.0, 3),
+        ("rounds", -1, -1),
+        ("share", 1, 1.0),
+        ("share", "0.25", 0.25),
+        ("share", 1e5, 1e5),
+        ("flag", True, True),
+        ("flag", "on", True),
+        ("flag", "False", False),
+        ("flag", 0, False),
+        ("flag", 1, True),
+        ("label", "text", "text"),
+        ("label", 2024, "2024"),
+        ("label", "", ""),
+        ("folder", "a/b", Path("a/b")),
+        ("folder", 2024, Path("2024")),
+        ("folder", None, None),
+        ("folder", Path("p"), Path("p")),
+        ("mode", "on", "on"),
+        ("mode", True, "on"),
+        ("mode", False, "off"),
+        ("mode", "auto", "auto"),
+        ("free", [1], [1]),
+    ],
+)
+def test_conversions(name: str, given: object, wanted: object) -> None:
+    problems: list[str] = []
+    options = build(Options, {name: given}, problems)
+    assert problems == []
+    value = getattr(options, name)
+    assert (value, type(value)) == (wanted, type(wanted))
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "expected"),
+    [
+        ("rounds", 2.5, "a whole number"),
+        ("rounds", "many", "a whole number"),
+        ("rounds", True, "a whole number"),
+        ("rounds", None, "a whole number"),
+        ("rounds", float("inf"), "a whole number"),
+        ("rounds", [3], "a whole number"),
+        ("share", "half", "a number"),
+        ("share", True, "a number"),
+        ("share", None, "a number"),
+        ("flag", "maybe", "on or off"),
+        ("flag", 2, "on or off"),
+        ("flag", None, "on or off"),
+        ("label", 1e5, "quote it"),
+        ("label", True, "quote it"),
+        ("label", None, "quote it"),
+        ("folder", 1.5, "quote it"),
+        ("folder", False, "quote it"),
+        ("mode", "of", "one of auto, on, off"),
+        ("mode", 1, "one of auto, on, off"),
+        ("prompt", "/no/such/file", "a readable UTF-8 text file"),
+        ("prompt", "/", "a readable UTF-8 text file"),
+        ("prompt", "a\0b", "a readable UTF-8 text file"),
+    ],
+)
+def test_what_does_not_fit(name: str, given: object, expected: str) -> None:
+    problems: list[str] = []
+    assert build(Options, {name: given}, problems, "student.") is None
+    (problem,) = problems
+    assert problem.startswith(f"`student.{name}={given}`: expected ")
+    assert expected in problem
+
+
+@settings(deadline=None)
+@given(st.from_type(int) | st.floats() | st.text() | st.booleans() | st.none() | st.lists(st.integers(), max_size=2))
+def test_conversion_gives_the_declared_type_or_says_what_it_expected(value: object) -> None:
+    for annotation in (int, float, bool, str, Path, Literal["a", "b"]):
+        try:
+            converted = convert(value, annotation)
+        except ValueError as error:
+            said = str(error)
+        else:
+            said = ""
+            assert converted in ("a", "b") if annotation is Literal["a", "b"] else isinstance(converted, annotation)  # type: ignore[arg-type]
+        assert "invalid literal" not in said
+
+
+def test_prompt_files(tmp_path: Path) -> None:
+    good, bad, binary = tmp_path / "good.txt", tmp_path / "bad.txt", tmp_path / "binary.txt"
+    good.write_text("Teacher said {review} – {other} {{review}}\n\n", encoding="utf-8")
+    bad.write_text("no mark here", encoding="utf-8")
+    binary.write_bytes(b"\xff\xfe{review}")
+    problems: list[str] = []
+    options = build(Options, {"prompt": str(good)}, problems)
+    assert options is not None
+    assert (
+        options.prompt.fill(review="{other} {review}") == "Teacher said {other} {review} – {other} {{other} {review}}"
+    )
+    for path, reason in ((bad, f"with {{review}} in it; the file {bad} lacks that"), (binary, "readable UTF-8")):
+        problems = []
+        assert build(Options, {"prompt": str(path)}, problems) is None
+        assert reason in problems[0]
+
+
+@settings(deadline=None)
+@given(st.text(), st.text())
+def test_what_fills_a_prompt_is_never_filled_again(draft: str, review: str) -> None:
+    text = PromptText("<{draft}|{review}|{draft}|{unknown}>")
+    assert text.fill(draft=draft, review=review) == f"<{draft}|{review}|{draft}|{{unknown}}>"
+
+
+# -- plan_run ----------------------------------------------------------------------------------------------------------
+
+
+def pair() -> dict[str, ScriptedBackend]:
+    student, teacher = scripted_pair(str, str)
+    return {"student": student, "teacher": teacher}
+
+
+def problems_of(protocol: Any, arguments: dict[str, Any]) -> tuple[str, ...]:
+    with pytest.raises(ConfigurationError) as raised:
+        plan_run(protocol, arguments)
+    return raised.value.problems
+
+
+def test_a_secret_is_refused_before_anything_else() -> None:
+    problems = problems_of(FeedbackPair, {"student": "hf:x", "student.api_key": "sk-" + "1" * 30, "nonsense": 1})
+    assert problems == (problems[0],)
+    assert "`student.api_key` looks like a secret" in problems[0]
+    assert "111" not in problems[0]
+
+
+def test_all_problems_come_at_once() -> None:
+    problems = problems_of(
+        FeedbackPair,
+        {
+            "studnet": "hf:x",
+            "max_round": 3,
+            "window": "wide",
+            "on_failure": "ignore",
+            "verdict": "loud",
+            "teacher": "vlm:x",
+            "teacher.chat": "maybe",
+            "review_user": "/no/file",
+            "student.price_in": "cheap",
+        },
+    )
+    text = "\n".join(problems)
+    for part in (
+        "no argument `studnet` (did you mean `student`?)",
+        "no argument `max_round` (did you mean `max_rounds`?)",
+        "`window=wide`: expected a whole number",
+        "`on_failure=ignore`: expected one of stop, score",
+        "`verdict=loud`: expected one of text, logprob",
+        "`teacher.chat=maybe`: expected one of auto, on, off",
+        "`review_user=/no/file`",
+        "`student.price_in=cheap`: expected a number",
+        "the seat `student` (answers the task and refines its answer) has no model",
+    ):
+        assert part in text, part
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("vlm:x", r"`vlm` in `vlm:x` is no backend \(did you mean `vllm`\?\)"),
+        ("dummy:", "names no model"),
+        ("/no/such/folder", "there is no folder /no/such/folder"),
+        ("hf:./no/such", "there is no folder ./no/such"),
+        ("feedback_pair:x", "is a protocol, which cannot sit on a seat"),
+    ],
+)
+def test_models_that_are_none(spec: str, message: str) -> None:
+    import re
+
+    import lm_eval.models  # noqa: F401
+
+    (problem,) = problems_of(Baseline, {"student": spec})
+    assert problem.startswith("`student`: ")
+    assert re.search(message, problem), problem
+
+
+def test_limits_of_options() -> None:
+    assert "`window` must be 1 or more" in problems_of(FeedbackPair, {**pair(), "window": 0})
+    (problem,) = problems_of(FeedbackPair, {**pair(), "max_rounds": -1})
+    assert "`max_rounds` must be 0 or more" in problem
+
+
+def test_missing_abilities_are_said() -> None:
+    seats = pair()
+    seats["teacher"].capabilities = frozenset({"generate"})
+    assert plan_run(FeedbackPair, seats).seats["teacher"].backend is seats["teacher"]
+    (problem,) = problems_of(FeedbackPair, {**seats, "verdict": "logprob"})
+    assert problem == "`teacher`: this run needs a model that can continue, score, and teacher cannot"
+
+
+def test_nested_and_dotted_arguments_mean_the_same() -> None:
+    backends = pair()
+    nested = {"student": {"model": backends["student"], "chat": "off", "price_in": 1}, "teacher": backends["teacher"]}
+    dotted = {
+        "student": backends["student"],
+        "student.chat": False,
+        "student.price_in": "1.0",
+        "teacher": backends["teacher"],
+    }
+    plans = [plan_run(FeedbackPair, arguments) for arguments in (nested, dotted)]
+    assert plans[0].seats == plans[1].seats
+    assert plans[0].seats["student"].chat == "off"
+    assert plans[0].seats["student"].price_in == 1.0
+    assert flatten({"a": {"b": {"c": 1}}, "s": {"model_kwargs": {"x": 2}}}) == {"a.b.c": 1, "s.model_kwargs": {"x": 2}}
+
+
+@pytest.mark.parametrize(("given", "wanted"), [(False, "off"), ("off", "off"), (2024, "2024"), ("a/b", "a/b")])
+def test_where_the_store_is(given: object, wanted: str) -> None:
+    assert plan_run(Baseline, {"student": pair()["student"], "store": given}).options.store == wanted
+
+
+def test_true_is_the_usual_store() -> None:
+    student = pair()["student"]
+    usual = plan_run(Baseline, {"student": student}).options.store
+    assert plan_run(Baseline, {"student": student, "store": True}).options.store == usual
+
+
+def test_names_that_lm_eval_reads_as_numbers() -> None:
+    student = pair()["student"]
+    options = plan_run(Baseline, {"student": student, "run_dir": 2024, "model": 7}).options
+    assert (options.run_dir, options.model) == (Path("2024"), "7")
+    (problem,) = problems_of(Baseline, {"student": student, "run_dir": 1e5})
+    assert problem == "`run_dir=100000.0`: expected text; lm-eval read it as 100000.0, so quote it: '…'"
+
+
+def test_no_seat_named_is_the_demonstration() -> None:
+    plan = plan_run(FeedbackPair, {"max_rounds": 2}, device="cpu")
+    assert plan.demonstration
+    assert [Path(s.backend.name).name for s in plan.seats.values()] == ["student", "teacher"]
+    assert not plan_run(FeedbackPair, pair()).demonstration
+
+
+def test_a_seats_object_must_be_a_model() -> None:
+    (problem,) = problems_of(Baseline, {"student": object()})
+    assert "a seat takes a specification, a Backend or an lm_eval LM, not object" in problem
+
+
+def test_the_default_prompts_have_their_marks() -> None:
+    assert PromptText(REFINE_USER).marks == {"review"}
