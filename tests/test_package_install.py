@@ -192,6 +192,16 @@ def test_folders_of_the_checkout_are_no_packages_of_their_own(editable: Environm
 
 
 @pytest.mark.cli
+def test_main_job_runs_from_a_wheel_with_the_pair_that_it_carries(installed: Environment):
+    command = "-m lm_eval --model feedback_pair --tasks babi_stories --limit 2 --batch_size 2 --output_path main"
+    result = installed.run("python", *command.split())
+    assert result.returncode == 0, result.stderr
+    assert "exact_match,none" in next(installed.cwd.rglob("main/**/results_*.json")).read_text()
+    transcripts = next(installed.cwd.rglob("harness_ext_runs/*/transcripts.jsonl")).read_text().splitlines()
+    assert len(transcripts) == 2
+
+
+@pytest.mark.cli
 def test_third_partys_model_and_task_run_in_lm_eval(installed: Environment):
     command = "-m lm_eval --model echo --tasks say_it_again --output_path out".split()
     result = installed.run("python", *command)
@@ -204,10 +214,11 @@ def test_third_partys_model_and_task_run_in_lm_eval(installed: Environment):
 
 @pytest.mark.cli
 def test_harness_ext_lm_eval_needs_no_startup_file(installed: Environment, checkout: Path):
-    result = installed.run("harness-ext", "lm-eval", "ls", "groups", cwd=checkout, HARNESS_EXT_NO_PLUGINS="1")
-    assert result.returncode == 0, result.stderr
-    listed = {line.split("|")[1].strip() for line in result.stdout.splitlines() if line.count("|") > 1}
-    assert {"sayings", "babi_reasoning", "mmlu"} <= listed
+    names = "say_it_again,sayings,babi_reasoning,mmlu,no_such_task"
+    command = ["harness-ext", "lm-eval", "validate", "--tasks", names]
+    result = installed.run(*command, cwd=checkout, HARNESS_EXT_NO_PLUGINS="1")
+    assert result.stdout.splitlines()[-1] == "Tasks not found: no_such_task", result.stdout + result.stderr
+    assert result.returncode == 1
 
 
 @pytest.mark.cli
