@@ -1,0 +1,299 @@
+"""The feedback loop, by script and through the real engine: who is asked what, when it stops, what is recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import instance, instances, scripted_pair
+
+from harness_ext.backends.base import GenerateRequest
+from harness_ext.backends.scripted import ScriptedBackend
+from harness_ext.chat import PLAIN_STOP, ChatContext
+from harness_ext.errors import RunFailed
+from harness_ext.models.feedback_pair import NO_REVIEW, REFINE_USER, REVIEW_REMINDER, REVIEW_SYSTEM, FeedbackPairLM
+from harness_ext.options import PromptText
+from harness_ext.records import Transcript
+from harness_ext.rundir import read_transcripts
+
+GEN = {"until": ["\n\n"], "max_gen_toks": 24}
+
+
+def replies(*texts: str) -> Callable[[str], str]:
+    """Reply with one text after the other."""
+    left: Iterator[str] = iter(texts)
+    return lambda prompt: next(left)
+
+
+def make(tmp_path: Path, student: Any, teacher: Any, score: Any = None, **options: Any) -> FeedbackPairLM:
+    backends = scripted_pair(student, teacher, score_reply=score)
+    return FeedbackPairLM(
+        student=backends[0], teacher=backends[1], store="off", run_dir=tmp_path / "run", progress="off", **options
+    )
+
+
+def one(lm: FeedbackPairLM, context: str = "Question: 6*7?", gen: Mapping[str, Any] = GEN) -> Transcript:
+    (text,) = lm.generate_until([instance(context, gen)])
+    (transcript,) = read_transcripts(lm.run.path)
+    assert transcript.text == text
+    return transcript
+
+
+def prompts(lm: FeedbackPairLM, seat: str) -> list[str]:
+    backend = lm.plan.seats[seat].backend
+    assert isinstance(backend, ScriptedBackend)
+    return [prompt for batch in backend.calls for prompt in batch]
+
+
+def kinds(transcript: Transcript) -> list[str]:
+    return [turn.kind for turn in transcript.turns]
+
+
+def test_an_accepted_draft_is_the_answer(tmp_path: Path) -> None:
+    lm = make(tmp_path, replies("42"), replies("Correct."))
+    transcript = one(lm)
+    assert (transcript.text, transcript.stop, kinds(transcript)) == ("42", "accepted", ["draft", "review"])
+    assert prompts(lm, "student") == ["Question: 6*7?"], "the first draft answers the task's own context, unchanged"
+    assert transcript.turns[1].verdict == {"accepted": True, "rule": "first_word", "malformed": False}
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 5])
+def test_refines_until_accepted(tmp_path: Path, rounds: int) -> None:
+    drafts = [f"answer {i}" for i in range(rounds + 1)]
+    reviews = [f"Incorrect.\nHint: {i}" for i in range(rounds)]
+    lm = make(tmp_path, replies(*drafts), replies(*reviews, "Correct."))
+    transcript = one(lm)
+    assert (transcript.text, transcript.stop) == (drafts[-1], "accepted")
+    assert kinds(transcript) == ["draft", "review", *["refine", "review"] * rounds]
+    asked = prompts(lm, "student")
+    for i in range(rounds):
+        assert asked[i + 1] == (
+            f"User: Question: 6*7?\n\nAssistant: {drafts[i]}\n\n"
+            f"User: {PromptText(REFINE_USER).fill(review=reviews[i])}\n\nAssistant:"
+        )
+    reviewed = prompts(lm, "teacher")
+    assert all(REVIEW_SYSTEM in p and "Question: 6*7?" in p for p in reviewed)
+    assert all(drafts[i] in reviewed[i] for i in range(rounds + 1))
+    assert all(drafts[i - 1] not in reviewed[i] for i in range(1, rounds + 1)), "the teacher sees the task only"
+
+
+@pytest.mark.parametrize("limit", [0, 1, 3])
+def test_max_rounds_bounds_the_refinements(tmp_path: Path, limit: int) -> None:
+    count = iter(range(99))
+    lm = make(tmp_path, lambda p: f"answer {next(count)}", lambda p: "Incorrect. Hint: no.", max_rounds=limit)
+    transcript = one(lm)
+    assert (transcript.text, transcript.stop) == (f"answer {limit}", "max_rounds")
+    assert kinds(transcript) == ["draft", *["review", "refine"] * limit]
+    assert len(prompts(lm, "teacher")) == limit
+
+
+def test_a_draft_that_comes_back_ends_the_loop(tmp_path: Path) -> None:
+    lm = make(tmp_path, replies("a", "b", "a"), lambda p: "Incorrect. Hint: try again.")
+    transcript = one(lm)
+    assert (transcript.text, transcript.stop) == ("a", "cycle")
+    assert kinds(transcript) == ["draft", "review", "refine", "review", "refine"]
+
+
+def test_no_cycle_where_the_next_review_can_differ(tmp_path: Path) -> None:
+    for number, (options, gen) in enumerate(
+        [({"teacher_sees": "rounds"}, GEN), ({}, {**GEN, "do_sample": True, "temperature": 1.0})]
+    ):
+        lm = make(
+            tmp_path / str(number), replies("a", "a", "a"), replies("Incorrect.", "Incorrect.", "Correct."), **options
+        )
+        assert one(lm, gen=gen).stop == "accepted"
+
+
+@pytest.mark.parametrize("empty", ["", "  \n"])
+def test_an_empty_refinement_keeps_the_last_draft(tmp_path: Path, empty: str) -> None:
+    transcript = one(make(tmp_path, replies("a", "b", empty), lambda p: "Incorrect."))
+    assert (transcript.text, transcript.stop) == ("b", "empty_refinement")
+
+
+def test_an_empty_refinement_can_be_a_failure(tmp_path: Path) -> None:
+    lm = make(tmp_path, replies("a", ""), lambda p: "Incorrect.", on_empty="fail", on_failure="score")
+    transcript = one(lm)
+    assert transcript.text == ""
+    assert transcript.failure is not None
+    assert transcript.failure.code == "empty"
+
+
+@pytest.mark.parametrize(
+    ("policy", "reviews", "stop", "turns"),
+    [
+        ("reject", ["Hm.", "Correct."], "accepted", ["draft", "review", "refine", "review"]),
+        ("accept", ["Hm."], "accepted", ["draft", "review"]),
+        ("retry", ["Hm.", "Correct."], "accepted", ["draft", "review", "review"]),
+        ("retry", ["Hm.", "Hm.", "Correct."], "accepted", ["draft", "review", "review", "refine", "review"]),
+        ("retry", ["Incorrect.", "Correct."], "accepted", ["draft", "review", "refine", "review"]),
+    ],
+)
+def test_malformed_reviews(tmp_path: Path, policy: str, reviews: list[str], stop: str, turns: list[str]) -> None:
+    lm = make(tmp_path, replies("a", "b"), replies(*reviews), on_malformed=policy)
+    transcript = one(lm)
+    assert (transcript.stop, kinds(transcript)) == (stop, turns)
+    malformed = [t.verdict["malformed"] for t in transcript.turns if t.verdict]
+    assert malformed == [r == "Hm." for r in reviews]
+    if policy == "retry" and reviews[0] == "Hm.":
+        assert prompts(lm, "teacher")[1].endswith(f"Assistant: Hm.\n\nUser: {REVIEW_REMINDER}\n\nAssistant:")
+    summary = lm.get_model_info()["harness_ext"]["summary"]
+    assert summary["reviews"]["malformed"] == sum(malformed)
+    assert summary["reviews"]["total"] == len(reviews)
+
+
+def test_a_blank_review_still_gives_the_student_something(tmp_path: Path) -> None:
+    lm = make(tmp_path, replies("a", "b"), replies("", "Correct."))
+    assert one(lm).text == "b"
+    assert NO_REVIEW in prompts(lm, "student")[1]
+
+
+def test_the_teacher_may_see_earlier_rounds(tmp_path: Path) -> None:
+    lm = make(
+        tmp_path,
+        replies("a1", "a2", "a3"),
+        replies("Incorrect. r1", "Incorrect. r2", "Correct."),
+        teacher_sees="rounds",
+    )
+    one(lm)
+    first, second, third = prompts(lm, "teacher")
+    opening = first.removesuffix("Assistant:")
+    assert opening.count("a1") == 1
+    assert second.startswith(f"{opening}Assistant: Incorrect. r1\n\nUser: ")
+    assert second.count("a1") == second.count("a2") == 1
+    assert third.startswith(second.removesuffix("Assistant:") + "Assistant: Incorrect. r2\n\nUser: ")
+    assert third.endswith("Assistant:")
+
+
+def test_a_retried_review_is_shown_once_among_the_rounds(tmp_path: Path) -> None:
+    lm = make(
+        tmp_path,
+        replies("a1", "a2"),
+        replies("Hm.", "Incorrect. r1", "Correct."),
+        teacher_sees="rounds",
+        on_malformed="retry",
+    )
+    one(lm)
+    assert "Hm." not in prompts(lm, "teacher")[2]
+    assert "Assistant: Incorrect. r1" in prompts(lm, "teacher")[2]
+
+
+@pytest.mark.parametrize(("yes", "no", "accepted"), [(-0.1, -3.0, True), (-3.0, -0.1, False), (-1.0, -1.0, False)])
+def test_the_verdict_by_probability(tmp_path: Path, yes: float, no: float, accepted: bool) -> None:
+    lm = make(
+        tmp_path,
+        replies("a", "b"),
+        lambda p: " look at line 2.",
+        max_rounds=1,
+        verdict="logprob",
+        score=lambda prompt, continuation: yes if continuation.strip() == "Correct." else no,
+    )
+    transcript = one(lm)
+    assert kinds(transcript) == ["draft", "verdict", "verdict", *([] if accepted else ["review", "refine"])]
+    verdict = transcript.turns[2].verdict
+    assert verdict is not None
+    assert (verdict["accepted"], verdict["rule"], verdict["continuation"]) == (accepted, "logprob", "Incorrect.")
+    assert verdict["probability"] == pytest.approx(1 / (1 + 2.718281828 ** (no - yes)))
+    assert lm.get_model_info()["harness_ext"]["summary"]["reviews"]["total"] == 1
+    if not accepted:
+        assert prompts(lm, "teacher")[-1].endswith("Assistant: Incorrect.\nHint:")
+        assert "Incorrect.\nHint: look at line 2." in prompts(lm, "student")[1]
+
+
+def test_extreme_probabilities(tmp_path: Path) -> None:
+    for number, (yes, no) in enumerate([(-1e9, 0.0), (0.0, -1e9), (0.0, float("-inf")), (float("-inf"), 0.0)]):
+        lm = make(
+            tmp_path / str(number),
+            replies("a", "b"),
+            lambda p: "x",
+            score=lambda p, c, y=yes, n=no: n if "Incorrect" in c else y,
+            verdict="logprob",
+            max_rounds=1,
+            on_failure="score",
+        )
+        transcript = one(lm)
+        assert (transcript.stop == "accepted") == (yes > no)
+
+
+def test_hostile_text_fills_no_marks(tmp_path: Path) -> None:
+    draft, review = "{review}{draft}{task}", "Incorrect. {review} {draft} {{task}} %s {0}"
+    lm = make(tmp_path, replies(draft, "b"), replies(review, "Correct."))
+    one(lm, "What is {draft} and {review}?")
+    assert "What is {draft} and {review}?" in prompts(lm, "teacher")[0]
+    assert f'"""\n{draft}\n"""' in prompts(lm, "teacher")[0]
+    assert review in prompts(lm, "student")[1]
+
+
+def test_a_dictated_prefix_opens_every_student_turn(tmp_path: Path) -> None:
+    context = ChatContext.of(
+        [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "6*7?"},
+            {"role": "assistant", "content": "The answer is"},
+        ]
+    )
+    lm = make(tmp_path, replies(" 41", " 42"), replies("Incorrect. Hint: more.", "Correct."))
+    assert one(lm, context).text == " 42", "lm-eval puts the prefix in front itself"
+    first, second = prompts(lm, "student")
+    assert first == "Instructions: Be brief.\n\nUser: 6*7?\n\nAssistant: The answer is"
+    assert second.startswith(first + " 41\n\nUser: ")
+    assert second.endswith("\n\nAssistant: The answer is")
+    reviewed = prompts(lm, "teacher")[0]
+    assert '"""\nThe answer is 41\n"""' in reviewed
+    assert "Be brief.\n\n6*7?" in reviewed
+
+
+def test_each_call_has_the_settings_it_should_have(tmp_path: Path) -> None:
+    seen: dict[str, list[GenerateRequest]] = {"student": [], "teacher": []}
+    lm = make(tmp_path, replies("a", "b"), replies("Incorrect.", "Correct."), review_max_tokens=99)
+    for seat, setup in lm.plan.seats.items():
+        setup.backend.generate = lambda requests, deliver, s=seat, old=setup.backend.generate: (
+            seen[s].extend(requests),
+            old(requests, deliver),
+        )
+    gen = {"until": ["Q:"], "max_gen_toks": 7, "do_sample": True, "temperature": 0.5}
+    one(lm, gen=gen)
+    assert [dict(r.gen_kwargs) for r in seen["student"]] == [gen, gen]
+    assert all(dict(r.gen_kwargs) == {"until": [], "max_gen_toks": 99, "do_sample": False} for r in seen["teacher"])
+
+
+def test_the_plain_form_stops_where_a_user_would_speak(tmp_path: Path) -> None:
+    lm = make(
+        tmp_path, replies("a", "b"), replies("Incorrect.", "Correct."), **{"student.chat": "off", "teacher.chat": "off"}
+    )
+    seen: list[GenerateRequest] = []
+    for setup in lm.plan.seats.values():
+        setup.backend.generate = lambda requests, deliver, old=setup.backend.generate: (
+            seen.extend(requests),
+            old(requests, deliver),
+        )
+    one(lm)
+    assert [r.gen_kwargs["until"] for r in seen] == [["\n\n"], [PLAIN_STOP], ["\n\n", PLAIN_STOP], [PLAIN_STOP]]
+
+
+def test_questions_go_on_side_by_side(tmp_path: Path) -> None:
+    """Ten questions that need a round each are four calls of the models, not forty."""
+    student, teacher = scripted_pair(
+        lambda p: "better" if "Hint" in p else "first", lambda p: "Correct." if "better" in p else "Incorrect. Hint: x"
+    )
+    student.lane = teacher.lane = "one device"
+    lm = FeedbackPairLM(student=student, teacher=teacher, store="off", run_dir=tmp_path / "r", progress="off")
+    assert lm.generate_until(instances(f"q{i}" for i in range(10))) == ["better"] * 10
+    assert [len(b) for b in student.calls] == [10, 10]
+    assert [len(b) for b in teacher.calls] == [10, 10]
+
+
+def test_a_failing_teacher_fails_its_question_alone(tmp_path: Path) -> None:
+    def teacher(prompt: str) -> str:
+        if "q3" in prompt:
+            raise RuntimeError("CUDA error")
+        return "Correct."
+
+    lm = make(tmp_path, lambda p: f"re {p}", teacher)
+    with pytest.raises(
+        RunFailed, match=r"1 questions have no answer(?s:.*)document 3: teacher raised RuntimeError: CUDA error"
+    ):
+        lm.generate_until(instances(f"q{i}" for i in range(6)))
+    status = {t.doc_id: (t.failure is None, kinds(t)) for t in read_transcripts(lm.run.path)}
+    assert status == {i: (i != 3, ["draft", "review"] if i != 3 else ["draft"]) for i in range(6)}
