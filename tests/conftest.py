@@ -9,6 +9,8 @@ import pytest
 
 # No test needs the hub; asking it costs time-outs on a machine without a network.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# The embedded pair runs slower on more threads than on one, above all when other work wants the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
