@@ -119,9 +119,13 @@ class ProtocolLM(LM):  # type: ignore[misc]
         seed = _torch_seed()
         summary = Summary(lambda seat: self.plan.seats[seat].cost)
         known: dict[Identity, str] = {}
-        for transcript in self.run.answered():
-            known[transcript.identity] = transcript.text
-            summary.add(transcript)
+        failed_before: dict[Identity, Transcript] = {}
+        for transcript in read_transcripts(self.run.path):
+            if transcript.failure is not None:
+                failed_before[transcript.identity] = transcript
+            else:
+                known[transcript.identity] = transcript.text
+                summary.add(transcript)
         answers: dict[int, str] = {}
         open_positions: list[int] = []
 
@@ -138,16 +142,22 @@ class ProtocolLM(LM):  # type: ignore[misc]
         def finished(number: int, transcript: Transcript) -> None:
             self.run.add(transcript)
             summary.add(transcript)
+            failed_before.pop(transcript.identity, None)
             answers[open_positions[number]] = transcript.text
             if transcript.failure is not None:
                 failures.append(f"{transcript.task}, document {transcript.doc_id}: {transcript.failure.message}")
 
         total = sum(min(n, r.repeats or 1) for r, n in _occurrences(requests)) - len(known)
         error = self._answer(unanswered(), max(total, 0), finished, seed)
+        for transcript in failed_before.values():
+            summary.add(transcript)
         self._finish(summary, failures, error)
         # What was no question of its own pads the ranks of a distributed run: it gets the first answer of its request.
         first: dict[int, str] = {}
-        return [first.setdefault(id(r), answers[p]) if p in answers else first[id(r)] for p, r in enumerate(requests)]
+        for position, request in enumerate(requests):
+            if position in answers:
+                first.setdefault(id(request), answers[position])
+        return [answers.get(position, first[id(request)]) for position, request in enumerate(requests)]
 
     def _answer(
         self, questions: Iterable[Question], total: int, finished: Callable[[int, Transcript], None], seed: int
