@@ -127,9 +127,7 @@ def plan_run(
     if protocol is not None:
         problems += _capability_problems(protocol, seats)
     if not problems:
-        for setup in {id(s.backend): s for s in seats.values()}.values():
-            setup.backend.prepare()
-        problems += [p for seat, setup in seats.items() for p in _shape_problems(seat, setup)]
+        problems += [p for seat, setup in seats.items() for p in _rendering_problems(seat, setup)]
     if problems or protocol is None or options is None:
         raise ConfigurationError(problems)
     return RunPlan(protocol, options, seats, demonstration)
@@ -234,7 +232,11 @@ def _backend(
         return made[full.identity]
     except ValueError as error:
         problems.append(f"`{seat}`: {error}")
-        return None
+    except ImportError as error:
+        problems.append(
+            f"`{seat}`: {spec.backend} needs a package that is not here ({error}): install lm_eval[{spec.backend}]"
+        )
+    return None
 
 
 def _capability_problems(protocol: Protocol, seats: Mapping[str, SeatSetup]) -> list[str]:
@@ -248,12 +250,15 @@ def _capability_problems(protocol: Protocol, seats: Mapping[str, SeatSetup]) -> 
     return problems
 
 
-def _shape_problems(seat: str, setup: SeatSetup) -> list[str]:
+def _rendering_problems(seat: str, setup: SeatSetup) -> list[str]:
     """Render every shape of conversation that protocols use, before a big model loads."""
     system, user, reply = Message("system", "s"), Message("user", "u"), Message("assistant", "a")
-    for shape in ([user], [system, user], [system, user, reply, user], [user, reply, user], [user, reply]):
-        try:
+    try:
+        setup.backend.prepare()
+        for shape in ([user], [system, user], [system, user, reply, user], [user, reply, user], [user, reply]):
             setup.backend.render(shape, setup.chat)
-        except CallFailed as error:
-            return [f"`{seat}`: {error}; or write `{seat}.chat=off` for the plain form"]
+    except CallFailed as error:
+        return [f"`{seat}`: {error}; or write `{seat}.chat=off` for the plain form"]
+    except Exception as error:  # a model class of lm-eval's may raise anything when it is made
+        return [f"`{seat}`: {setup.backend.name} cannot be made: {type(error).__name__}: {error}"]
     return []

@@ -19,7 +19,7 @@ class ConfigurationError(HarnessExtError):
         self.problems = tuple(problems)
         head = "harness-ext: 1 problem" if len(self.problems) == 1 else f"harness-ext: {len(self.problems)} problems"
         super().__init__(
-            "\n".join([f"{head} with this run; nothing was loaded:", *(f"  - {p}" for p in self.problems)])
+            "\n".join([f"{head} with this run; nothing was run:", *(f"  - {p}" for p in self.problems)])
         )
 
 

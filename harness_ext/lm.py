@@ -52,8 +52,8 @@ class ProtocolLM(LM):  # type: ignore[misc]
         self.plan = plan
         self.ranks = Ranks.current()
         label = plan.options.model or self.protocol_name
-        self.run = self._open_run(plan, label)
         self.store = CallStore(Path(plan.options.store).expanduser()) if plan.options.store != "off" else None
+        self.run = self._open_run(plan, label)
         self.batch_size = batch_size
         self._summary: dict[str, Any] = {}
         if self.rank == 0:

@@ -69,7 +69,7 @@ class Backend(abc.ABC):
         self.lock = threading.Lock()
 
     def prepare(self) -> None:  # noqa: B027  (most backends have nothing to do here)
-        """Do what rendering needs; called once, when nothing is wrong with the run's arguments."""
+        """Do what rendering needs, once nothing is wrong with the run's arguments; a second call does nothing."""
 
     @abc.abstractmethod
     def load(self) -> None:

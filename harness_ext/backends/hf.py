@@ -251,7 +251,7 @@ def make_hf_backend(name: str, args: Mapping[str, Any]) -> HFBackend:
     try:
         return HFBackend({**checked, "pretrained": folder})
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise ValueError(
             f"the model {name} cannot be read: {reason}. Give a folder with config.json and a tokenizer, or the id "
             "of a model that this machine can download"
