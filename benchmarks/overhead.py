@@ -45,14 +45,19 @@ def measure(questions: int, folder: Path) -> dict[str, Any]:
     from harness_ext.models.feedback_pair import FeedbackPairLM
 
     settings = {"until": ["\n\n"], "max_gen_toks": 64, "do_sample": False}
-    context = "Here are the context sentences:\n1 John is here.\n2 Mary is there.\n\nNow, answer the question {}:\nWhere?\n"
+    context = (
+        "Here are the context sentences:\n1 John is here.\n2 Mary is there.\n\nNow, answer the question {}:\nWhere?\n"
+    )
     requests = [
-        Instance("generate_until", {"row": i}, (context.format(i), settings), 0, ("bench", i, 1)) for i in range(questions)
+        Instance("generate_until", {"row": i}, (context.format(i), settings), 0, ("bench", i, 1))
+        for i in range(questions)
     ]
     seats = {"student": ScriptedBackend(student, name="student"), "teacher": ScriptedBackend(teacher, name="teacher")}
     for backend in seats.values():
         backend.calls = _Forgetful()
-    lm = FeedbackPairLM(**seats, store=str(folder / "calls"), run_dir=str(folder / f"run-{time.time_ns()}"), progress="off")
+    lm = FeedbackPairLM(
+        **seats, store=str(folder / "calls"), run_dir=str(folder / f"run-{time.time_ns()}"), progress="off"
+    )
     memory: list[float] = []
     add, done = lm.run.add, 0
 
