@@ -26,12 +26,14 @@ class FeedbackPair(Protocol):
     wording; `logprob` compares the probabilities of the two verdicts instead and lets the teacher explain a rejection.
     `on_malformed` says what a review without a verdict is: a rejection, an acceptance, or asked once more with a
     reminder of the form (then a rejection). `teacher_sees=rounds` shows the teacher the earlier drafts and its reviews.
+    `student_sees=verdict` is a control: the student learns that it was wrong, and nothing else.
     """
 
     max_rounds: int = 15
     verdict: Literal["text", "logprob"] = "text"
     on_malformed: Literal["reject", "accept", "retry"] = "reject"
     teacher_sees: Literal["task", "rounds"] = "task"
+    student_sees: Literal["review", "verdict"] = "review"
     review_max_tokens: int = 256
     review_system: PromptText = field(default_factory=lambda: PromptText(REVIEW_SYSTEM))
     review_user: PromptText = field(default_factory=lambda: PromptText(REVIEW_USER))
@@ -59,7 +61,8 @@ class FeedbackPair(Protocol):
             review, verdict = await self._review(question, seats, drafts, reviews)
             if verdict.accepted:
                 return Solution(drafts[-1], "accepted")
-            refine = Message("user", self.refine_user.fill(review=review))
+            shown = review if self.student_sees == "review" else REJECTION
+            refine = Message("user", self.refine_user.fill(review=shown))
             conversation = question.conversation(reply_of(question, drafts[-1]), refine)
             refined = await seats.student.generate(conversation, kind="refine")
             if not refined.text.strip():
@@ -123,6 +126,7 @@ class FeedbackPairLM(ProtocolLM):
     protocol = FeedbackPair
 
 
+REJECTION = "Incorrect."
 NO_REVIEW = "The answer was not accepted. Check it again."
 REVIEW_REMINDER = """\
 That was in neither of the two forms. Begin your reply with the single word `Correct.` or `Incorrect.`, then go on as told."""  # noqa: E501
