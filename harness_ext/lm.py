@@ -16,7 +16,7 @@ from lm_eval.api.model import LM
 from harness_ext import __version__
 from harness_ext.arguments import RUNS, RunPlan, plan_run
 from harness_ext.backends.base import Backend
-from harness_ext.chat import ChatContext
+from harness_ext.chat import ChatContext, repair
 from harness_ext.dispatch import CallPolicy
 from harness_ext.engine import Engine
 from harness_ext.errors import ConfigurationError, RunFailed, StoreError
@@ -302,7 +302,7 @@ def questions_of(requests: Sequence[Any]) -> Iterator[tuple[int, Question]]:
                 task=str(request.task_name or ""),
                 doc_id=int(request.doc_id or 0),
                 doc_hash=hash_string(
-                    json.dumps(request.doc, indent=2, default=handle_non_serializable, ensure_ascii=False)
+                    repair(json.dumps(request.doc, indent=2, default=handle_non_serializable, ensure_ascii=False))
                 ),
                 repeat=repeat,
                 index=int(request.idx),

@@ -17,6 +17,8 @@ from harness_ext.errors import CallFailed
 from harness_ext.fingerprint import count_parameters, model_fingerprint, resolve_folder
 from harness_ext.records import Completion, Finish, Message
 
+WEIGHT_FILES = frozenset({".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack"})
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -139,17 +141,16 @@ class HFBackend(Backend):
 
     def _used_tokens(self, row: Row) -> tuple[int, Finish]:
         """Count a row's tokens up to its own end: a batch goes on until its last row is done."""
-        ends = [i for i, token in enumerate(row.tokens) if token in self.lm.end_ids]
-        if ends:
-            return ends[0] + 1, "stop"
+        end = next((i + 1 for i, token in enumerate(row.tokens) if token in self.lm.end_ids), None)
+        tokens = row.tokens[:end]
 
         def stopped(length: int) -> bool:
-            text = self.lm.tok_decode(row.tokens[:length])
+            text = self.lm.tok_decode(tokens[:length])
             return any(stop and stop in text for stop in row.stops)
 
-        if not stopped(len(row.tokens)):
-            return len(row.tokens), "length" if len(row.tokens) >= row.max_new else "stop"
-        low, high = 1, len(row.tokens)
+        if not stopped(len(tokens)):
+            return len(tokens), "stop" if end is not None or len(tokens) < row.max_new else "length"
+        low, high = 1, len(tokens)
         while low < high:
             middle = (low + high) // 2
             low, high = (low, middle) if stopped(middle) else (middle + 1, high)
@@ -248,6 +249,10 @@ def make_hf_backend(name: str, args: Mapping[str, Any]) -> HFBackend:
             f"there is no folder {name}: name a folder with a model in it, or a model of the Hugging Face hub"
         )
     folder = str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
+    if folder_lacks_weights(Path(folder)):
+        raise ValueError(
+            f"the folder {name} holds no weights (*.safetensors or *.bin): is its download or copy complete?"
+        )
     try:
         return HFBackend({**checked, "pretrained": folder})
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
@@ -261,3 +266,8 @@ def make_hf_backend(name: str, args: Mapping[str, Any]) -> HFBackend:
 def looks_like_path(name: str) -> bool:
     """Return whether a model's name can only be a path: hub ids are `name` or `owner/name`."""
     return name.startswith((".", "/", "~")) or name.count("/") > 1
+
+
+def folder_lacks_weights(folder: Path) -> bool:
+    """Return whether a local folder holds no file that could be a model's weights."""
+    return folder.is_dir() and not any(path.suffix in WEIGHT_FILES for path in folder.iterdir())
