@@ -18,12 +18,6 @@ from harness_ext.seats import SeatSetup
 
 RUNS = Path("harness_ext_runs")
 
-# Declared arguments of lm-eval's models that only sound like secrets.
-HARMLESS = frozenset(
-    {"tokenizer", "tokenizer_mode", "tokenizer_backend", "use_fast_tokenizer", "tokenized_requests", "add_bos_token",
-     "prefix_token_id", "think_end_token", "max_tokens", "max_new_tokens", "custom_prefix_token_id"}
-)  # fmt: skip
-
 
 @dataclass(frozen=True)
 class RunOptions:
@@ -82,32 +76,12 @@ def plan_run(
 ) -> RunPlan:
     """Return the run that the arguments ask for. Raises ConfigurationError with all problems at once."""
     given = flatten(arguments)
-    option_names, protocol_names = known_names(RunOptions), known_names(protocol_class)
-    secrets = secrets_in(given, HARMLESS | set(option_names) | set(protocol_names))
+    secrets = secrets_in(given, frozenset({*known_names(RunOptions), *known_names(protocol_class)}))
     if secrets:
-        raise ConfigurationError(
-            [
-                f"`{name}` looks like a secret, and lm-eval copies model arguments into its results: "
-                "give it by an environment variable"
-                for name in secrets
-            ]
-        )
+        reason = "looks like a secret, and lm-eval copies model arguments into its results"
+        raise ConfigurationError([f"`{name}` {reason}: give it by an environment variable" for name in secrets])
     problems: list[str] = []
-    roles = tuple(protocol_class.roles)
-    per_seat: dict[str, dict[str, Any]] = {role: {} for role in roles}
-    own: dict[str, Any] = {}
-    for name, value in given.items():
-        seat, dot, rest = name.partition(".")
-        if seat in per_seat:
-            per_seat[seat][rest if dot else "model"] = value
-        elif name in option_names or name in protocol_names:
-            own[name] = value
-        else:
-            known = [*option_names, *protocol_names, *roles]
-            problems.append(
-                f"there is no argument `{name}`{suggest(name, known)}; there are {', '.join(known)}, "
-                "and `<seat>.<argument>` for a seat's model"
-            )
+    own, per_seat = _split(given, protocol_class, problems)
     if isinstance(own.get("store"), bool):  # YAML reads `off` as false
         own["store"] = "off" if own["store"] is False else str(RUNS / "calls")
     options = build(RunOptions, own, problems)
@@ -142,6 +116,28 @@ def flatten(arguments: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{name}"] = value
     return flat
+
+
+def _split(
+    given: Mapping[str, Any], protocol_class: type[Protocol], problems: list[str]
+) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Return the options of run and protocol, and what was said of each seat (its model under `model`)."""
+    per_seat: dict[str, dict[str, Any]] = {role: {} for role in protocol_class.roles}
+    own: dict[str, Any] = {}
+    options = [*known_names(RunOptions), *known_names(protocol_class)]
+    for name, value in given.items():
+        seat, dot, rest = name.partition(".")
+        if seat in per_seat:
+            per_seat[seat][rest if dot else "model"] = value
+        elif name in options:
+            own[name] = value
+        else:
+            known = [*options, *per_seat]
+            problems.append(
+                f"there is no argument `{name}`{suggest(name, known)}; there are {', '.join(known)}, "
+                "and `<seat>.<argument>` for a seat's model"
+            )
+    return own, per_seat
 
 
 def _specs(
