@@ -86,6 +86,7 @@ class ProtocolLM(LM):  # type: ignore[misc]
             "label": label,
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "versions": _versions(),
+            "seeds": {"torch": _torch_seed()},
             "demonstration_pair": plan.demonstration,
             "run": {k: v for k, v in vars(plan.options).items() if k not in ("run_dir",)},
             "seats": {

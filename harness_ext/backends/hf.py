@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -200,7 +201,7 @@ def _lazy_hflm_class() -> Any:
             super().__init__(**kwargs)
 
         def _create_model(self, **kwargs: Any) -> None:
-            self._pending = kwargs
+            self._pending = bitsandbytes_config(kwargs)
             self._model = Unloaded(self._config)
 
         def load_weights(self) -> None:
@@ -244,6 +245,8 @@ def make_hf_backend(name: str, args: Mapping[str, Any]) -> HFBackend:
     from lm_eval.models.huggingface import HFLM
 
     checked = typed_arguments(HFLM.__init__, args)
+    if any(checked.get(name) for name in ("load_in_4bit", "load_in_8bit")) and find_spec("bitsandbytes") is None:
+        raise ValueError("`load_in_4bit` and `load_in_8bit` need bitsandbytes: pip install bitsandbytes")
     if looks_like_path(name) and not Path(name).expanduser().is_dir():
         raise ValueError(
             f"there is no folder {name}: name a folder with a model in it, or a model of the Hugging Face hub"
@@ -261,6 +264,23 @@ def make_hf_backend(name: str, args: Mapping[str, Any]) -> HFBackend:
             f"the model {name} cannot be read: {reason}. Give a folder with config.json and a tokenizer, or the id "
             "of a model that this machine can download"
         ) from error
+
+
+BITSANDBYTES = ("load_in_4bit", "load_in_8bit", "bnb_4bit_", "llm_int8_")
+
+
+def bitsandbytes_config(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return model arguments with those of bitsandbytes gathered in a quantization config.
+
+    lm-eval 0.4.13 passes `load_in_4bit` on to transformers, which no longer takes it since release 5.
+    """
+    own = {name: value for name, value in kwargs.items() if name.startswith(BITSANDBYTES)}
+    rest = {name: value for name, value in kwargs.items() if name not in own}
+    if not (own.get("load_in_4bit") or own.get("load_in_8bit")):
+        return rest
+    from transformers import BitsAndBytesConfig
+
+    return {**rest, "quantization_config": BitsAndBytesConfig(**own)}
 
 
 def looks_like_path(name: str) -> bool:
