@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import Trouble, TroubledBackend, number_of, reply_to, run_engine
 
-from harness_ext.dispatch import CallPolicy
+from harness_ext.dispatch import CallPolicy, Lane
 from harness_ext.engine import Engine
 from harness_ext.errors import CallFailed, LoadError, StoreError
 from harness_ext.protocol import Protocol, Question, Role
@@ -217,6 +217,41 @@ def test_what_waits_goes_as_one_call() -> None:
     plan: Plan = ((Call("a"),), (Call("a"), Call("a"), Call("a")), (Call("a"),))
     run_engine(Engine(), Planned((plan,) * 20), {"a": backend, "b": backend}, questions_of(20))
     assert backend.batches == [20, 60, 20]
+
+
+def test_questions_that_take_longer_to_ask_are_waited_for() -> None:
+    """A reply wakes one question at once and another through a chain of tasks: both next calls are one batch."""
+
+    @dataclass(frozen=True)
+    class Nested(Protocol):
+        roles: ClassVar[Mapping[str, Role]] = {"a": Role("one")}
+
+        async def solve(self, question: Question, seats: Seats) -> Completion:
+            async def first() -> Completion:
+                return await seats.a.generate(f"first {question.doc_id}", kind="call")
+
+            if question.doc_id % 2:
+                await asyncio.gather(asyncio.gather(first()))
+            else:
+                await first()
+            return await seats.a.generate(f"second {question.doc_id}", kind="call")
+
+    backend = TroubledBackend("a")
+    run_engine(Engine(), Nested(), {"a": backend}, questions_of(10))
+    assert backend.batches == [10, 10]
+
+
+def test_the_seat_with_most_waiting_goes_first() -> None:
+    backends = {seat: TroubledBackend(seat, "one") for seat in "ab"}
+    order: list[str] = []
+    for seat, backend in backends.items():
+        backend.generate = lambda requests, deliver, s=seat, old=backend.generate: (  # type: ignore[method-assign]
+            order.append(s),
+            old(requests, deliver),
+        )
+    plans: tuple[Plan, ...] = (((Call("a"),),), ((Call("b"),),), ((Call("b"),),))
+    run_engine(Engine(), Planned(plans), backends, questions_of(3))
+    assert order == ["b", "a"]
 
 
 def test_seats_on_different_devices_run_side_by_side() -> None:
@@ -449,22 +484,19 @@ def test_lone_surrogates_in_a_reply_are_replaced_and_noted(tmp_path: Path) -> No
     assert done[0].turns[0].completion.notes == ("surrogates_replaced",)
 
 
-def test_a_model_still_busy_with_an_interrupted_run_is_waited_for() -> None:
+def test_a_model_still_busy_with_an_interrupted_run_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a notebook: interrupt a cell, run it again. Two calls of one model at once would mix their results."""
-    import threading
     import time
 
     class Slow(TroubledBackend):
-        stuck = threading.Event()
-
         def _answer(self, requests, deliver):  # type: ignore[no-untyped-def]
-            self.stuck.set()
-            time.sleep(1.5)
+            time.sleep(0.5)
             super()._answer(requests, deliver)
 
     backend = Slow("a")
     protocol, seats = Planned((((Call("a"),),),) * 3), {"a": backend, "b": backend}
 
+    monkeypatch.setattr(Lane, "join", lambda self, timeout: None)  # as when the batch takes longer than the run waits
     with pytest.raises(LoadError):
         run_engine(Engine(window=1), BusyFirst(protocol.plans), seats, questions_of(1), 10)
     assert backend.busy
