@@ -122,6 +122,7 @@ class Lane:
             backend, calls = batch
             try:
                 with backend.lock:
+                    backend.cancelled = self._stopped.is_set
                     _load(backend)
                     self._answer(backend, calls)
             except RunAborted:

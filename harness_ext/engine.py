@@ -98,7 +98,7 @@ class _Run:
             for lane in self.lanes.values():
                 lane.stop()
             for lane in self.lanes.values():
-                lane.join(1)
+                lane.join(10)  # a thread inside torch must not outlive the interpreter
 
     def abort_from_outside(self) -> None:
         self.error = self.error or RunAborted("interrupted")

@@ -173,6 +173,9 @@ class ProtocolLM(LM):  # type: ignore[misc]
             else:
                 with Progress(total, self._seat_names(), True if options.progress == "on" else None) as progress:
                     engine.run(self.plan.protocol, self.plan.seats, questions, finished, [progress])
+        except KeyboardInterrupt:
+            print("[harness-ext] interrupted; the same command goes on from here", file=sys.stderr)
+            raise
         except Exception as error:
             return error
         finally:

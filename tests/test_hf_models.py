@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from harness_ext.arguments import plan_run
-from harness_ext.backends.base import ScoreRequest
+from harness_ext.backends.base import GenerateRequest, ScoreRequest
 from harness_ext.backends.hf import HFBackend, bitsandbytes_config
 from harness_ext.embedded import model_path
-from harness_ext.errors import ConfigurationError
+from harness_ext.errors import ConfigurationError, RunAborted
 from harness_ext.models.baseline import Baseline
 from harness_ext.records import Completion
 
@@ -80,3 +80,13 @@ def test_the_data_type_is_the_one_asked_for() -> None:
     import torch
 
     assert next(seat(dtype="bfloat16").lm.model.parameters()).dtype == torch.bfloat16
+
+
+def test_a_batch_ends_between_two_tokens_when_its_run_has_ended() -> None:
+    backend = seat()
+    steps = iter(range(100))
+    backend.cancelled = lambda: next(steps) >= 3
+    request = GenerateRequest("Where is Mary?\n", {"until": [], "max_gen_toks": 50, "do_sample": False})
+    with pytest.raises(RunAborted):
+        backend.generate([request], lambda i, completion: None)
+    assert next(steps) == 4

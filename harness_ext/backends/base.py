@@ -67,6 +67,8 @@ class Backend(abc.ABC):
     def __init__(self) -> None:
         # An interrupted run leaves a batch to end by itself; the next run on the same model waits for that.
         self.lock = threading.Lock()
+        # Whether the run that called has ended: a long call may look, and raise RunAborted.
+        self.cancelled: Callable[[], bool] = lambda: False
 
     def prepare(self) -> None:  # noqa: B027  (most backends have nothing to do here)
         """Do what rendering needs, once nothing is wrong with the run's arguments; a second call does nothing."""

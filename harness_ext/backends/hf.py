@@ -14,7 +14,7 @@ from harness_ext.backends.arguments import typed_arguments
 from harness_ext.backends.base import Backend, Deliver, GenerateRequest, Prompt, Request, ScoreRequest
 from harness_ext.backends.delivery import call_lm
 from harness_ext.chat import is_utf8, merge_system
-from harness_ext.errors import CallFailed
+from harness_ext.errors import CallFailed, RunAborted
 from harness_ext.fingerprint import count_parameters, model_fingerprint, resolve_folder
 from harness_ext.records import Completion, Finish, Message
 
@@ -54,8 +54,14 @@ class HFBackend(Backend):
 
     def load(self) -> None:
         self.lm.load_weights()
+        self.lm.model.register_forward_pre_hook(self._check_cancelled)
         if self.parameters is None:
             self.parameters = sum(p.numel() for p in self.lm.model.parameters())
+
+    def _check_cancelled(self, *_: Any) -> None:
+        """End a batch between two tokens when the run has ended."""
+        if self.cancelled():
+            raise RunAborted
 
     @property
     def chat_default(self) -> bool:
