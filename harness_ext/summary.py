@@ -23,7 +23,9 @@ class Summary:
     questions: int = 0
     answered: int = 0
     turns: int = 0
-    drafts: int = 0
+    generated: int = 0
+    cut: int = 0
+    rounds: dict[int, int] = field(default_factory=dict)
     failures: Counter = field(default_factory=Counter)
     stops: Counter = field(default_factory=Counter)
     events: Counter = field(default_factory=Counter)
@@ -40,6 +42,8 @@ class Summary:
         else:
             self.answered += 1
             self.stops.add(transcript.stop)
+        rounds = sum(turn.kind == "refine" for turn in transcript.turns)
+        self.rounds[rounds] = self.rounds.get(rounds, 0) + 1
         kept = _kept(transcript)
         for turn in transcript.turns:
             kinds = self.usage.setdefault(turn.seat, {})
@@ -50,7 +54,8 @@ class Summary:
             self.tokens[part] = None if known is None or new is None else known + new
 
     def _count(self, turn: Turn) -> None:
-        self.drafts += turn.kind in DRAFTS
+        self.generated += turn.completion.logprob is None
+        self.cut += turn.completion.finish == "length"
         for note in (*turn.notes, *turn.completion.notes):
             self.events.add(note)
         if turn.completion.finish == "length":
@@ -77,12 +82,17 @@ class Summary:
             "failures": self.failures.counts,
             "stops": self.stops.counts,
             "turns_per_question": _rate(self.turns, self.questions),
-            "drafts_per_question": _rate(self.drafts, self.questions),
+            "rounds": {
+                "mean": _rate(sum(n * count for n, count in self.rounds.items()), self.questions),
+                "max": max(self.rounds, default=None),
+                "questions": {str(n): self.rounds[n] for n in sorted(self.rounds)},
+            },
             "reviews": {
                 **self.reviews.counts,
                 "acceptance_rate": _rate(self.reviews.counts.get("accepted", 0), self.reviews.counts.get("total", 0)),
                 "malformed_rate": _rate(self.reviews.counts.get("malformed", 0), self.reviews.counts.get("total", 0)),
             },
+            "cut_at_limit_rate": _rate(self.cut, self.generated),
             "events": self.events.counts,
             "completion_tokens": self.tokens,
             "usage": seats,

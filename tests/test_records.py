@@ -108,6 +108,12 @@ def test_a_summary_is_sums_over_turns(given_: list[Transcript]) -> None:
             assert kinds["total"][name] == (None if None in values else sum(values))
         if seat == "teacher":
             assert kinds["total"]["flops"] is None
+    refined = [sum(turn.kind == "refine" for turn in t.turns) for t in given_]
+    assert data["rounds"]["questions"] == {str(n): refined.count(n) for n in sorted(set(refined))}
+    assert data["rounds"]["max"] == max(refined, default=None)
+    written = [t for t in all_turns if t.completion.logprob is None]
+    cut = sum(t.completion.finish == "length" for t in all_turns)
+    assert data["cut_at_limit_rate"] == (cut / len(written) if written else None)
     tokens, said = data["completion_tokens"], [t.completion.completion_tokens for t in all_turns]
     if None not in said:
         assert sum(tokens.values()) == sum(said)
