@@ -123,8 +123,11 @@ class Lane:
             try:
                 with backend.lock:
                     backend.cancelled = self._stopped.is_set
-                    _load(backend)
-                    self._answer(backend, calls)
+                    try:
+                        _load(backend)
+                        self._answer(backend, calls)
+                    finally:
+                        backend.cancelled = lambda: False
             except RunAborted:
                 return
             except BaseException as error:

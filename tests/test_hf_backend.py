@@ -317,3 +317,12 @@ def test_a_folder_that_lacks_something_is_named(tmp_path: Path, models: dict[str
     (problem,) = raised.value.problems
     assert problem.startswith("`student`: ")
     assert str(folder) in problem
+
+
+def test_a_model_answers_outside_a_run_too(tmp_path: Path, models: dict[str, str], plain_texts: list[str]) -> None:
+    """The end of a run cancels what that run had asked, and nothing asked later, by whomever."""
+    lm = baseline(tmp_path, models)
+    lm.generate_until(instances(STORIES[:2], GEN))
+    backend = lm.plan.seats["student"].backend
+    assert isinstance(backend, HFBackend)
+    assert [c.text for c in ask(backend, [GenerateRequest(text, GEN) for text in STORIES[:2]])] == plain_texts[:2]
