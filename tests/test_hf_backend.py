@@ -326,3 +326,15 @@ def test_a_model_answers_outside_a_run_too(tmp_path: Path, models: dict[str, str
     backend = lm.plan.seats["student"].backend
     assert isinstance(backend, HFBackend)
     assert [c.text for c in ask(backend, [GenerateRequest(text, GEN) for text in STORIES[:2]])] == plain_texts[:2]
+
+
+def test_a_ready_hflm_on_a_seat_is_treated_likewise(tmp_path: Path, models: dict[str, str], stock: Any) -> None:
+    """In a notebook a seat may be an HFLM object: no mixing of BOS either, nothing cut in silence."""
+    mixed = [text for pair in zip(STORIES[:6], CHATS[:6], strict=True) for text in pair]
+    wanted = baseline(tmp_path / "spec", models).generate_until(instances(mixed, GEN))
+    lm = baseline(tmp_path / "object", models, student=stock)
+    assert lm.generate_until(instances(mixed, GEN)) == wanted
+    assert stock.cache_hook.dbdict is None, "its own hook is back"
+    odd = baseline(tmp_path / "odd", models, student=stock, on_failure="score")
+    odd.generate_until(instances(["", "word " * 8200, STORIES[0]], GEN))
+    assert [t.failure and t.failure.code for t in transcripts(odd)] == ["empty", "overflow", None]

@@ -185,3 +185,12 @@ def test_repair_replaces_lone_surrogates_alone(text: str) -> None:
 
 def test_repair() -> None:
     assert repair("a\ud800b\udc00\udc00\U0001f600") == "a\ufffdb\ufffd\ufffd\U0001f600"
+
+
+def test_of_equal_drafts_the_last_is_the_one_kept() -> None:
+    said = tuple(
+        Turn("student", kind, "", Completion("a", "stop", 1, 0, n)) for kind, n in (("draft", 1), ("refine", 9))
+    )
+    summary = Summary(lambda seat: SeatCost())
+    summary.add(Transcript("t", 0, "", 0, 0, "", "", said, "a", "cycle"))
+    assert summary.tokens == {"kept": 9, "discarded": 1, "verification": 0}

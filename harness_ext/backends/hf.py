@@ -104,34 +104,12 @@ class HFBackend(Backend):
             return CallFailed(
                 "undecodable", "the prompt holds lone surrogates, which no tokenizer can encode: mend the task's data"
             )
-        prompt_tokens = len(self.lm.tok_encode(request.prompt))
-        if isinstance(request, ScoreRequest):
-            new = len(self.lm.tok_encode(request.continuation, add_special_tokens=False))
-        else:
-            new = effective_settings(request.gen_kwargs, self.default_max_gen_toks)["max_gen_toks"]
-            if new >= self.lm.max_length:
-                return CallFailed(
-                    "overflow",
-                    f"max_gen_toks={new} leaves no room for a prompt in the {self.lm.max_length} positions of "
-                    f"{self.name}: lower it (`--gen_kwargs max_gen_toks=…`)",
-                )
-        if self.lm.backend == "causal" and prompt_tokens + new > self.lm.max_length:
-            return CallFailed(
-                "overflow",
-                f"{prompt_tokens} prompt tokens and {new} new ones do not fit into the {self.lm.max_length} positions "
-                f"of {self.name}: use fewer shots, a lower max_gen_toks, or `on_overflow=truncate` to cut the prompt's "
-                "beginning as lm-eval does",
-                can_cut=True,
-            )
-        return None
+        return check_length(self.lm, self.name, request)
 
     def generate(self, requests: Sequence[GenerateRequest], deliver: Deliver) -> None:
         # HFLM decides for a whole call, from its first prompt, whether the tokenizer adds BOS.
-        bos = getattr(self.lm.tokenizer, "bos_token", None)
-        with_bos = [bos is not None and r.prompt.startswith(bos) for r in requests]
-        for kind in (False, True):
-            if group := [i for i, has in enumerate(with_bos) if has == kind]:
-                self._generate_group(requests, group, deliver)
+        for group in groups_by_bos(self.lm, requests):
+            self._generate_group(requests, group, deliver)
 
     def _generate_group(self, requests: Sequence[GenerateRequest], group: list[int], deliver: Deliver) -> None:
         self.lm.rows.clear()
@@ -175,6 +153,38 @@ class HFBackend(Backend):
     def info(self) -> dict[str, Any]:
         args = {k: v for k, v in self.args.items() if isinstance(v, str | int | float | bool) or v is None}
         return super().info() | {"backend": "hf", "args": args, "max_length": self.lm.max_length}
+
+
+def groups_by_bos(lm: Any, requests: Sequence[GenerateRequest]) -> list[list[int]]:
+    """Return the places of prompts without, and of prompts with, the text of the tokenizer's BOS in front."""
+    bos = getattr(getattr(lm, "tokenizer", None), "bos_token", None)
+    with_bos = [isinstance(bos, str) and r.prompt.startswith(bos) for r in requests]
+    groups = [[i for i, has in enumerate(with_bos) if has == kind] for kind in (False, True)]
+    return [group for group in groups if group]
+
+
+def check_length(lm: Any, name: str, request: Request) -> CallFailed | None:
+    """Return the failure of a request that is too long for an `HFLM`, which would cut it with a mere log line."""
+    prompt_tokens = len(lm.tok_encode(request.prompt))
+    if isinstance(request, ScoreRequest):
+        new = len(lm.tok_encode(request.continuation, add_special_tokens=False))
+    else:
+        new = effective_settings(request.gen_kwargs, lm.max_gen_toks)["max_gen_toks"]
+        if new >= lm.max_length:
+            return CallFailed(
+                "overflow",
+                f"max_gen_toks={new} leaves no room for a prompt in the {lm.max_length} positions of "
+                f"{name}: lower it (`--gen_kwargs max_gen_toks=…`)",
+            )
+    if lm.backend == "causal" and prompt_tokens + new > lm.max_length:
+        return CallFailed(
+            "overflow",
+            f"{prompt_tokens} prompt tokens and {new} new ones do not fit into the {lm.max_length} positions "
+            f"of {name}: use fewer shots, a lower max_gen_toks, or `on_overflow=truncate` to cut the prompt's "
+            "beginning as lm-eval does",
+            can_cut=True,
+        )
+    return None
 
 
 def effective_settings(gen_kwargs: Any, default_max_gen_toks: int) -> dict[str, Any]:

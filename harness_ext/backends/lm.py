@@ -11,6 +11,7 @@ from typing import Any
 from harness_ext.backends.arguments import typed_arguments
 from harness_ext.backends.base import Backend, Deliver, GenerateRequest, Prompt, Request, ScoreRequest
 from harness_ext.backends.delivery import call_lm
+from harness_ext.backends.hf import check_length, groups_by_bos
 from harness_ext.chat import is_utf8
 from harness_ext.errors import CallFailed
 from harness_ext.fingerprint import model_fingerprint
@@ -61,10 +62,24 @@ class LMBackend(Backend):
     def check(self, request: Request) -> CallFailed | None:
         if not is_utf8(request.prompt):
             return CallFailed("undecodable", "the prompt holds lone surrogates: mend the task's data")
+        if self._is_hflm:
+            if not request.prompt:
+                return CallFailed("empty", f"the prompt is empty, and {self.name} cannot continue nothing")
+            return check_length(self.lm, self.name, request)
         return None
 
+    @property
+    def _is_hflm(self) -> bool:
+        return any(cls.__name__ == "HFLM" for cls in type(self.lm).__mro__)
+
     def generate(self, requests: Sequence[GenerateRequest], deliver: Deliver) -> None:
-        self._call(requests, deliver)
+        # HFLM decides for a whole call, from its first prompt, whether the tokenizer adds BOS.
+        for group in groups_by_bos(self.lm, requests) if self._is_hflm else [list(range(len(requests)))]:
+
+            def deliver_one(index: int, completion: Completion, group: list[int] = group) -> None:
+                deliver(group[index], completion)
+
+            self._call([requests[i] for i in group], deliver_one)
 
     def score(self, requests: Sequence[ScoreRequest], deliver: Deliver) -> None:
         self._call(requests, deliver)
