@@ -139,7 +139,10 @@ class Lane:
         """Send what can be sent, as one call a kind; everything in `calls` is settled when this returns."""
         good: list[Pending] = []
         for call in calls:
-            failure = backend.check(call.request)
+            try:
+                failure = backend.check(call.request)
+            except Exception as error:  # a tokenizer that chokes on this prompt, and on no other
+                failure = _failure(backend, error)
             if failure is None:
                 good.append(call)
             elif failure.can_cut and self.policy.truncate:

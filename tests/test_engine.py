@@ -471,6 +471,17 @@ def test_an_overflow_that_no_cut_mends_fails_under_every_policy() -> None:
     assert not backend.batches
 
 
+def test_a_prompt_that_cannot_even_be_checked_fails_alone() -> None:
+    class Choking(TroubledBackend):
+        def check(self, request):  # type: ignore[no-untyped-def]
+            if "question 1" in request.prompt:
+                raise ValueError("no token for this")
+
+    backend = Choking("a")
+    done = run_engine(Engine(), Planned((((Call("a"),),),) * 3), {"a": backend, "b": backend}, questions_of(3))
+    assert {i: t.failure.message for i, t in done.items() if t.failure} == {1: "a raised ValueError: no token for this"}
+
+
 def test_lone_surrogates_in_a_reply_are_replaced_and_noted(tmp_path: Path) -> None:
     class Broken(TroubledBackend):
         def generate(self, requests, deliver):  # type: ignore[no-untyped-def]
