@@ -2,8 +2,9 @@
 
     python kill_and_resume.py <folder> scripted|embedded <kills> <seed>
 
-Imports once, then forks for each run. Prints JSON: how many runs were killed in the middle, and how many calls were
-answered again though they stood in the store when the run before was killed.
+Imports once, then forks for each run; a run that nobody kills comes first, for comparison. Prints JSON: how many runs
+were killed in the middle, and how many calls were answered again though they stood in the store when the run before was
+killed.
 """
 
 from __future__ import annotations
@@ -80,13 +81,18 @@ def start(folder: Path, mode: str) -> int:
     return child
 
 
-def main(folder: Path, mode: str, kills: int, seed: int) -> None:
-    import torch  # noqa: F401  (before the forks: each child would take seconds over it)
+def import_first(mode: str) -> None:
+    """Import what each child would take seconds over."""
+    import torch  # noqa: F401
 
     if mode == "embedded":
         import lm_eval.models.huggingface  # noqa: F401
         from transformers import AutoModelForCausalLM, LlamaForCausalLM  # noqa: F401
+
+
+def run_until_done(folder: Path, mode: str, kills: int, seed: int) -> dict[str, int]:
     rng = random.Random(seed)
+    folder.mkdir()
     (folder / "log").touch()
     done = paid_twice = 0
     stored: set[str] = set()
@@ -110,7 +116,13 @@ def main(folder: Path, mode: str, kills: int, seed: int) -> None:
         paid_twice += len(stored & set(answered))
         stored = stored_keys(folder / "store")
     everything = (folder / "log").read_text().split()
-    print(json.dumps({"killed": done, "paid_twice": paid_twice, "calls": len(stored), "answered": len(everything)}))
+    return {"killed": done, "paid_twice": paid_twice, "calls": len(stored), "answered": len(everything)}
+
+
+def main(folder: Path, mode: str, kills: int, seed: int) -> None:
+    import_first(mode)
+    runs = {name: run_until_done(folder / name, mode, n, seed) for name, n in (("whole", 0), ("killed", kills))}
+    print(json.dumps(runs))
 
 
 if __name__ == "__main__":

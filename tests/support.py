@@ -49,7 +49,7 @@ def run_engine(
     engine: Engine,
     protocol: Protocol,
     backends: Mapping[str, Backend],
-    questions: Sequence[Question],
+    questions: Iterable[Question],
     timeout: float = 30.0,
     **more: Any,
 ) -> dict[int, Transcript]:
@@ -176,6 +176,17 @@ class TroubledBackend(Backend):
                 deliver(i, Completion(text, "stop", 1, 0, 2))
                 if number_of(prompt) % 3 == 0:
                     deliver(i, Completion("said twice", "stop", 1, 0, 2))
+
+
+def watch(backend: Backend, seen: Callable[[Sequence[GenerateRequest]], None]) -> None:
+    """Call `seen` with what is sent to a backend, before it answers."""
+    generate = backend.generate
+
+    def watched(requests: Sequence[GenerateRequest], deliver: Deliver) -> None:
+        seen(requests)
+        generate(requests, deliver)
+
+    backend.generate = watched  # type: ignore[method-assign]
 
 
 def scripted_pair(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,7 +12,7 @@ from typing import ClassVar
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import Trouble, TroubledBackend, number_of, reply_to, run_engine
+from support import Trouble, TroubledBackend, number_of, reply_to, run_engine, watch
 
 from harness_ext.dispatch import CallPolicy, Lane
 from harness_ext.engine import Engine
@@ -245,10 +245,7 @@ def test_the_seat_with_most_waiting_goes_first() -> None:
     backends = {seat: TroubledBackend(seat, "one") for seat in "ab"}
     order: list[str] = []
     for seat, backend in backends.items():
-        backend.generate = lambda requests, deliver, s=seat, old=backend.generate: (  # type: ignore[method-assign]
-            order.append(s),
-            old(requests, deliver),
-        )
+        watch(backend, lambda requests, seat=seat: order.append(seat))  # type: ignore[misc]
     plans: tuple[Plan, ...] = (((Call("a"),),), ((Call("b"),),), ((Call("b"),),))
     run_engine(Engine(), Planned(plans), backends, questions_of(3))
     assert order == ["b", "a"]
@@ -394,7 +391,7 @@ def test_an_error_of_the_caller_ends_the_run() -> None:
             observers=[Loud()],
         )
 
-    def numbered():  # type: ignore[no-untyped-def]
+    def numbered() -> Iterator[Question]:
         yield from questions_of(2)
         raise ZeroDivisionError
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import instance, instances, scripted_pair
+from support import instance, instances, scripted_pair, watch
 
 from harness_ext.backends.base import GenerateRequest
 from harness_ext.backends.scripted import ScriptedBackend
@@ -248,10 +248,7 @@ def test_each_call_has_the_settings_it_should_have(tmp_path: Path) -> None:
     seen: dict[str, list[GenerateRequest]] = {"student": [], "teacher": []}
     lm = make(tmp_path, replies("a", "b"), replies("Incorrect.", "Correct."), review_max_tokens=99)
     for seat, setup in lm.plan.seats.items():
-        setup.backend.generate = lambda requests, deliver, s=seat, old=setup.backend.generate: (
-            seen[s].extend(requests),
-            old(requests, deliver),
-        )
+        watch(setup.backend, seen[seat].extend)
     gen = {"until": ["Q:"], "max_gen_toks": 7, "do_sample": True, "temperature": 0.5}
     one(lm, gen=gen)
     assert [dict(r.gen_kwargs) for r in seen["student"]] == [gen, gen]
@@ -264,10 +261,7 @@ def test_the_plain_form_stops_where_a_user_would_speak(tmp_path: Path) -> None:
     )
     seen: list[GenerateRequest] = []
     for setup in lm.plan.seats.values():
-        setup.backend.generate = lambda requests, deliver, old=setup.backend.generate: (
-            seen.extend(requests),
-            old(requests, deliver),
-        )
+        watch(setup.backend, seen.extend)
     one(lm)
     assert [r.gen_kwargs["until"] for r in seen] == [["\n\n"], [PLAIN_STOP], ["\n\n", PLAIN_STOP], [PLAIN_STOP]]
 

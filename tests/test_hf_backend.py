@@ -19,7 +19,7 @@ from harness_ext.backends.base import GenerateRequest, ScoreRequest
 from harness_ext.backends.hf import HFBackend, make_hf_backend
 from harness_ext.chat import ChatContext
 from harness_ext.embedded import model_path
-from harness_ext.errors import ConfigurationError
+from harness_ext.errors import ConfigurationError, RunAborted
 from harness_ext.models.baseline import BaselineLM
 from harness_ext.models.feedback_pair import FeedbackPair, FeedbackPairLM
 from harness_ext.records import Completion, Message, Transcript
@@ -134,7 +134,7 @@ def test_token_counts_and_finish_reasons(tmp_path: Path, models: dict[str, str])
 
     tokenizer = AutoTokenizer.from_pretrained(models["student"])
     model = AutoModelForCausalLM.from_pretrained(models["student"])
-    chosen = [*STORIES[:8], *(c.messages for c in CHATS[:8])]
+    chosen: list[str | tuple[Message, ...]] = [*STORIES[:8], *(c.messages for c in CHATS[:8])]
     lm = baseline(tmp_path, models)
     lm.generate_until(instances([*STORIES[:8], *CHATS[:8]], GEN))
     finishes = set()
@@ -284,7 +284,12 @@ def test_automatic_batch_sizes_are_found_once(
     from lm_eval.models.huggingface import HFLM
 
     found = []
-    monkeypatch.setattr(HFLM, "_detect_batch_size", lambda self, *_: found.append(1) or 4)
+
+    def detect(self: HFLM, *_: Any) -> int:
+        found.append(self)
+        return 4
+
+    monkeypatch.setattr(HFLM, "_detect_batch_size", detect)
     lm = baseline(tmp_path, models, batch_size="auto")
     assert lm.generate_until(instances(STORIES[:9], GEN)) == plain_texts[:9]
     assert lm.generate_until(instances(STORIES[9:], GEN, task="more")) == plain_texts[9:]
@@ -338,3 +343,12 @@ def test_a_ready_hflm_on_a_seat_is_treated_likewise(tmp_path: Path, models: dict
     odd = baseline(tmp_path / "odd", models, student=stock, on_failure="score")
     odd.generate_until(instances(["", "word " * 8200, STORIES[0]], GEN))
     assert [t.failure and t.failure.code for t in transcripts(odd)] == ["empty", "overflow", None]
+
+
+def test_a_batch_ends_between_two_tokens_when_its_run_has_ended(models: dict[str, str]) -> None:
+    backend = make_hf_backend(models["student"], {"device": "cpu", "batch_size": 8})
+    backend.load()
+    looks = iter([False, False, True])
+    backend.cancelled = lambda: next(looks)
+    with pytest.raises(RunAborted):
+        backend.generate([GenerateRequest(STORIES[0], GEN)], lambda i, completion: pytest.fail("an answer"))

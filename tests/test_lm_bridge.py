@@ -153,7 +153,7 @@ def test_scoring_tasks_are_refused(tmp_path: Path, method: str) -> None:
 
 
 def test_the_model_info_is_json(tmp_path: Path) -> None:
-    lm = make(tmp_path, **{"student.price_in": 1, "student.price_out": 2})
+    lm = make(tmp_path, echo, **{"student.price_in": 1, "student.price_out": 2})
     json.dumps(lm.get_model_info())
     lm.generate_until(instances(["a b", "c"]))
     info = json.loads(json.dumps(lm.get_model_info()))["harness_ext"]

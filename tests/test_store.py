@@ -20,7 +20,7 @@ from harness_ext.errors import StoreError
 from harness_ext.records import Completion
 from harness_ext.store import CallStore
 
-texts = st.text(st.characters(exclude_categories=("Cs",)), max_size=30)
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 completions = st.builds(
     Completion,
     texts,
