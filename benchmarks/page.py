@@ -1,0 +1,120 @@
+"""Writes `docs/benchmarks.md` from the committed results, so that page and files cannot differ.
+
+python benchmarks/page.py
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+
+HEAD = """\
+# Benchmarks
+
+Each figure comes from a script that anyone can run, and from the result it wrote, which is committed. `python benchmarks/page.py` makes this page from them.
+"""
+
+PAIR = """\
+## Does feedback help the embedded pair?
+
+    HARNESS_EXT_DATA=<folder> python benchmarks/embedded_pair.py --output benchmarks/results/embedded_pair
+
+Exact match of `babi_reasoning` on 2,004 of bAbI's public test rows, zero-shot, plain contexts. The pair never saw a bAbI row in training; these rows were scored once, after its weights were final. `verdict only` is the control: the student is told `Incorrect.` and nothing else. On yes/no questions (tasks 6 and 9) the verdict alone can give the answer away, so they stand apart. The pair was made for tasks 1, 6, 9, 11, 12 and 13, and its student is weak on purpose ([embedded-pair.md](embedded-pair.md)): the table shows that the machinery works, not what feedback is worth.
+"""
+
+EFFICIENCY = """\
+## What the engine adds
+
+    python benchmarks/protocol.py efficiency --questions 64 256 1024 --output benchmarks/results/efficiency.json
+
+Wall time of the calls of a `feedback_pair` run issued again as flat batches, divided by the run's own wall time (1 is perfect). `chain bound`: the best that any run could reach, since it has to wait for the question with the longest chain of calls.
+"""
+
+ORIGINAL = """\
+    python benchmarks/protocol.py original --questions 64 --output benchmarks/results/original.json
+
+The published way, one question after the other and one `generate` a call, on the same models and calls:
+"""
+
+INVARIANCE = """\
+    python benchmarks/protocol.py invariance --questions 96 --output benchmarks/results/invariance.json
+
+Drafts with other batch sizes and windows than one by one:
+"""
+
+REPEAT = """\
+    python benchmarks/protocol.py repeat --questions 256 --output benchmarks/results/repeat.json
+
+A run, and the same run again, answered by the call store:
+"""
+
+OVERHEAD = """\
+    python benchmarks/overhead.py --questions 100000 --output benchmarks/results/overhead.json
+
+Cost of a call beside the model's, with a backend that answers at once; call store and transcripts on:
+"""
+
+STOCK = """\
+## Is `max_rounds=0` lm-eval's own `hf`?
+
+    HARNESS_EXT_DATA=<folder> python benchmarks/stock.py --limit 20 --output benchmarks/results/stock.json
+"""
+
+STARTUP = """\
+## Start-up
+
+`python benchmarks/startup.py`: see [plugins.md](plugins.md).
+"""
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Return rows of equal keys as a Markdown table."""
+    names = list(rows[0])
+    lines = [f"| {' | '.join(n.replace('_', ' ') for n in names)} |", "|" + " --- |" * len(names)]
+    lines += [f"| {' | '.join(str(row[n]) for n in names)} |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def load(name: str) -> Any:
+    """Return a committed result."""
+    return json.loads((RESULTS / name).read_text(encoding="utf-8"))
+
+
+def overhead_rows(result: dict[str, Any]) -> list[dict[str, Any]]:
+    rows = []
+    for name in ("first_run", "repeated_run"):
+        run = result[name]
+        memory = run["memory_mib"]
+        rows.append(
+            {
+                "run": name.replace("_", " "),
+                "questions": result["questions"],
+                "CPU ms a call": run["cpu_ms_a_call"],
+                "wall ms a call": run["wall_ms_a_call"],
+                "MiB before": memory["before"],
+                "MiB after a tenth": memory["at_each_tenth"][0],
+                "MiB at the end": memory["at_each_tenth"][-1],
+            }
+        )
+    return rows
+
+
+def main() -> None:
+    parts = [HEAD, PAIR, (RESULTS / "embedded_pair.md").read_text(encoding="utf-8")]
+    for text, name in (
+        (EFFICIENCY, "efficiency"), (ORIGINAL, "original"), (INVARIANCE, "invariance"), (REPEAT, "repeat"),
+    ):  # fmt: skip
+        result = load(f"{name}.json")
+        parts += [text, table(result["rows"]), f"Batch size {result['batch_size']}; {result['machine']}.\n"]
+    overhead = load("overhead.json")
+    parts += [OVERHEAD, table(overhead_rows(overhead)), f"{overhead['machine']}, load {overhead['load_average'][0]}.\n"]
+    parts += [STOCK, table(load("stock.json")), STARTUP]
+    (ROOT / "docs" / "benchmarks.md").write_text("\n".join(parts), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

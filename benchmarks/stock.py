@@ -1,0 +1,72 @@
+"""`feedback_pair` with `max_rounds=0`, and `baseline`, against lm-eval's own `hf`: text for text on real rows.
+
+    HARNESS_EXT_DATA=<folder> python benchmarks/stock.py --limit 100 --output benchmarks/results/stock.json
+
+Runs the embedded student on every task of `babi_reasoning` and on `gsm8k_local` (lm-eval's gsm8k on local rows), each
+plain and with `--apply_chat_template`, and counts the rows whose text differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from harness_ext.embedded import model_path
+
+
+def texts(model: str, arguments: dict[str, Any], options: dict[str, Any]) -> dict[tuple[str, int], str]:
+    """Return every row's text, by task and document."""
+    import lm_eval
+
+    results = lm_eval.simple_evaluate(model=model, model_args=arguments, bootstrap_iters=0, device="cpu", **options)
+    samples = {(name, s["doc_id"]): s["resps"][0][0] for name, rows in results["samples"].items() for s in rows}
+    if not samples:
+        raise RuntimeError(f"{model} gave no samples")
+    return samples
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--limit", type=int, default=100)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--output", type=Path)
+    args = parser.parse_args()
+    from lm_eval.tasks import TaskManager
+
+    student = str(model_path("student"))
+    manager = TaskManager()
+    rows = []
+    for task, limit in (("babi_reasoning", args.limit), ("gsm8k_local", min(args.limit, 20))):
+        for chat in (False, True):
+            options = {"tasks": [task], "limit": limit, "batch_size": args.batch_size, "task_manager": manager}
+            options["apply_chat_template"] = chat
+            stock = texts("hf", {"pretrained": student}, options)
+            with tempfile.TemporaryDirectory() as folder:
+                common = {"student": student, "progress": "off"}
+                ours = {
+                    "baseline": texts("baseline", {**common, **_fresh(folder, "a")}, options),
+                    "feedback_pair, max_rounds=0": texts(
+                        "feedback_pair", {**common, "teacher": student, "max_rounds": 0, **_fresh(folder, "b")}, options
+                    ),
+                }
+            for name, found in ours.items():
+                if found.keys() != stock.keys():
+                    raise RuntimeError(f"{name} answered other rows than stock hf")
+                differ = sum(found[key] != stock[key] for key in stock)
+                rows.append(
+                    {"task": task, "chat": chat, "model": name, "rows": len(stock), "texts_that_differ": differ}
+                )
+                print(rows[-1], flush=True)
+    if args.output:
+        args.output.write_text(json.dumps(rows, indent=2) + "\n")
+
+
+def _fresh(folder: str, name: str) -> dict[str, str]:
+    return {"store": f"{folder}/calls-{name}", "run_dir": f"{folder}/run-{name}"}
+
+
+if __name__ == "__main__":
+    main()
