@@ -15,7 +15,8 @@ RESULTS = ROOT / "benchmarks" / "results"
 HEAD = """\
 # Benchmarks
 
-Each figure comes from a script that anyone can run, and from the result it wrote, which is committed. `python benchmarks/page.py` makes this page from them.
+Each figure comes from a script that anyone can run, and from the result it wrote, which is committed. `python
+benchmarks/page.py` makes this page from them.
 """
 
 PAIR = """\
@@ -23,7 +24,12 @@ PAIR = """\
 
     HARNESS_EXT_DATA=<folder> python benchmarks/embedded_pair.py --output benchmarks/results/embedded_pair
 
-Exact match of `babi_reasoning` on 2,004 of bAbI's public test rows, zero-shot, plain contexts. The pair never saw a bAbI row in training; these rows were scored once, after its weights were final. `verdict only` is the control: the student is told `Incorrect.` and nothing else. On yes/no questions (tasks 6 and 9) the verdict alone can give the answer away, so they stand apart. The pair was made for tasks 1, 6, 9, 11, 12 and 13, and its student is weak on purpose ([embedded-pair.md](embedded-pair.md)): the table shows that the machinery works, not what feedback is worth.
+Exact match of `babi_reasoning` on 2,004 of bAbI's public test rows, zero-shot, plain contexts. The pair never saw a
+bAbI row in training; these rows were scored once, after its weights were final. `verdict only` is the control: the
+student is told `Incorrect.` and nothing else. On yes/no questions (tasks 6 and 9) the verdict alone can give the
+answer away, so they stand apart. The pair was made for tasks 1, 6, 9, 11, 12 and 13, and its student is weak on
+purpose ([embedded-pair.md](embedded-pair.md)): the table shows that the machinery works, not what feedback is
+worth.
 """
 
 EFFICIENCY = """\
@@ -31,7 +37,9 @@ EFFICIENCY = """\
 
     python benchmarks/protocol.py efficiency --questions 64 256 1024 --output benchmarks/results/efficiency.json
 
-Wall time of the calls of a `feedback_pair` run issued again as flat batches, divided by the run's own wall time (1 is perfect). `chain bound`: the best that any run could reach, since it has to wait for the question with the longest chain of calls.
+Wall time of the calls of a `feedback_pair` run issued again as flat batches, divided by the run's own wall time (1
+is perfect). `chain bound`: the best that any run could reach, since it has to wait for the question with the
+longest chain of calls.
 """
 
 ORIGINAL = """\

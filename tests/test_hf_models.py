@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from harness_ext.arguments import plan_run
-from harness_ext.backends.base import GenerateRequest, ScoreRequest
+from harness_ext.backends.base import GenerateRequest, Prompt, ScoreRequest
 from harness_ext.backends.hf import HFBackend, bitsandbytes_config
 from harness_ext.embedded import model_path
-from harness_ext.errors import ConfigurationError, RunAborted
+from harness_ext.errors import CallFailed, ConfigurationError, RunAborted
 from harness_ext.models.baseline import Baseline
-from harness_ext.records import Completion
+from harness_ext.records import Completion, Message
 
 STUDENT = str(model_path("student"))
 ROWS = [("Where is Mary?\n", "Answer: garden"), ("Where is the milk?\n", "Answer: office")]
@@ -90,3 +90,38 @@ def test_a_batch_ends_between_two_tokens_when_its_run_has_ended() -> None:
     with pytest.raises(RunAborted):
         backend.generate([request], lambda i, completion: None)
     assert next(steps) == 4
+
+
+SYSTEM_AND_USER = [Message("system", "Be brief."), Message("user", "Where?")]
+
+
+@pytest.mark.parametrize(
+    ("template", "text", "notes"),
+    [
+        ("{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}", "[system]Be brief.[user]Where?", ()),
+        (
+            "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+            "[{{ m.role }}]{{ m.content }}{% endfor %}",
+            "[user]Be brief.\n\nWhere?",
+            ("system_merged",),
+        ),
+        (
+            "{% for m in messages %}{% if m.role != 'system' %}[{{ m.role }}]{{ m.content }}{% endif %}{% endfor %}",
+            "[user]Be brief.\n\nWhere?",
+            ("system_merged",),
+        ),
+    ],
+    ids=["takes", "refuses", "drops"],
+)
+def test_system_text_is_never_lost(template: str, text: str, notes: tuple[str, ...]) -> None:
+    backend = seat()
+    backend.lm.tokenizer.chat_template = template
+    assert backend.render(SYSTEM_AND_USER) == Prompt(text, notes=notes)
+
+
+@pytest.mark.parametrize("template", ["{{ raise_exception('never') }}", "{{ messages | length }}"])
+def test_a_template_that_cannot_say_a_conversation_fails_the_call(template: str) -> None:
+    backend = seat()
+    backend.lm.tokenizer.chat_template = template
+    with pytest.raises(CallFailed, match="refuses this conversation"):
+        backend.render([*SYSTEM_AND_USER, Message("assistant", "In the")])

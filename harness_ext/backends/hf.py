@@ -72,19 +72,16 @@ class HFBackend(Backend):
 
         if not self.chat_default:
             raise CallFailed("backend", f"{self.name} has no chat template; leave out `chat=on` or name a chat model")
-        try:
-            return Prompt(self._apply_template(messages))
-        except TemplateError as error:
-            if not any(m.role == "system" for m in messages):
-                raise CallFailed(
-                    "backend", f"the chat template of {self.name} refuses this conversation: {error}"
-                ) from error
-        try:
-            return Prompt(self._apply_template(merge_system(messages)), notes=("system_merged",))
-        except TemplateError as error:
-            raise CallFailed(
-                "backend", f"the chat template of {self.name} refuses this conversation: {error}"
-            ) from error
+        reason: Exception | str = "it leaves the system text out"
+        for attempt, notes in ((messages, ()), (merge_system(messages), ("system_merged",))):
+            try:
+                text = self._apply_template(attempt)
+            except (TemplateError, ValueError) as error:
+                reason = error
+            else:
+                if all(m.content.strip() in text for m in attempt if m.role == "system"):
+                    return Prompt(text, notes=notes)
+        raise CallFailed("backend", f"the chat template of {self.name} refuses this conversation: {reason}")
 
     def _apply_template(self, messages: Sequence[Message]) -> str:
         is_open = messages[-1].role == "assistant"
@@ -165,8 +162,9 @@ def groups_by_bos(lm: Any, requests: Sequence[GenerateRequest]) -> list[list[int
 
 def check_length(lm: Any, name: str, request: Request) -> CallFailed | None:
     """Return the failure of a request that is too long for an `HFLM`, which would cut it with a mere log line."""
-    prompt_tokens = len(lm.tok_encode(request.prompt))
+    prompt_tokens, room = len(lm.tok_encode(request.prompt)), lm.max_length
     if isinstance(request, ScoreRequest):
+        room += 1  # the last token is scored, not read
         new = len(lm.tok_encode(request.continuation, add_special_tokens=False))
     else:
         new = effective_settings(request.gen_kwargs, lm.max_gen_toks)["max_gen_toks"]
@@ -176,7 +174,7 @@ def check_length(lm: Any, name: str, request: Request) -> CallFailed | None:
                 f"max_gen_toks={new} leaves no room for a prompt in the {lm.max_length} positions of "
                 f"{name}: lower it (`--gen_kwargs max_gen_toks=…`)",
             )
-    if lm.backend == "causal" and prompt_tokens + new > lm.max_length:
+    if lm.backend == "causal" and prompt_tokens + new > room:
         return CallFailed(
             "overflow",
             f"{prompt_tokens} prompt tokens and {new} new ones do not fit into the {lm.max_length} positions "
