@@ -18,7 +18,9 @@ from harness_ext.backends.scripted import ScriptedBackend
 from harness_ext.models.baseline import BaselineLM
 
 
-def test_ctrl_c_ends_the_run_at_once_and_keeps_what_is_finished(tmp_path: Path) -> None:
+def test_ctrl_c_ends_the_run_at_once_and_keeps_what_is_finished(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     started = 0.0
 
     def slow(prompt: str) -> str:
@@ -29,6 +31,9 @@ def test_ctrl_c_ends_the_run_at_once_and_keeps_what_is_finished(tmp_path: Path) 
         time.sleep(0.05)
         return f"re: {prompt}"
 
+    # A test run that a shell put into the background inherits "ignore" for SIGINT.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     backend = ScriptedBackend(slow)
     lm = BaselineLM(student=backend, store=str(tmp_path / "s"), run_dir=tmp_path / "r", progress="off")
     asked = instances(f"q{i}" for i in range(400))
