@@ -170,7 +170,8 @@ def main(argv: list[str] | None = None) -> int:
     for name, values in result.items():
         print(f"{name:24}", "  ".join(f"{key} {value:g}" for key, value in values.items()))
     if options.json:
-        options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        record = {"questions": len(items), "scores": result}
+        options.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return 0
 
 
