@@ -125,11 +125,9 @@ def stories() -> list[Item]:
     ]
 
 
-def test_the_teacher_solves_what_the_student_fails(stories: list[Item]) -> None:
+def test_the_teacher_solves_more_than_the_student(stories: list[Item]) -> None:
     shares = {}
     for seat in SEATS:
         replies = Player(str(model_path(seat)))([story.context for story in stories])
         shares[seat] = sum(is_right(story, reply) for story, reply in zip(stories, replies, strict=True)) / len(stories)
-    assert shares["teacher"] >= 0.8
-    assert shares["student"] <= 0.75
     assert shares["teacher"] >= shares["student"] + 0.15
