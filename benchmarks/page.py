@@ -111,16 +111,36 @@ def overhead_rows(result: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
+def protocol_part(name: str) -> str:
+    """Return the table of one of `benchmarks/protocol.py`'s measures."""
+    result = load(f"{name}.json")
+    return f"{table(result['rows'])}\nBatch size {result['batch_size']}; {result['machine']}.\n"
+
+
+def overhead_part() -> str:
+    result = load("overhead.json")
+    return f"{table(overhead_rows(result))}\n{result['machine']}, load {result['load_average'][0]}.\n"
+
+
+SECTIONS = (
+    ("embedded_pair.md", PAIR, lambda: (RESULTS / "embedded_pair.md").read_text(encoding="utf-8")),
+    ("efficiency.json", EFFICIENCY, lambda: protocol_part("efficiency")),
+    ("original.json", ORIGINAL, lambda: protocol_part("original")),
+    ("invariance.json", INVARIANCE, lambda: protocol_part("invariance")),
+    ("repeat.json", REPEAT, lambda: protocol_part("repeat")),
+    ("overhead.json", OVERHEAD, overhead_part),
+    ("stock.json", STOCK, lambda: table(load("stock.json"))),
+)
+
+
 def main() -> None:
-    parts = [HEAD, PAIR, (RESULTS / "embedded_pair.md").read_text(encoding="utf-8")]
-    for text, name in (
-        (EFFICIENCY, "efficiency"), (ORIGINAL, "original"), (INVARIANCE, "invariance"), (REPEAT, "repeat"),
-    ):  # fmt: skip
-        result = load(f"{name}.json")
-        parts += [text, table(result["rows"]), f"Batch size {result['batch_size']}; {result['machine']}.\n"]
-    overhead = load("overhead.json")
-    parts += [OVERHEAD, table(overhead_rows(overhead)), f"{overhead['machine']}, load {overhead['load_average'][0]}.\n"]
-    parts += [STOCK, table(load("stock.json")), STARTUP]
+    parts = [HEAD]
+    for name, text, part in SECTIONS:
+        if (RESULTS / name).exists():
+            parts += [text, part()]
+        else:
+            parts += [f"{text}\nNot measured yet: `benchmarks/results/{name}` is not there.\n"]
+    parts.append(STARTUP)
     (ROOT / "docs" / "benchmarks.md").write_text("\n".join(parts), encoding="utf-8")
 
 
