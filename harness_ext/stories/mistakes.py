@@ -10,8 +10,10 @@ from harness_ext.stories.questions import Ask, Draft, Note, answer, matters, rea
 from harness_ext.stories.sentences import Sentence
 from harness_ext.stories.vocabulary import OBJECTS
 
-# How many lines the student of the embedded pair is taught to read with care in its drafts: its deliberate weakness.
-ATTENTIVE_LINES = 4
+# The wordings that the student of the embedded pair is taught to overlook in its drafts: its deliberate weakness.
+OVERLOOKED_VERBS = frozenset(
+    ("journeyed", "travelled", "went back", "is no longer", "is not", "got", "grabbed", "discarded", "handed")
+)
 
 
 @dataclass(frozen=True)
@@ -32,13 +34,13 @@ class Review:
 
 
 def careless(ask: Ask, sentences: Sequence[Sentence]) -> Draft:
-    """Return the draft of a reader whose attention ends after `ATTENTIVE_LINES` lines."""
+    """Return the draft of a reader who overlooks the wordings in `OVERLOOKED_VERBS`."""
     return answer(ask, [skim(note) for note in read(sentences)])
 
 
 def skim(note: Note) -> Note:
-    """Return the note as the careless reader takes it: of a late line, only who it is about."""
-    return replace(note, noticed=note.number <= ATTENTIVE_LINES)
+    """Return the note as the careless reader takes it."""
+    return replace(note, noticed=note.sentence.verb not in OVERLOOKED_VERBS)
 
 
 def misread(rng: random.Random, ask: Ask, sentences: Sequence[Sentence]) -> Draft:

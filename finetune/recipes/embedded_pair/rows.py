@@ -94,30 +94,25 @@ def refine_row(rng: random.Random, story: Story, draft: Draft, chat: bool) -> Ro
 
 
 def _wrong(rng: random.Random, story: Story, careless_share: float) -> Draft:
-    """Return a wrong draft: the student's own, or one with other mistakes. Rarely there is none; then a right one."""
-    draft = careless(story.ask, story.sentences)
-    if rng.random() < careless_share and draft.answer != story.gold.answer:
-        better = correct(draft, review(draft, story.sentences), story.sentences)
-        return better if better.answer != story.gold.answer and rng.random() < 0.5 else draft
-    for _ in range(10):
+    draft = careless(story.ask, story.sentences) if rng.random() < careless_share else story.gold
+    while draft.answer == story.gold.answer:
         draft = misread(rng, story.ask, story.sentences)
+        careless_notes = [skim(note) if rng.random() < 0.3 else note for note in draft.notes]
         if draft.answer == story.gold.answer:
-            draft = answer(story.ask, [skim(note) if rng.random() < 0.3 else note for note in draft.notes])
-        if draft.answer != story.gold.answer:
-            break
+            draft = answer(story.ask, careless_notes)
+        if draft.answer == story.gold.answer and rng.random() < 0.1:
+            return draft
     return draft
 
 
 def _right(rng: random.Random, story: Story) -> Draft:
-    """Return a right draft: the careful reader's, the student's after its corrections, or one with idle mistakes."""
-    roll = rng.random()
-    if roll < 0.6:
-        draft = careless(story.ask, story.sentences)
-        while draft.answer != story.gold.answer:
-            draft = correct(draft, review(draft, story.sentences), story.sentences)
-        return draft
-    draft = misread(rng, story.ask, story.sentences)
-    return draft if roll < 0.8 and draft.answer == story.gold.answer else story.gold
+    """Return a right draft: mostly the careful reader's, else one whose mistakes do no harm."""
+    for _ in range(3):
+        roll = rng.random()
+        draft = careless(story.ask, story.sentences) if roll < 0.4 else misread(rng, story.ask, story.sentences)
+        if draft.answer == story.gold.answer and rng.random() < 0.8:
+            return draft
+    return story.gold
 
 
 def rows(
