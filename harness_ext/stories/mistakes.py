@@ -112,7 +112,7 @@ def review(draft: Draft, sentences: Sequence[Sentence]) -> Review:
     ask = draft.ask
     gold = read(sentences)
     if draft.answer == answer(ask, gold).answer:
-        return Review(True, issue=f"It reads the lines about {_topic(ask)} well.")
+        return Review(True, issue=f"It reads the lines about {ask.topic} well.")
     for number in mistaken_lines(draft, gold):
         if number > len(draft.notes):
             return Review(False, number, f"Read on from line {number}.", "The story is not at its end there.")
@@ -128,18 +128,14 @@ def review(draft: Draft, sentences: Sequence[Sentence]) -> Review:
     )
 
 
-def _topic(ask: Ask) -> str:
-    return f"the {ask.who}" if ask.kind == "where_thing" else ask.who
-
-
 def _overlooked_issue(ask: Ask, sentence: Sentence) -> str:
     if sentence.lead:
-        return f"Think who is meant there: it is about {_topic(ask)} too."
+        return f"Think who is meant there: it is about {ask.topic} too."
     if sentence.kind == "not_at":
-        return f"It rules out a place for {_topic(ask)}."
+        return f"It rules out a place for {ask.topic}."
     if ask.kind == "where_thing":
         return "What it says was overlooked."
-    return f"It is about {_topic(ask)} and was overlooked."
+    return f"It is about {ask.topic} and was overlooked."
 
 
 def mistaken_lines(draft: Draft, gold: Sequence[Note]) -> list[int]:

@@ -1,8 +1,8 @@
 """Questions about a story, and a reader who notes line by line what matters and concludes from the notes.
 
-A rationale goes through the numbered lines and notes who each is about; for a line that matters it notes what it
-says. The conclusion follows from the notes alone. So a mistake is a change of the notes, and a draft, a hint and a
-corrected reply all come from the same few functions.
+A rationale says who or what is asked for, goes through the numbered lines and notes who each is about; for a line that
+matters it notes what it says. The conclusion follows from the notes alone. So a mistake is a change of the notes, and a
+draft, a hint and a corrected reply all come from the same few functions.
 """
 
 from __future__ import annotations
@@ -34,6 +34,11 @@ class Ask:
             "carrying": f"What is {self.who} carrying?",
             "where_thing": f"Where is the {self.who}?",
         }[self.kind]
+
+    @property
+    def topic(self) -> str:
+        """Return who or what is asked for, as hints name it."""
+        return f"the {self.who}" if self.kind == "where_thing" else self.who
 
 
 @dataclass(frozen=True)
@@ -164,18 +169,15 @@ def answer(ask: Ask, notes: Sequence[Note]) -> Draft:
 
 def render(draft: Draft) -> str:
     """Return the reply's text: `Reasoning: …` and `Answer: …` on two lines."""
+    asked = f" Asked: {draft.ask.place}." if draft.ask.place else ""
+    return f"{render_notes(draft, len(draft.notes))}. So {draft.conclusion}.{asked}\nAnswer: {draft.answer}"
+
+
+def render_notes(draft: Draft, count: int) -> str:
+    """Return the beginning of the reply, up to the end of note number `count`."""
     details = _details(draft.ask, draft.notes)
     items = [
         f"{note.number} {note.sentence.subject}" + (f" {detail}" if detail else "")
         for note, detail in zip(draft.notes, details, strict=True)
     ]
-    return f"Reasoning: {', '.join(items)}. So {draft.conclusion}.\nAnswer: {draft.answer}"
-
-
-def note_texts(draft: Draft) -> list[str]:
-    """Return the text of each note, as `render` joins them."""
-    details = _details(draft.ask, draft.notes)
-    return [
-        f"{note.number} {note.sentence.subject}" + (f" {detail}" if detail else "")
-        for note, detail in zip(draft.notes, details, strict=True)
-    ]
+    return f"Reasoning: {draft.ask.topic}? {', '.join(items[:count])}"

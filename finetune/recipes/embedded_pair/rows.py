@@ -16,7 +16,7 @@ from harness_ext.finetune.recipes.embedded_pair.prompts import (
 )
 from harness_ext.stories import Draft, Story, StoryGenerator, answer, read, render
 from harness_ext.stories.mistakes import careless, correct, misread, review, skim
-from harness_ext.stories.questions import matters, note_texts
+from harness_ext.stories.questions import matters, render_notes
 
 Messages = list[dict[str, str]]
 Row = dict[str, str | Messages]
@@ -58,8 +58,7 @@ def continuation_row(rng: random.Random, story: Story, draft: Draft, chat: bool)
     cut = rng.choice(relevant)
     gold = read(story.sentences)
     begun = answer(draft.ask, [*draft.notes[: cut - 1], gold[cut - 1], *draft.notes[cut:]])
-    notes = note_texts(begun)
-    prefix = "Reasoning: " + ", ".join(notes[:cut])
+    prefix = render_notes(begun, cut)
     rest = render(begun).removeprefix(prefix)
     if chat:
         return {"prompt": [*task_messages(rng, story, True), message("assistant", prefix)], "completion": rest}
