@@ -26,6 +26,9 @@ def test_ctrl_c_ends_the_run_at_once_and_keeps_what_is_finished(
     def slow(prompt: str) -> str:
         nonlocal started
         if prompt == "q20":
+            patience = time.monotonic() + 20
+            while len(lm.store or ()) < 20 and time.monotonic() < patience:
+                time.sleep(0.01)
             started = time.monotonic()
             os.kill(os.getpid(), signal.SIGINT)
         time.sleep(0.05)
