@@ -1,8 +1,8 @@
-"""Rows for task files: from a local folder of JSON lines when one is named, else from the Hugging Face hub.
+"""Rows for task files: from a local folder when one is named, else from the Hugging Face hub.
 
 The environment variable `HARNESS_EXT_DATA` names the folder; it holds one folder a data set and in it one file a split:
-`<HARNESS_EXT_DATA>/babi/test.jsonl`. Rows are checked before a task sees them, because a wrong field would otherwise
-show only as a low score.
+`<HARNESS_EXT_DATA>/babi/test.jsonl` (or `.csv`, `.tsv`, `.parquet`, or what `save_to_disk` wrote). Rows are checked
+before a task sees them, because a wrong field would otherwise show only as a low score.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness_ext.errors import HarnessExtError
+from harness_ext.formats import find_split, is_typed, read_rows
+from harness_ext.options import suggest
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -36,6 +38,7 @@ _KIND_NAMES: dict[Any, str] = {
     bool: "true or false",
     list[str]: "a list of texts",
     types.NoneType: "null",
+    object: "anything",
 }
 
 
@@ -49,7 +52,7 @@ class DataSource:
 
     `folder` is its name below `HARNESS_EXT_DATA`, `hub_id` and `config` its address on the hub, `splits` the splits
     that the task needs. `fields` maps each field the task reads to its type: `str`, `int`, `float`, `bool`,
-    `list[str]`, or a union of these; a field whose union holds `None` may be absent. Other fields are dropped.
+    `list[str]`, `object` (anything), or a union of these; a field whose union holds `None` may be absent. Other fields are dropped.
     """
 
     folder: str
@@ -128,69 +131,95 @@ def _hub_splits(hub_id: str, config: str | None) -> DatasetDict:
 
 
 def _from_folder(source: DataSource, folder: Path) -> dict[str, Dataset]:
-    from datasets import Dataset
-
     if not folder.is_dir():
         raise _error(source, folder, [f"{folder} is not a folder"])
-    if not (folder / source.folder).is_dir() and any((folder / f"{name}.jsonl").is_file() for name in source.splits):
+    if not (folder / source.folder).is_dir() and any(find_split(folder, s)[0].exists() for s in source.splits):
         raise _error(source, folder, [f"{folder} is the folder of one data set; name the folder above it"])
+    found = {name: find_split(folder / source.folder, name) for name in source.splits}
+    problems = [problem for _, problem in found.values() if problem]
+    splits, more = _read_splits({name: path for name, (path, _) in found.items()}, source.fields)
+    if problems or more:
+        raise _error(source, folder, [*problems, *more])
+    return splits
+
+
+def load_files(files: Mapping[str, str | Path], fields: Mapping[str, Any]) -> DatasetDict:
+    """Return one split a file, reduced to `fields` (see `DataSource`), in the files' own order.
+
+    `files` maps a split's name to a file of JSON lines, CSV, TSV or Parquet, or to a folder of `save_to_disk`. In CSV
+    every cell is text: it is read as the field's type, a list from its JSON form. Raises `DataError` with all problems.
+    """
+    from datasets import DatasetDict
+
+    splits, problems = _read_splits({name: Path(path).expanduser() for name, path in files.items()}, fields)
+    if problems:
+        listed = [f"  - {problem}" for problem in problems]
+        foot = f"Mend the files named above. One row a line, with the fields {_field_names(fields)}."
+        raise DataError("\n".join(["harness-ext: these rows cannot be used:", *listed, foot]))
+    return DatasetDict(splits)
+
+
+def _read_splits(files: Mapping[str, Path], fields: Mapping[str, Any]) -> tuple[dict[str, Dataset], list[str]]:
+    """Return the splits and what is wrong with their files; of one file at most `_LISTED_PROBLEMS`, and a count."""
+    from datasets import Dataset
+
     problems: list[str] = []
     splits = {}
-    for name in source.splits:
-        rows, found = _read_rows(folder / source.folder / f"{name}.jsonl", source.fields)
+    for name, path in files.items():
+        rows, found = _read_split(path, name, fields)
         problems += found[:_LISTED_PROBLEMS]
         if len(found) > _LISTED_PROBLEMS:
-            problems.append(f"and {len(found) - _LISTED_PROBLEMS} more in {name}.jsonl")
-        splits[name] = rows
-    if problems:
-        raise _error(source, folder, problems)
-    return {name: Dataset.from_list(rows) for name, rows in splits.items()}
+            problems.append(f"and {len(found) - _LISTED_PROBLEMS} more in {path.name}")
+        if not found:
+            splits[name] = Dataset.from_list(rows)
+    return splits, problems
 
 
-def _read_rows(path: Path, fields: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return a file's rows, and one problem a line that is not a row. Blank lines are no rows and no problem."""
-    try:
-        content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
-    except FileNotFoundError:
-        return [], [f"{path} is missing"]
-    except OSError as error:
-        return [], [f"{path} cannot be read: {error.strerror or error}"]
+def _read_split(path: Path, split: str, fields: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return a split's rows, and one problem a line that is not a row. Blank lines are no rows and no problem."""
     rows: list[dict[str, Any]] = []
     problems: list[str] = []
-    # Split at line feeds only: JSON text may hold U+2028 and the like, where `str.splitlines` would cut.
-    for number, line in enumerate(content.split(b"\n"), start=1):
-        if not line.strip():
-            continue
-        row = _parse_row(line, fields)
-        if isinstance(row, str):
-            problems.append(f"{path} line {number}: {row}")
-        else:
+    for place, found in read_rows(path, split):
+        row = found if isinstance(found, str) else _check_row(found, fields, is_typed(path))
+        if not isinstance(row, str):
             rows.append(row)
+        else:
+            problems.append(f"{path} {place}: {row}" if place else f"{path} {row}")
     if not rows and not problems:
         problems.append(f"{path} holds no row")
     return rows, problems
 
 
-def _parse_row(line: bytes, fields: Mapping[str, Any]) -> dict[str, Any] | str:
-    """Return a row, or what is wrong with it."""
-    try:
-        row = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        return f"no UTF-8 text (byte {error.start + 1}: {error.reason})"
-    except RecursionError:
-        return "JSON nested too deeply"
-    except ValueError as error:
-        return f"no JSON ({error})"
-    if not isinstance(row, dict):
-        return f"a JSON object is needed, found {reprlib.repr(row)}"
+def _check_row(row: Mapping[str, Any], fields: Mapping[str, Any], typed: bool) -> dict[str, Any] | str:
+    """Return a row reduced to its fields, or what is wrong with it."""
     wrong = []
+    checked = {}
     for field, kind in fields.items():
+        value = row.get(field)
+        if field in row and not typed:
+            value = _from_text(value, kind)
+        checked[field] = value
         if field not in row:
             if not _optional(kind):
-                wrong.append(f"field {field!r} is missing")
-        elif not _fits(row[field], kind):
-            wrong.append(f"field {field!r} must be {_kind_name(kind)}, found {reprlib.repr(row[field])}")
-    return "; ".join(wrong) or {field: row.get(field) for field in fields}
+                near = suggest(field, [str(name) for name in row])
+                wrong.append(f"field {field!r} is missing{near}")
+        elif not _fits(value, kind):
+            wrong.append(f"field {field!r} must be {_kind_name(kind)}, found {reprlib.repr(value)}")
+    return "; ".join(wrong) or checked
+
+
+def _from_text(text: Any, kind: Any) -> Any:
+    """Return a cell of a CSV file as the type that its field wants, or as it stands where it is none."""
+    kinds = typing.get_args(kind) if typing.get_origin(kind) in (types.UnionType, typing.Union) else (kind,)
+    if types.NoneType in kinds and not text:
+        return None
+    if str in kinds and list[str] not in kinds:
+        return text
+    try:
+        value = json.loads(text.lower() if bool in kinds else text)
+    except (ValueError, RecursionError):
+        return text
+    return value if _fits(value, kind) else text
 
 
 def _fits(value: object, kind: Any) -> bool:
@@ -208,6 +237,8 @@ def _fits(value: object, kind: Any) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if kind in (bool, types.NoneType):
         return isinstance(value, kind)
+    if kind is object:
+        return True
     raise TypeError(f"a field's type must be one of {', '.join(_KIND_NAMES.values())} or a union, not {kind!r}")
 
 
@@ -230,9 +261,12 @@ def _kind_name(kind: Any) -> str:
     return " or ".join(_kind_name(choice) for choice in typing.get_args(kind))
 
 
+def _field_names(fields: Mapping[str, Any]) -> str:
+    return ", ".join(f"{field} ({_kind_name(kind)})" for field, kind in fields.items())
+
+
 def _error(source: DataSource, folder: Path | None, problems: Sequence[str]) -> DataError:
     files = ", ".join(f"{source.folder}/{name}.jsonl" for name in source.splits)
-    fields = ", ".join(f"{field} ({_kind_name(kind)})" for field, kind in source.fields.items())
     if folder is None:
         place = f"the hub ({source.hub_id})"
         remedy = f"Check the connection, or set {DATA_VARIABLE} to a folder that holds {files}"
@@ -240,5 +274,5 @@ def _error(source: DataSource, folder: Path | None, problems: Sequence[str]) -> 
         place = f"{DATA_VARIABLE}={folder}"
         remedy = f"Put {files} there, or unset {DATA_VARIABLE} to load {source.hub_id} from the hub"
     head = f"harness-ext: data set {source.folder!r} cannot be used from {place}:"
-    foot = f"{remedy}. One JSON object a line, with the fields {fields}."
+    foot = f"{remedy}. One JSON object a line (or .csv, .tsv, .parquet), with the fields {_field_names(source.fields)}."
     return DataError("\n".join([head, *(f"  - {problem}" for problem in problems), foot]))
