@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import asyncio
 import queue
 import threading
@@ -54,8 +55,8 @@ class CallPolicy:
 Outcome = Completion | CallFailed
 
 
-class Lane:
-    """One device: a thread that runs its models' calls one after the other, fed by the event loop.
+class Lane(abc.ABC):
+    """Takes calls, has them answered, hands their results over.
 
     `settle` takes finished calls, in the loop's thread, several at once. `abort` ends the run with an error.
     """
@@ -69,16 +70,87 @@ class Lane:
     ) -> None:
         self.name = name
         self.policy = policy
-        self.waiting: dict[Backend, list[Pending]] = {}
         self._settle = settle
         self._abort = abort
         self._loop = asyncio.get_running_loop()
+        self._lock = threading.Lock()
+        self._results: list[tuple[Pending, Outcome]] = []
+
+    @abc.abstractmethod
+    def submit(self, call: Pending) -> None:
+        """Take a call; in the loop's thread."""
+
+    @abc.abstractmethod
+    async def serve(self) -> None:
+        """Have calls answered, for as long as the run lasts."""
+
+    def stop(self) -> None:  # noqa: B027  (a lane without a thread ends with `serve`)
+        """End what goes on outside the loop's thread; a batch in progress ends at its next result."""
+
+    def join(self, timeout: float | None = None) -> None:  # noqa: B027
+        """Wait for that end."""
+
+    def _refusal(self, call: Pending) -> CallFailed | None:
+        """Return why a call cannot be sent, or None; what the policy lets be cut is marked."""
+        try:
+            failure = call.backend.check(call.request)
+        except Exception as error:  # a tokenizer that chokes on this prompt, and on no other
+            return failure_of(call.backend, error)
+        if failure is not None and failure.can_cut and self.policy.truncate:
+            call.cut = True
+            return None
+        return failure
+
+    def _accept(self, backend: Backend, call: Pending, completion: Completion) -> Outcome:
+        if not isinstance(completion, Completion) or not isinstance(completion.text, str):
+            return CallFailed("no_reply", f"{backend.name} returned no text")
+        if isinstance(call.request, ScoreRequest):
+            if completion.logprob is None or isnan(completion.logprob):
+                return CallFailed("no_reply", f"{backend.name} returned no log-probability")
+        elif not self.policy.keep_empty and not completion.text.strip():
+            return CallFailed("empty", f"{backend.name} returned an empty reply (`on_empty=keep` takes it as it is)")
+        if call.cut:
+            completion = replace(completion, notes=(*completion.notes, CUT))
+        if not is_utf8(completion.text):
+            return replace(completion, text=repair(completion.text), notes=(*completion.notes, "surrogates_replaced"))
+        return completion
+
+    def _report(self, call: Pending, outcome: Outcome) -> None:
+        with self._lock:
+            self._results.append((call, outcome))
+            first = len(self._results) == 1
+        if first:
+            self._call_loop(self._drain)
+
+    def _call_loop(self, function: Callable[..., None], *args: object) -> None:
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(function, *args)
+
+    def _drain(self) -> None:
+        with self._lock:
+            results, self._results = self._results, []
+        try:
+            self._settle(results)
+        except Exception as error:
+            self._abort(error)
+
+
+class ThreadLane(Lane):
+    """One device: a thread that runs its models' calls one after the other, fed by the event loop."""
+
+    def __init__(
+        self,
+        name: str,
+        policy: CallPolicy,
+        settle: Callable[[Sequence[tuple[Pending, Outcome]]], None],
+        abort: Callable[[BaseException], None],
+    ) -> None:
+        super().__init__(name, policy, settle, abort)
+        self.waiting: dict[Backend, list[Pending]] = {}
         self._wake = asyncio.Event()
         self._arrivals = 0
         self._batches: queue.SimpleQueue[tuple[Backend, list[Pending]] | None] = queue.SimpleQueue()
         self._idle = asyncio.Event()
-        self._lock = threading.Lock()
-        self._results: list[tuple[Pending, Outcome]] = []
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._work, name=f"harness-ext {name}", daemon=True)
         self._thread.start()
@@ -139,14 +211,8 @@ class Lane:
         """Send what can be sent, as one call a kind; everything in `calls` is settled when this returns."""
         good: list[Pending] = []
         for call in calls:
-            try:
-                failure = backend.check(call.request)
-            except Exception as error:  # a tokenizer that chokes on this prompt, and on no other
-                failure = _failure(backend, error)
+            failure = self._refusal(call)
             if failure is None:
-                good.append(call)
-            elif failure.can_cut and self.policy.truncate:
-                call.cut = True
                 good.append(call)
             else:
                 self._report(call, failure)
@@ -177,46 +243,13 @@ class Lane:
         rest = list(left.values())
         if error is None or len(calls) == 1:
             for call in rest:
-                self._report(call, _failure(backend, error))
+                self._report(call, failure_of(backend, error))
         elif rest:
             middle = len(rest) // 2
             self._send(backend, rest[:middle])
             self._send(backend, rest[middle:])
 
-    def _accept(self, backend: Backend, call: Pending, completion: Completion) -> Outcome:
-        if not isinstance(completion, Completion) or not isinstance(completion.text, str):
-            return CallFailed("no_reply", f"{backend.name} returned no text")
-        if isinstance(call.request, ScoreRequest):
-            if completion.logprob is None or isnan(completion.logprob):
-                return CallFailed("no_reply", f"{backend.name} returned no log-probability")
-        elif not self.policy.keep_empty and not completion.text.strip():
-            return CallFailed("empty", f"{backend.name} returned an empty reply (`on_empty=keep` takes it as it is)")
-        if call.cut:
-            completion = replace(completion, notes=(*completion.notes, CUT))
-        if not is_utf8(completion.text):
-            return replace(completion, text=repair(completion.text), notes=(*completion.notes, "surrogates_replaced"))
-        return completion
-
-    def _report(self, call: Pending, outcome: Outcome) -> None:
-        with self._lock:
-            self._results.append((call, outcome))
-            first = len(self._results) == 1
-        if first:
-            self._call_loop(self._drain)
-
-    def _call_loop(self, function: Callable[..., None], *args: object) -> None:
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(function, *args)
-
     # -- in the loop's thread ------------------------------------------------------------------------------------
-
-    def _drain(self) -> None:
-        with self._lock:
-            results, self._results = self._results, []
-        try:
-            self._settle(results)
-        except Exception as error:
-            self._abort(error)
 
     def _finish_batch(self) -> None:
         self._idle.set()
@@ -232,7 +265,8 @@ def _load(backend: Backend) -> None:
         raise LoadError(f"{backend.name} could not be loaded: {error}") from error
 
 
-def _failure(backend: Backend, error: Exception | None) -> CallFailed:
+def failure_of(backend: Backend, error: Exception | None) -> CallFailed:
+    """Return what a model raised, or that it said nothing, as the failure of one call."""
     if error is None:
         return CallFailed("no_reply", f"{backend.name} returned without answering this call")
     if isinstance(error, CallFailed):

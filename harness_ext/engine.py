@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol as Interface
 
 from harness_ext.backends.base import Backend, Request
-from harness_ext.dispatch import CallPolicy, Lane, Outcome, Pending
-from harness_ext.errors import CallFailed, HarnessExtError, RunAborted
+from harness_ext.backends.served import ServedBackend
+from harness_ext.budget import Budget
+from harness_ext.dispatch import CallPolicy, Lane, Outcome, Pending, ThreadLane
+from harness_ext.errors import BudgetSpent, CallFailed, HarnessExtError, RunAborted
 from harness_ext.protocol import Protocol, Question, question_hash
 from harness_ext.records import Completion, Failure, Solution, Transcript
 from harness_ext.seats import Seats, SeatSetup
+from harness_ext.served_lane import ServedLane
 from harness_ext.store import CallStore
 
 
@@ -33,13 +37,14 @@ class Engine:
     """Runs protocols.
 
     `window` bounds how many questions are open at once; `seed` is part of the keys of sampled calls; `store` is None
-    to keep nothing.
+    to keep nothing; `budget` bounds what is spent.
     """
 
     store: CallStore | None = None
     window: int = 2048
     policy: CallPolicy = field(default_factory=CallPolicy)
     seed: int = 0
+    budget: Budget | None = None
 
     def run(
         self,
@@ -53,7 +58,8 @@ class Engine:
         engine's thread.
 
         A question that fails has its failure in its transcript and takes no other with it. Raises LoadError, StoreError
-        or whatever `finished` raises, when the run cannot go on; finished calls are in the store by then.
+        or whatever `finished` raises, when the run cannot go on, and BudgetSpent when questions are left unfinished
+        because calls did not fit into the budget; finished calls are in the store by then.
         """
         run = _Run(self, protocol, seats, enumerate(questions), finished, observers)
         thread = threading.Thread(target=run.thread_main, name="harness-ext engine", daemon=True)
@@ -84,8 +90,9 @@ class _Run:
         self.engine, self.protocol, self.seats = engine, protocol, seats
         self.questions, self.finished, self.observers = questions, finished, observers
         self.error: BaseException | None = None
-        self.lanes: dict[str, Lane] = {}
+        self.lanes: dict[object, Lane] = {}
         self.in_flight: dict[str, asyncio.Future[Completion]] = {}
+        self.held: deque[Pending] = deque()
         self.open: set[asyncio.Task[None]] = set()
         self.loop: asyncio.AbstractEventLoop | None = None
 
@@ -111,10 +118,11 @@ class _Run:
         self.done = asyncio.Event()
         services: list[asyncio.Task[None]] = []
         for setup in self.seats.values():
-            name = setup.backend.lane
-            if name not in self.lanes:
-                self.lanes[name] = Lane(name, self.engine.policy, self._settle, self._abort)
-                services.append(asyncio.create_task(self.lanes[name].serve()))
+            place = _place(setup.backend)
+            if place not in self.lanes:
+                kind = ServedLane if isinstance(setup.backend, ServedBackend) else ThreadLane
+                self.lanes[place] = kind(setup.backend.lane, self.engine.policy, self._settle, self._abort)
+                services.append(asyncio.create_task(self.lanes[place].serve()))
         self._open_more()
         await self.done.wait()
         for task in [*services, *self.open]:
@@ -136,6 +144,8 @@ class _Run:
 
     def _end_when_idle(self) -> None:
         if not self.open and not self.in_flight:
+            if self.engine.budget is not None and self.engine.budget.reached:
+                self.error = self.error or BudgetSpent(self.engine.budget.message())
             self.done.set()
 
     def _close(self, task: asyncio.Task[None]) -> None:
@@ -157,7 +167,10 @@ class _Run:
             result = await self.protocol.solve(question, seats)
             solution = result if isinstance(result, Solution) else Solution(result.text)
         except CallFailed as error:
-            failure = Failure(error.code, str(error))
+            failure = Failure(error.code, str(error), error.faults)
+        except BudgetSpent:
+            await seats.settled()
+            return  # neither answered nor failed: the next run goes on with it
         except HarnessExtError:
             raise
         except Exception as error:
@@ -190,8 +203,24 @@ class _Run:
             return await asyncio.shield(shared), True
         future: asyncio.Future[Completion] = asyncio.get_running_loop().create_future()
         self.in_flight[key] = future
-        self.lanes[backend.lane].submit(Pending(key, backend, request, future))
+        self.held.append(Pending(key, backend, request, future))
+        self._send_held()
         return await asyncio.shield(future), False
+
+    def _send_held(self) -> None:
+        """Send calls as far as the budget goes; once it is spent, end what still waits for it."""
+        budget = self.engine.budget
+        while self.held:
+            call = self.held[0]
+            if budget is not None and not budget.take(call.key, call.backend, call.request):
+                if not budget.reached:
+                    return  # what is on its way may turn out cheaper than it could have been
+                self.held.popleft()
+                self.in_flight.pop(call.key)
+                call.future.set_exception(BudgetSpent(budget.message()))
+            else:
+                self.held.popleft()
+                self.lanes[_place(call.backend)].submit(call)
 
     def _settle(self, results: Sequence[tuple[Pending, Outcome]]) -> None:
         """Store finished calls, all in one transaction, and only then let their questions go on."""
@@ -203,10 +232,18 @@ class _Run:
                 return
         for call, out in results:
             self.in_flight.pop(call.key, None)
+            if self.engine.budget is not None:
+                self.engine.budget.settle(call.key, call.backend, out if isinstance(out, Completion) else None)
             if isinstance(out, Completion):
                 call.future.set_result(out)
                 for observer in self.observers:
                     observer.call_finished(call.backend, out)
             else:
                 call.future.set_exception(out)
+        self._send_held()
         self._end_when_idle()
+
+
+def _place(backend: Backend) -> object:
+    """Return what a backend shares its lane with: its device, or, where a server answers, nothing."""
+    return backend if isinstance(backend, ServedBackend) else backend.lane

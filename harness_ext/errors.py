@@ -18,9 +18,7 @@ class ConfigurationError(HarnessExtError):
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
         head = "harness-ext: 1 problem" if len(self.problems) == 1 else f"harness-ext: {len(self.problems)} problems"
-        super().__init__(
-            "\n".join([f"{head} with this run; nothing was run:", *(f"  - {p}" for p in self.problems)])
-        )
+        super().__init__("\n".join([f"{head} with this run; nothing was run:", *(f"  - {p}" for p in self.problems)]))
 
 
 class StoreError(HarnessExtError):
@@ -37,17 +35,22 @@ class CallFailed(HarnessExtError):
     `code` is what a summary counts by: `backend` (the model raised), `no_reply` (it returned nothing), `overflow` (the
     prompt does not fit), `empty` (an empty reply or prompt that the run does not allow), `undecodable` (text that is
     no valid Unicode), `protocol` (the protocol itself raised). `can_cut` says of an overflow that the model can answer
-    it with the prompt's beginning cut off.
+    it with the prompt's beginning cut off; `faults` names what went wrong at each attempt.
     """
 
-    def __init__(self, code: FailureCode, message: str, can_cut: bool = False) -> None:
+    def __init__(self, code: FailureCode, message: str, can_cut: bool = False, faults: tuple[str, ...] = ()) -> None:
         self.code: FailureCode = code
         self.can_cut = can_cut
+        self.faults = faults
         super().__init__(message)
 
 
 class RunAborted(HarnessExtError):
     """Raised inside a backend's call when the run has ended under it."""
+
+
+class BudgetSpent(HarnessExtError):
+    """The run's budget is spent; what was finished is stored, and the same command goes on from there."""
 
 
 class RunFailed(HarnessExtError):

@@ -26,7 +26,8 @@ class Completion:
     `finish` is `stop` (the model or a stop text ended it), `length` (the token limit did) or None (unknown). Token
     counts are those of this call alone, None where the backend does not tell; `seconds` is the call's share of the
     wall time of the batch it was part of. A scoring call has no text but `logprob`, the natural log-probability of
-    the continuation, and `greedy`, whether greedy decoding would have written it.
+    the continuation, and `greedy`, whether greedy decoding would have written it. `faults` names what went wrong
+    before this reply came (a server's errors, time-outs), one a failed attempt.
     """
 
     text: str
@@ -38,6 +39,7 @@ class Completion:
     logprob: float | None = None
     greedy: bool | None = None
     notes: tuple[str, ...] = ()
+    faults: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields that say something, as JSON values."""
@@ -48,7 +50,7 @@ class Completion:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Completion:
         """Read what `to_json` wrote; raises KeyError or TypeError on anything else."""
-        return cls(**{**data, "notes": tuple(data.get("notes", ()))})
+        return cls(**{**data, "notes": tuple(data.get("notes", ())), "faults": tuple(data.get("faults", ()))})
 
 
 _COMPLETION_FIELDS = tuple(f.name for f in fields(Completion))
@@ -103,8 +105,8 @@ class Turn:
     """One call of a seat within a question.
 
     `kind` is the protocol's word for it (draft, review, refine, …), `verdict` what the protocol read out of the text,
-    `key` the call's key in the store, `notes` what the engine did to it (`truncated`, `system_merged`, …). `reused`
-    and `completion.seconds` depend on the run, all else on the question alone.
+    `key` the call's key in the store, `notes` what the engine did to it (`truncated`, `system_merged`, …). `reused`,
+    `completion.seconds` and `completion.faults` depend on the run, all else on the question alone.
     """
 
     seat: str
@@ -118,7 +120,9 @@ class Turn:
     def to_json(self) -> dict[str, Any]:
         """Return the turn as written to transcripts; what depends on the run stands under `timing`."""
         completion = self.completion.to_json()
-        seconds = completion.pop("seconds", 0.0)
+        timing = {"seconds": round(completion.pop("seconds", 0.0), 6), "reused": self.reused}
+        if faults := completion.pop("faults", None):
+            timing["faults"] = faults
         notes = [*self.notes, *completion.pop("notes", ())]
         return {
             "seat": self.seat,
@@ -127,7 +131,7 @@ class Turn:
             **({"verdict": dict(self.verdict)} if self.verdict is not None else {}),
             **({"notes": notes} if notes else {}),
             "key": self.key,
-            "timing": {"seconds": round(seconds, 6), "reused": self.reused},
+            "timing": timing,
         }
 
     @classmethod
@@ -137,7 +141,7 @@ class Turn:
         timing = rest.pop("timing")
         seat, kind, key = rest.pop("seat"), rest.pop("kind"), rest.pop("key")
         verdict, notes = rest.pop("verdict", None), tuple(rest.pop("notes", ()))
-        completion = Completion(**rest, seconds=timing["seconds"])
+        completion = Completion(**rest, seconds=timing["seconds"], faults=tuple(timing.get("faults", ())))
         return cls(seat, kind, key, completion, verdict, notes, timing["reused"])
 
 
@@ -151,10 +155,11 @@ class Solution:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a question has no answer: a code to count by, the message, the seat if one was called."""
+    """Why a question has no answer: a code to count by, the message, what went wrong at each attempt of the call."""
 
     code: str
     message: str
+    faults: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +220,7 @@ class Transcript:
             turns=tuple(Turn.from_json(t) for t in data["turns"]),
             text=data["text"],
             stop=data["stop"],
-            failure=Failure(**failure) if failure else None,
+            failure=Failure(**{**failure, "faults": tuple(failure.get("faults", ()))}) if failure else None,
         )
 
 
@@ -227,13 +232,17 @@ class SeatCost:
     price_in: float | None = None
     price_out: float | None = None
 
+    def price(self, prompt_tokens: int | None, completion_tokens: int | None) -> float | None:
+        """Return what so many tokens cost."""
+        if self.price_in is None or self.price_out is None or prompt_tokens is None or completion_tokens is None:
+            return None
+        return (self.price_in * prompt_tokens + self.price_out * completion_tokens) / 1e6
+
     def usage(self, turn: Turn) -> Usage:
         """Return what one turn cost."""
         c = turn.completion
         tokens = _add(c.prompt_tokens, c.completion_tokens)
-        price = None
-        if self.price_in is not None and self.price_out is not None and tokens is not None:
-            price = (self.price_in * (c.prompt_tokens or 0) + self.price_out * (c.completion_tokens or 0)) / 1e6
+        price = self.price(c.prompt_tokens, c.completion_tokens)
         flops = None if self.parameters is None or tokens is None else 2.0 * self.parameters * tokens
         return Usage(
             1, int(turn.reused), c.prompt_tokens, c.cached_tokens, c.completion_tokens, c.seconds, flops, price

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -29,6 +29,7 @@ class Summary:
     failures: Counter = field(default_factory=Counter)
     stops: Counter = field(default_factory=Counter)
     events: Counter = field(default_factory=Counter)
+    faults: Counter = field(default_factory=Counter)
     reviews: Counter = field(default_factory=Counter)
     usage: dict[str, dict[str, Usage]] = field(default_factory=dict)
     tokens: dict[str, int | None] = field(default_factory=lambda: {"kept": 0, "discarded": 0, "verification": 0})
@@ -39,6 +40,7 @@ class Summary:
         self.turns += len(transcript.turns)
         if transcript.failure is not None:
             self.failures.add(transcript.failure.code)
+            self._count_faults(transcript.failure.faults)
         else:
             self.answered += 1
             self.stops.add(transcript.stop)
@@ -58,6 +60,8 @@ class Summary:
         self.cut += turn.completion.finish == "length"
         for note in (*turn.notes, *turn.completion.notes):
             self.events.add(note)
+        if not turn.reused:
+            self._count_faults(turn.completion.faults)
         if turn.completion.finish == "length":
             self.events.add(f"{turn.kind}_cut_at_limit")
         if turn.completion.logprob is None and not turn.completion.text.strip():
@@ -68,6 +72,10 @@ class Summary:
             self.reviews.add("malformed", int(bool(turn.verdict.get("malformed"))))
             strict = turn.verdict.get("malformed") or turn.verdict.get("rule") in (None, "first_word", "logprob")
             self.reviews.add("loose", int(not strict))
+
+    def _count_faults(self, faults: Sequence[str]) -> None:
+        for fault in faults:
+            self.faults.add(fault)
 
     def to_json(self) -> dict[str, Any]:
         """Return the summary as JSON values; rates are shares of answered questions or of reviews, null without any."""
@@ -94,6 +102,7 @@ class Summary:
             },
             "cut_at_limit_rate": _rate(self.cut, self.generated),
             "events": self.events.counts,
+            "faults": self.faults.counts,
             "completion_tokens": self.tokens,
             "usage": seats,
         }

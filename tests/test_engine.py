@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import Trouble, TroubledBackend, number_of, reply_to, run_engine, watch
 
-from harness_ext.dispatch import CallPolicy, Lane
+from harness_ext.dispatch import CallPolicy, ThreadLane
 from harness_ext.engine import Engine
 from harness_ext.errors import CallFailed, LoadError, StoreError
 from harness_ext.protocol import Protocol, Question, Role
@@ -504,7 +504,7 @@ def test_a_model_still_busy_with_an_interrupted_run_is_waited_for(monkeypatch: p
     backend = Slow("a")
     protocol, seats = Planned((((Call("a"),),),) * 3), {"a": backend, "b": backend}
 
-    monkeypatch.setattr(Lane, "join", lambda self, timeout: None)  # as when the batch takes longer than the run waits
+    monkeypatch.setattr(ThreadLane, "join", lambda self, timeout: None)  # as when the batch takes longer than the run waits
     with pytest.raises(LoadError):
         run_engine(Engine(window=1), BusyFirst(protocol.plans), seats, questions_of(1), 10)
     assert backend.busy
