@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shlex
 import sys
@@ -16,8 +15,9 @@ from lm_eval.api.model import LM
 from harness_ext import __version__
 from harness_ext.arguments import RUNS, RunPlan, plan_run
 from harness_ext.backends.base import Backend
-from harness_ext.chat import ChatContext, repair
+from harness_ext.chat import ChatContext
 from harness_ext.dispatch import CallPolicy
+from harness_ext.documents import document_hash
 from harness_ext.engine import Engine
 from harness_ext.errors import ConfigurationError, RunFailed, StoreError
 from harness_ext.progress import Progress
@@ -290,8 +290,6 @@ def questions_of(requests: Sequence[Any]) -> Iterator[tuple[int, Question]]:
     lm-eval lists an Instance once for each repeat, so the n-th sight of an object is its n-th draw; sights beyond its
     own `repeats` pad the ranks of a distributed run to equal lengths, and are left out.
     """
-    from lm_eval.utils import handle_non_serializable, hash_string
-
     seen: dict[int, int] = {}
     for position, request in enumerate(requests):
         repeat = seen[id(request)] = seen.get(id(request), -1) + 1
@@ -305,9 +303,7 @@ def questions_of(requests: Sequence[Any]) -> Iterator[tuple[int, Question]]:
                 gen_kwargs=gen_kwargs,
                 task=str(request.task_name or ""),
                 doc_id=int(request.doc_id or 0),
-                doc_hash=hash_string(
-                    repair(json.dumps(request.doc, indent=2, default=handle_non_serializable, ensure_ascii=False))
-                ),
+                doc_hash=document_hash(request.doc),
                 repeat=repeat,
                 index=int(request.idx),
             ),
