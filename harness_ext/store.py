@@ -20,7 +20,10 @@ from typing import IO
 from harness_ext.errors import StoreError
 from harness_ext.records import Completion
 
-SCHEMA = "CREATE TABLE IF NOT EXISTS calls (key BLOB PRIMARY KEY, reply TEXT NOT NULL) WITHOUT ROWID"
+# Keys are random: with replies in the order of their arrival, an insertion touches one page of the small index only.
+SCHEMA = "CREATE TABLE IF NOT EXISTS calls (key BLOB NOT NULL UNIQUE, reply TEXT NOT NULL)"
+CACHE_KIB = 65_536
+LOG_PAGES = 8_000
 
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode
@@ -92,6 +95,8 @@ class CallStore:
             connection = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=NORMAL")
+            connection.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
+            connection.execute(f"PRAGMA wal_autocheckpoint={LOG_PAGES}")
             connection.execute(SCHEMA)
             connection.execute("SELECT key, reply FROM calls LIMIT 1").fetchone()
         except sqlite3.Error as error:
@@ -121,7 +126,7 @@ class CallStore:
                     return Completion.from_json(json.loads(row[0]))
             except sqlite3.Error as error:
                 raise self._trouble(self._path_of(connection), error) from error
-            except (ValueError, TypeError, KeyError) as error:
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
                 path = self._path_of(connection)
                 raise StoreError(
                     f"the call store's file {path} holds a reply that is no reply of this program ({error})"
