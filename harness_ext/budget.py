@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from harness_ext.backends.base import Backend, GenerateRequest, Request
+from harness_ext.backends.base import Backend, GenerateRequest, Request, ScoreRequest
 from harness_ext.records import Completion, SeatCost
 
 Unit = Literal["calls", "tokens", "price"]
@@ -107,8 +107,11 @@ class Budget:
         prompt = len(request.prompt.encode("utf-8", "surrogatepass")) + TEMPLATE_TOKENS
         if isinstance(request, GenerateRequest):
             new = int(normalize_gen_kwargs(dict(request.gen_kwargs), backend.default_max_gen_toks)["max_gen_toks"])
-        else:
+            prompt += len(request.reply or ())
+        elif isinstance(request, ScoreRequest):
             prompt, new = prompt + len(request.continuation.encode("utf-8", "surrogatepass")), 1
+        else:
+            prompt, new = prompt + len(request.reply) + len(request.draft), 1
         return self._cost(backend, prompt, new) or 0.0
 
     def _cost(self, backend: Backend, prompt: int | None, new: int | None) -> float | None:

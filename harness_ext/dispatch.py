@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import isnan
 
-from harness_ext.backends.base import Backend, GenerateRequest, Request, ScoreRequest
+from harness_ext.backends.base import Backend, GenerateRequest, Request, ScoreRequest, VerifyRequest
 from harness_ext.chat import is_utf8, repair
 from harness_ext.errors import CallFailed, LoadError, RunAborted, StoreError
 from harness_ext.records import Completion
@@ -49,7 +49,7 @@ class CallPolicy:
         """Return whether a stored reply, perhaps of a run with another policy, is one under this policy."""
         if CUT in stored.notes and not self.truncate:
             return False
-        return self.keep_empty or stored.logprob is not None or bool(stored.text.strip())
+        return self.keep_empty or not stored.is_text or bool(stored.text.strip())
 
 
 Outcome = Completion | CallFailed
@@ -107,7 +107,10 @@ class Lane(abc.ABC):
         if isinstance(call.request, ScoreRequest):
             if completion.logprob is None or isnan(completion.logprob):
                 return CallFailed("no_reply", f"{backend.name} returned no log-probability")
-        elif not self.policy.keep_empty and not completion.text.strip():
+        elif isinstance(call.request, VerifyRequest):
+            if completion.checks is None or len(completion.checks.best) != len(call.request.draft) + 1:
+                return CallFailed("no_reply", f"{backend.name} returned no verification")
+        elif not call.request.reply and not self.policy.keep_empty and not completion.text.strip():
             return CallFailed("empty", f"{backend.name} returned an empty reply (`on_empty=keep` takes it as it is)")
         if call.cut:
             completion = replace(completion, notes=(*completion.notes, CUT))
@@ -218,6 +221,7 @@ class ThreadLane(Lane):
                 self._report(call, failure)
         self._send(backend, [call for call in good if isinstance(call.request, GenerateRequest)])
         self._send(backend, [call for call in good if isinstance(call.request, ScoreRequest)])
+        self._send(backend, [call for call in good if isinstance(call.request, VerifyRequest)])
 
     def _send(self, backend: Backend, calls: Sequence[Pending]) -> None:
         """Send calls of one kind as one; if the model raises, halve what is left until the bad ones stand alone."""
@@ -236,6 +240,8 @@ class ThreadLane(Lane):
                 backend.generate(generate, deliver)
             elif score := [call.request for call in calls if isinstance(call.request, ScoreRequest)]:
                 backend.score(score, deliver)
+            elif verify := [call.request for call in calls if isinstance(call.request, VerifyRequest)]:
+                backend.verify(verify, deliver)
         except (RunAborted, StoreError):
             raise
         except Exception as raised:

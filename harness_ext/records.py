@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant"]
@@ -20,13 +20,57 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
+class Checks:
+    """What one pass of a model says of a draft of n given tokens.
+
+    `logprobs` are the natural log-probabilities of the n tokens, `ranks` their places among all tokens (0 is the
+    likeliest), `above` the probability of all likelier tokens together; where a model tells only its likeliest tokens,
+    `ranks` and `above` are the least they can be, and `floors` lists those places. `best` holds, for each place and
+    the one after the draft (n + 1), the likeliest token and its log-probability; `instead` likewise the likeliest that
+    does not end the reply, for the places where the best one would. `end_rank` is the rank of the likeliest ending
+    token after the draft. `drawn` are tokens drawn from the distribution after the draft, `candidates` the
+    log-probabilities there of the tokens asked about. No log-probability is below -1000.
+    """
+
+    logprobs: tuple[float, ...]
+    ranks: tuple[int, ...]
+    above: tuple[float, ...]
+    best: tuple[tuple[int, float], ...]
+    instead: Mapping[int, tuple[int, float]] = field(default_factory=dict)
+    end_rank: int | None = None
+    floors: tuple[int, ...] = ()
+    drawn: tuple[tuple[int, float], ...] = ()
+    candidates: tuple[float, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return {**asdict(self), "instead": [[place, *token] for place, token in self.instead.items()]}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Checks:
+        """Read what `to_json` wrote."""
+        return cls(
+            tuple(data["logprobs"]),
+            tuple(data["ranks"]),
+            tuple(data["above"]),
+            tuple((token, logprob) for token, logprob in data["best"]),
+            {place: (token, logprob) for place, token, logprob in data["instead"]},
+            data["end_rank"],
+            tuple(data["floors"]),
+            tuple((token, logprob) for token, logprob in data["drawn"]),
+            tuple(data["candidates"]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Completion:
     """What a model replied to one call.
 
     `finish` is `stop` (the model or a stop text ended it), `length` (the token limit did) or None (unknown). Token
     counts are those of this call alone, None where the backend does not tell; `seconds` is the call's share of the
     wall time of the batch it was part of. A scoring call has no text but `logprob`, the natural log-probability of
-    the continuation, and `greedy`, whether greedy decoding would have written it. `faults` names what went wrong
+    the continuation, and `greedy`, whether greedy decoding would have written it. A verification has `checks` instead.
+    `ids` are the reply's token ids, its end included, where they were asked for. `faults` names what went wrong
     before this reply came (a server's errors, time-outs), one a failed attempt.
     """
 
@@ -40,23 +84,35 @@ class Completion:
     greedy: bool | None = None
     notes: tuple[str, ...] = ()
     faults: tuple[str, ...] = ()
+    ids: tuple[int, ...] | None = None
+    checks: Checks | None = None
+
+    @property
+    def is_text(self) -> bool:
+        """Return whether this is a text, not figures about one."""
+        return self.logprob is None and self.checks is None
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields that say something, as JSON values."""
-        return {k: v for k in _COMPLETION_FIELDS if (v := getattr(self, k)) is not None and v != ()} | {
-            "text": self.text
-        }
+        found = {k: v for k in _COMPLETION_FIELDS if (v := getattr(self, k)) is not None and (v != () or k == "ids")}
+        if self.checks is not None:
+            found["checks"] = self.checks.to_json()
+        return found | {"text": self.text}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Completion:
         """Read what `to_json` wrote; raises KeyError or TypeError on anything else."""
-        return cls(**{**data, "notes": tuple(data.get("notes", ())), "faults": tuple(data.get("faults", ()))})
+        read: dict[str, Any] = {name: tuple(data[name]) for name in ("notes", "faults", "ids") if name in data}
+        if "checks" in data:
+            read["checks"] = Checks.from_json(data["checks"])
+        return cls(**{**data, **read})
 
 
 _COMPLETION_FIELDS = tuple(f.name for f in fields(Completion))
 
 
-def _add(a: float | None, b: float | None) -> Any:
+def add(a: float | None, b: float | None) -> Any:
+    """Return the sum, unknown (None) where a part is."""
     return None if a is None or b is None else a + b
 
 
@@ -83,12 +139,12 @@ class Usage:
         return Usage(
             self.calls + other.calls,
             self.reused + other.reused,
-            _add(self.prompt_tokens, other.prompt_tokens),
-            _add(self.cached_tokens, other.cached_tokens),
-            _add(self.completion_tokens, other.completion_tokens),
+            add(self.prompt_tokens, other.prompt_tokens),
+            add(self.cached_tokens, other.cached_tokens),
+            add(self.completion_tokens, other.completion_tokens),
             self.seconds + other.seconds,
-            _add(self.flops, other.flops),
-            _add(self.price, other.price),
+            add(self.flops, other.flops),
+            add(self.price, other.price),
         )
 
     @staticmethod
@@ -118,8 +174,9 @@ class Turn:
     reused: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """Return the turn as written to transcripts; what depends on the run stands under `timing`."""
-        completion = self.completion.to_json()
+        """Return the turn as written to transcripts; what depends on the run stands under `timing`. Token ids and
+        checks are left out: the call store has them."""
+        completion = replace(self.completion, ids=None, checks=None).to_json()
         timing = {"seconds": round(completion.pop("seconds", 0.0), 6), "reused": self.reused}
         if faults := completion.pop("faults", None):
             timing["faults"] = faults
@@ -147,10 +204,15 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """What a protocol returns for a question: the final text and why it stopped (`accepted`, `max_rounds`, …)."""
+    """What a protocol returns for a question: the final text and why it stopped (`accepted`, `max_rounds`, …).
+
+    `details` is what the protocol records beside its turns (JSON values); the numbers under its key `totals` are added
+    up over the questions.
+    """
 
     text: str
     stop: str = "done"
+    details: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +230,7 @@ class Transcript:
 
     `doc_id` and `doc_hash` are lm-eval's, `repeat` counts the repeats of a request, `index` is the request's place
     among those of its document, `question` a hash of context and generation settings. `failure` is None when the
-    question was answered.
+    question was answered. `details` are the protocol's own records (`Solution.details`).
     """
 
     task: str
@@ -182,6 +244,7 @@ class Transcript:
     text: str
     stop: str
     failure: Failure | None = None
+    details: Mapping[str, Any] | None = None
 
     @property
     def identity(self) -> Identity:
@@ -201,6 +264,7 @@ class Transcript:
             "stop": self.stop,
             "text": self.text,
             **({"failure": asdict(self.failure)} if self.failure else {}),
+            **({"details": dict(self.details)} if self.details is not None else {}),
             "context": self.context,
             "turns": [turn.to_json() for turn in self.turns],
         }
@@ -221,6 +285,7 @@ class Transcript:
             text=data["text"],
             stop=data["stop"],
             failure=Failure(**{**failure, "faults": tuple(failure.get("faults", ()))}) if failure else None,
+            details=data.get("details"),
         )
 
 
@@ -241,7 +306,7 @@ class SeatCost:
     def usage(self, turn: Turn) -> Usage:
         """Return what one turn cost."""
         c = turn.completion
-        tokens = _add(c.prompt_tokens, c.completion_tokens)
+        tokens = add(c.prompt_tokens, c.completion_tokens)
         price = self.price(c.prompt_tokens, c.completion_tokens)
         flops = None if self.parameters is None or tokens is None else 2.0 * self.parameters * tokens
         return Usage(

@@ -8,9 +8,10 @@ import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from random import Random
 from typing import Any
 
-from harness_ext.backends.base import Backend, ChatMode, GenerateRequest, Request, ScoreRequest
+from harness_ext.backends.base import Backend, ChatMode, GenerateRequest, Prompt, Request, ScoreRequest, VerifyRequest
 from harness_ext.protocol import Question
 from harness_ext.records import Completion, Message, SeatCost, Turn
 
@@ -58,6 +59,10 @@ class Seats:
     def turns(self) -> tuple[Turn, ...]:
         """Return the turns that were answered, in the order they were asked for."""
         return tuple(turn for turn in self._slots if turn is not None)
+
+    def random(self, purpose: str) -> Random:
+        """Return random numbers of this question's own: the same in each run with the same seed."""
+        return Random(_digest(purpose, *map(str, self.question.identity(self._seed)), str(self._seed)))
 
     def note(self, completion: Completion, **verdict: Any) -> None:
         """Record what the protocol read out of a reply (JSON values) with the turn that gave it."""
@@ -111,7 +116,12 @@ class Seats:
         if isinstance(request, ScoreRequest):
             return _digest("score", backend.fingerprint, request.prompt, request.continuation)
         settings, sampled = _canonical(_encode(request.gen_kwargs), backend.default_max_gen_toks)
+        if isinstance(request, VerifyRequest):
+            asked = [request.reply, request.draft, request.uniforms, request.candidates, request.ranks]
+            return _digest("verify", backend.fingerprint, settings, request.prompt, _encode(asked))
         key = _digest("generate", backend.fingerprint, settings, request.prompt)
+        if request.reply is not None:
+            key = _digest(key, _encode([request.reply, request.only]))
         if not sampled:
             return key
         draw = self._draws[key] = self._draws.get(key, -1) + 1
@@ -127,20 +137,49 @@ class Seat:
         self.setup = setup
         self._seats = seats
 
+    @property
+    def backend(self) -> Backend:
+        """Return the seat's model."""
+        return self.setup.backend
+
     async def generate(
-        self, prompt: str | Sequence[Message], *, kind: str, gen_kwargs: Mapping[str, Any] | None = None
+        self,
+        prompt: str | Sequence[Message],
+        *,
+        kind: str,
+        gen_kwargs: Mapping[str, Any] | None = None,
+        **how: Any,
     ) -> Completion:
         """Return the seat's reply to a context or a conversation.
 
         A trailing assistant message is continued. `kind` is the turn's name in the records; `gen_kwargs` are lm-eval's
-        generation settings, by default the task's own. Raises CallFailed; a protocol need not catch it.
+        generation settings, by default the task's own; `how` are further fields of `GenerateRequest`. Raises
+        CallFailed; a protocol need not catch it.
         """
+        rendered, settings = self.rendered(prompt, gen_kwargs)
+        return await self._seats._call(self, GenerateRequest(rendered.text, settings, **how), kind, rendered.notes)
+
+    async def verify(
+        self, prompt: str | Sequence[Message], reply: Sequence[int], draft: Sequence[int], *, kind: str, **more: Any
+    ) -> Completion:
+        """Return what the seat's model says of the tokens `draft` after a prompt and the tokens of a begun reply.
+
+        `more` are further fields of `VerifyRequest`. Raises CallFailed; a protocol need not catch it.
+        """
+        rendered, settings = self.rendered(prompt)
+        request = VerifyRequest(rendered.text, settings, tuple(reply), tuple(draft), **more)
+        return await self._seats._call(self, request, kind, rendered.notes)
+
+    def rendered(
+        self, prompt: str | Sequence[Message], gen_kwargs: Mapping[str, Any] | None = None
+    ) -> tuple[Prompt, Mapping[str, Any]]:
+        """Return a prompt as this seat's model reads it, and the settings with the stop texts that its form needs."""
         rendered = self.setup.backend.render(prompt, self.setup.chat)
         settings = self._seats.question.gen_kwargs if gen_kwargs is None else gen_kwargs
         if rendered.stops:
             until = settings.get("until") or []
             settings = {**settings, "until": [*([until] if isinstance(until, str) else until), *rendered.stops]}
-        return await self._seats._call(self, GenerateRequest(rendered.text, settings), kind, rendered.notes)
+        return rendered, settings
 
     async def score(self, prompt: str | Sequence[Message], continuations: Sequence[str], *, kind: str) -> list[float]:
         """Return the natural log-probability of each continuation after the prompt; one call each."""

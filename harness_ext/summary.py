@@ -6,9 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from harness_ext.records import Counter, SeatCost, Transcript, Turn, Usage
+from harness_ext.records import Counter, SeatCost, Transcript, Turn, Usage, add
 
 DRAFTS = ("draft", "refine")
+# Kinds of turns whose text goes into an answer, whole or in part, and those that begin a round.
+WRITTEN = (*DRAFTS, "continue", "correct")
+ROUNDS = ("refine", "continue")
 
 
 @dataclass
@@ -32,6 +35,7 @@ class Summary:
     faults: Counter = field(default_factory=Counter)
     reviews: Counter = field(default_factory=Counter)
     usage: dict[str, dict[str, Usage]] = field(default_factory=dict)
+    totals: dict[str, Any] = field(default_factory=dict)
     tokens: dict[str, int | None] = field(default_factory=lambda: {"kept": 0, "discarded": 0, "verification": 0})
 
     def add(self, transcript: Transcript) -> None:
@@ -44,19 +48,23 @@ class Summary:
         else:
             self.answered += 1
             self.stops.add(transcript.stop)
-        rounds = sum(turn.kind == "refine" for turn in transcript.turns)
+        for name, number in ((transcript.details or {}).get("totals") or {}).items():
+            self.totals[name] = add(self.totals.get(name, 0), number)
+        rounds = sum(turn.kind in ROUNDS for turn in transcript.turns)
         self.rounds[rounds] = self.rounds.get(rounds, 0) + 1
-        kept = _kept(transcript)
+        kept = None if transcript.details and "totals" in transcript.details else _kept(transcript)
         for turn in transcript.turns:
             kinds = self.usage.setdefault(turn.seat, {})
             kinds[turn.kind] = kinds.get(turn.kind, Usage()) + self.costs(turn.seat).usage(turn)
             self._count(turn)
-            part = "verification" if turn.kind not in DRAFTS else "kept" if turn is kept else "discarded"
-            known, new = self.tokens[part], turn.completion.completion_tokens
-            self.tokens[part] = None if known is None or new is None else known + new
+            rest = "verification" if turn.kind not in WRITTEN else "discarded"
+            new, noted = turn.completion.completion_tokens, (turn.verdict or {}).get("kept", 0)
+            of_answer, other = (new, 0) if turn is kept else (noted, add(new, None if noted is None else -noted))
+            self.tokens["kept"] = add(self.tokens["kept"], of_answer)
+            self.tokens[rest] = add(self.tokens[rest], other)
 
     def _count(self, turn: Turn) -> None:
-        self.generated += turn.completion.logprob is None
+        self.generated += turn.completion.is_text
         self.cut += turn.completion.finish == "length"
         for note in (*turn.notes, *turn.completion.notes):
             self.events.add(note)
@@ -64,7 +72,7 @@ class Summary:
             self._count_faults(turn.completion.faults)
         if turn.completion.finish == "length":
             self.events.add(f"{turn.kind}_cut_at_limit")
-        if turn.completion.logprob is None and not turn.completion.text.strip():
+        if turn.completion.is_text and not turn.completion.text.strip():
             self.events.add(f"{turn.kind}_empty")
         if turn.verdict is not None and "accepted" in turn.verdict:
             self.reviews.add("total")
@@ -104,6 +112,7 @@ class Summary:
             "events": self.events.counts,
             "faults": self.faults.counts,
             "completion_tokens": self.tokens,
+            **({"totals": self.totals} if self.totals else {}),
             "usage": seats,
         }
 

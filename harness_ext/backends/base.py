@@ -12,7 +12,7 @@ from harness_ext.chat import PLAIN_STOP, ChatContext, plain_form
 from harness_ext.errors import CallFailed
 from harness_ext.records import Completion, Message
 
-Capability = Literal["generate", "continue", "score", "seeds", "images"]
+Capability = Literal["generate", "continue", "score", "verify", "distribution", "reward", "seeds", "images"]
 ChatMode = Literal["auto", "on", "off"]
 
 
@@ -29,10 +29,18 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class GenerateRequest:
-    """Continue `prompt` under lm-eval's generation settings (`until`, `max_gen_toks`, `do_sample`, …)."""
+    """Continue `prompt` under lm-eval's generation settings (`until`, `max_gen_toks`, `do_sample`, …).
+
+    `reply` are the token ids of a reply that is begun already (for backends with `tokens`): it is continued without a
+    seam, stop texts and length hold for the whole of it, and the completion's text is what is new. `only` ends it
+    after the first step that is new (`"step"`), or after so many new tokens. `keep_ids` asks for the token ids.
+    """
 
     prompt: str
     gen_kwargs: Mapping[str, Any]
+    reply: tuple[int, ...] | None = None
+    only: Literal["step"] | int | None = None
+    keep_ids: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +51,45 @@ class ScoreRequest:
     continuation: str
 
 
-Request = GenerateRequest | ScoreRequest
+@dataclass(frozen=True, slots=True)
+class VerifyRequest:
+    """Say in one pass how likely each token of `draft` is after `prompt` and the tokens of `reply`: `Checks`.
+
+    The distribution is the one that `gen_kwargs` would generate from, at the length they allow. Of the distribution
+    after the draft, `uniforms` (numbers in [0, 1)) draw one token each, and `candidates` are tokens asked about.
+    `ranks` is how many of the likeliest tokens matter to the asker.
+    """
+
+    prompt: str
+    gen_kwargs: Mapping[str, Any]
+    reply: tuple[int, ...]
+    draft: tuple[int, ...]
+    uniforms: tuple[float, ...] = ()
+    candidates: tuple[int, ...] = ()
+    ranks: int = 1
+
+
+Request = GenerateRequest | ScoreRequest | VerifyRequest
 Deliver = Callable[[int, Completion], None]
+
+
+class Tokens(abc.ABC):
+    """A backend's tokens, for those that take token ids. `vocabulary` is equal where token ids mean the same."""
+
+    vocabulary: str
+
+    @abc.abstractmethod
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Return the token ids of (the beginning of) a reply."""
+
+    @abc.abstractmethod
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of a reply's first tokens."""
+
+    @abc.abstractmethod
+    def read(self, ids: Sequence[int], gen_kwargs: Mapping[str, Any]) -> tuple[str, bool]:
+        """Return a reply's text as generation under these settings would, cut at its stop texts, and whether the reply
+        ends (an ending token, a stop text, the length) with or before the last of these tokens."""
 
 
 class Backend(abc.ABC):
@@ -62,6 +107,7 @@ class Backend(abc.ABC):
     token_counts: Literal["exact", "estimated", "none"] = "none"
     parameters: int | None = None
     default_max_gen_toks: int = 256
+    tokens: Tokens | None = None
     loaded: bool = False
 
     def __init__(self) -> None:
@@ -84,6 +130,10 @@ class Backend(abc.ABC):
     def score(self, requests: Sequence[ScoreRequest], deliver: Deliver) -> None:
         """Answer scoring requests as one call, delivered likewise."""
         raise CallFailed("backend", f"{self.name} cannot score continuations")
+
+    def verify(self, requests: Sequence[VerifyRequest], deliver: Deliver) -> None:
+        """Answer verification requests as one call, delivered likewise."""
+        raise CallFailed("backend", f"{self.name} cannot verify given tokens")
 
     def check(self, request: Request) -> CallFailed | None:
         """Say what is wrong with a request before it is sent: the failure it would be, or None."""
