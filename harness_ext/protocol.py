@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness_ext.backends.base import Capability
 from harness_ext.chat import ChatContext, context_messages
+from harness_ext.images import Image
 from harness_ext.records import Completion, Identity, Message, Solution
 
 if TYPE_CHECKING:
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 class Question:
     """One request of lm-eval, as a protocol sees it: no gold answer, no filter, no metric.
 
-    `context` is the very string lm-eval built, `gen_kwargs` the task's generation settings.
+    `context` is the very string lm-eval built, `gen_kwargs` the task's generation settings, `images` what its
+    `<image>` marks stand for. `continuations` are the texts to score after it, where the task scores instead of reading
+    replies.
     """
 
     context: str
@@ -31,6 +34,8 @@ class Question:
     doc_hash: str = ""
     repeat: int = 0
     index: int = 0
+    images: tuple[Image, ...] = ()
+    continuations: tuple[str, ...] = ()
 
     @property
     def sampled(self) -> bool:
@@ -79,11 +84,15 @@ class Role:
 class Protocol(abc.ABC):
     """Base of all protocols: a frozen dataclass whose fields are its options.
 
-    `roles` names its seats. It holds no model, no I/O and no state: everything happens in `solve`, which awaits its
-    seats; the engine batches, caches, counts and records.
+    `roles` names its seats; `team` is a role that any number of seats have (`agent` means `agent1`, `agent2`, …).
+    `answers` names the seat that scores a task's choices when the protocol has reasoned (by default the first). It
+    holds no model, no I/O and no state: everything happens in `solve`, which awaits its seats; the engine batches,
+    caches, counts and records.
     """
 
     roles: ClassVar[Mapping[str, Role]]
+    team: ClassVar[tuple[str, Role] | None] = None
+    answers: ClassVar[str | None] = None
 
     @abc.abstractmethod
     async def solve(self, question: Question, seats: Seats) -> Solution | Completion:
@@ -96,7 +105,9 @@ class Protocol(abc.ABC):
 
 def question_hash(question: Question, seed: int) -> str:
     """Return a short hash of a question's context and settings; of the seed too, where the task samples."""
-    identity = [question.context, dict(question.gen_kwargs), seed if question.sampled else None]
+    identity: list[Any] = [question.context, dict(question.gen_kwargs), seed if question.sampled else None]
+    if question.images or question.continuations:
+        identity += [[image.digest for image in question.images], question.continuations]
     return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 

@@ -6,12 +6,15 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from random import Random
-from typing import Any
+from typing import Any, Literal
 
 from harness_ext.backends.base import Backend, ChatMode, GenerateRequest, Prompt, Request, ScoreRequest, VerifyRequest
+from harness_ext.chat import ChatContext, context_messages
+from harness_ext.errors import CallFailed
+from harness_ext.images import Image, count_marks, without_images
 from harness_ext.protocol import Question
 from harness_ext.records import Completion, Message, SeatCost, Turn
 
@@ -20,12 +23,18 @@ Answer = Callable[[Backend, str, Request], Awaitable[tuple[Completion, bool]]]
 
 @dataclass(frozen=True)
 class SeatSetup:
-    """A seat of a run: its model, how conversations are rendered for it, and what its tokens cost."""
+    """A seat of a run: its model, how conversations are rendered for it, and what its tokens cost.
+
+    `system` is put before every conversation, `gen_kwargs` over every call's settings; `images=off` sends text alone.
+    """
 
     backend: Backend
     chat: ChatMode = "auto"
     price_in: float | None = None
     price_out: float | None = None
+    system: str | None = None
+    gen_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    images: Literal["auto", "off"] = "auto"
 
     @property
     def cost(self) -> SeatCost:
@@ -54,6 +63,10 @@ class Seats:
 
     def __getitem__(self, name: str) -> Seat:
         return self._seats[name]
+
+    def team(self, name: str) -> list[Seat]:
+        """Return the seats of a team (`agent1`, `agent2`, …), in the order of their numbers."""
+        return [seat for n, seat in self._seats.items() if n.startswith(name) and n[len(name) :].isdecimal()]
 
     @property
     def turns(self) -> tuple[Turn, ...]:
@@ -106,6 +119,8 @@ class Seats:
             self._waiting -= 1
             if self._ended is not None and not self._waiting:
                 self._ended.set()
+        if any(turn is not None and turn.key == key for turn in self._slots):
+            notes = (*notes, "same_call")
         if any(turn is not None and turn.completion is completion for turn in self._slots):
             completion = replace(completion)  # so that `note` can tell this turn from the one it shares a reply with
         self._slots[slot] = Turn(seat.name, kind, key, completion, verdict, notes, reused)
@@ -114,12 +129,14 @@ class Seats:
     def _key(self, backend: Backend, request: Request) -> str:
         """Return the call's key: model, rendered prompt and effective settings; for a sampled call also which draw."""
         if isinstance(request, ScoreRequest):
-            return _digest("score", backend.fingerprint, request.prompt, request.continuation)
+            kind = "rolling" if request.rolling else "score"
+            return _digest(kind, backend.fingerprint, request.prompt, request.continuation)
         settings, sampled = _canonical(_encode(request.gen_kwargs), backend.default_max_gen_toks)
         if isinstance(request, VerifyRequest):
             asked = [request.reply, request.draft, request.uniforms, request.candidates, request.ranks]
             return _digest("verify", backend.fingerprint, settings, request.prompt, _encode(asked))
-        key = _digest("generate", backend.fingerprint, settings, request.prompt)
+        pictures = [image.digest for image in request.images]
+        key = _digest("generate", backend.fingerprint, settings, request.prompt, *pictures)
         if request.reply is not None:
             key = _digest(key, _encode([request.reply, request.only]))
         if not sampled:
@@ -156,8 +173,9 @@ class Seat:
         generation settings, by default the task's own; `how` are further fields of `GenerateRequest`. Raises
         CallFailed; a protocol need not catch it.
         """
-        rendered, settings = self.rendered(prompt, gen_kwargs)
-        return await self._seats._call(self, GenerateRequest(rendered.text, settings, **how), kind, rendered.notes)
+        rendered, settings, images = self.rendered(prompt, gen_kwargs)
+        request = GenerateRequest(rendered.text, settings, images=images, **how)
+        return await self._seats._call(self, request, kind, rendered.notes)
 
     async def verify(
         self, prompt: str | Sequence[Message], reply: Sequence[int], draft: Sequence[int], *, kind: str, **more: Any
@@ -166,25 +184,65 @@ class Seat:
 
         `more` are further fields of `VerifyRequest`. Raises CallFailed; a protocol need not catch it.
         """
-        rendered, settings = self.rendered(prompt)
+        rendered, settings, _ = self.rendered(prompt)
         request = VerifyRequest(rendered.text, settings, tuple(reply), tuple(draft), **more)
         return await self._seats._call(self, request, kind, rendered.notes)
 
     def rendered(
         self, prompt: str | Sequence[Message], gen_kwargs: Mapping[str, Any] | None = None
-    ) -> tuple[Prompt, Mapping[str, Any]]:
-        """Return a prompt as this seat's model reads it, and the settings with the stop texts that its form needs."""
+    ) -> tuple[Prompt, Mapping[str, Any], tuple[Image, ...]]:
+        """Return a prompt as this seat's model reads it, the settings with the stop texts that its form needs, and the
+        images that go with it."""
+        prompt, images, notes = self._addressed(prompt)
         rendered = self.setup.backend.render(prompt, self.setup.chat)
-        settings = self._seats.question.gen_kwargs if gen_kwargs is None else gen_kwargs
+        if notes:
+            rendered = replace(rendered, notes=(*notes, *rendered.notes))
+        settings = self._settings(gen_kwargs)
         if rendered.stops:
             until = settings.get("until") or []
             settings = {**settings, "until": [*([until] if isinstance(until, str) else until), *rendered.stops]}
-        return rendered, settings
+        return rendered, settings, images
+
+    def samples(self, gen_kwargs: Mapping[str, Any] | None = None) -> bool:
+        """Return whether a reply under these settings (by default the task's own) is a draw, not the greedy text."""
+        return _canonical(_encode(self._settings(gen_kwargs)), self.setup.backend.default_max_gen_toks)[1]
+
+    def _settings(self, gen_kwargs: Mapping[str, Any] | None) -> Mapping[str, Any]:
+        settings = self._seats.question.gen_kwargs if gen_kwargs is None else gen_kwargs
+        return {**settings, **self.setup.gen_kwargs} if self.setup.gen_kwargs else settings
+
+    def _addressed(
+        self, prompt: str | Sequence[Message]
+    ) -> tuple[str | Sequence[Message], tuple[Image, ...], tuple[str, ...]]:
+        """Return a prompt as this seat is told it, its images, and what was done to it."""
+        is_context = prompt is self._seats.question.context
+        is_plain = isinstance(prompt, str) and not isinstance(prompt, ChatContext)
+        if self.setup.system:
+            prompt = f"{self.setup.system}\n\n{prompt}" if is_plain else with_system(self.setup.system, prompt)
+        images = self._seats.question.images
+        marks = count_marks(prompt) if images else 0
+        if not images or (not marks and not is_context):
+            return prompt, (), ()
+        if not marks or marks % len(images):
+            raise CallFailed(
+                "protocol", f"the task hands over {len(images)} images, and its text holds {marks} `<image>` marks"
+            )
+        if self.setup.images == "off":
+            messages = without_images(context_messages(prompt) if isinstance(prompt, str) else prompt)
+            return messages[0].content if is_plain else messages, (), ("image_left_out",)
+        return prompt, images * (marks // len(images)), ()
 
     async def score(self, prompt: str | Sequence[Message], continuations: Sequence[str], *, kind: str) -> list[float]:
         """Return the natural log-probability of each continuation after the prompt; one call each."""
-        rendered = self.setup.backend.render(prompt, self.setup.chat)
-        completions = await asyncio.gather(
+        completions = await self.weigh(prompt, continuations, kind=kind)
+        return [float(c.logprob) if c.logprob is not None else float("nan") for c in completions]
+
+    async def weigh(
+        self, prompt: str | Sequence[Message], continuations: Sequence[str], *, kind: str
+    ) -> list[Completion]:
+        """Return, for each continuation after the prompt, its log-probability and whether greedy decoding writes it."""
+        rendered, _, _ = self.rendered(prompt)
+        return await asyncio.gather(
             *(
                 self._seats._call(
                     self, ScoreRequest(rendered.text, rendered.lead + c), kind, rendered.notes, {"continuation": c}
@@ -192,7 +250,18 @@ class Seat:
                 for c in continuations
             )
         )
-        return [float(c.logprob) if c.logprob is not None else float("nan") for c in completions]
+
+    async def weigh_whole(self, text: str, *, kind: str) -> Completion:
+        """Return the log-probability of a whole text, in windows as long as the model reads."""
+        return await self._seats._call(self, ScoreRequest(text, "", rolling=True), kind, ())
+
+
+def with_system(system: str, prompt: str | Sequence[Message]) -> list[Message]:
+    """Return a conversation with a seat's own system text before the task's."""
+    messages = list(context_messages(prompt) if isinstance(prompt, str) else prompt)
+    if messages and messages[0].role == "system":
+        return [Message("system", f"{system}\n\n{messages[0].content}"), *messages[1:]]
+    return [Message("system", system), *messages]
 
 
 _encode = json.JSONEncoder(sort_keys=True, default=str).encode

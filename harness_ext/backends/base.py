@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from harness_ext.chat import PLAIN_STOP, ChatContext, plain_form
 from harness_ext.errors import CallFailed
+from harness_ext.images import Image
 from harness_ext.records import Completion, Message
 
 Capability = Literal["generate", "continue", "score", "verify", "distribution", "reward", "seeds", "images"]
@@ -33,7 +34,8 @@ class GenerateRequest:
 
     `reply` are the token ids of a reply that is begun already (for backends with `tokens`): it is continued without a
     seam, stop texts and length hold for the whole of it, and the completion's text is what is new. `only` ends it
-    after the first step that is new (`"step"`), or after so many new tokens. `keep_ids` asks for the token ids.
+    after the first step that is new (`"step"`), or after so many new tokens. `keep_ids` asks for the token ids. The
+    n-th of `images` belongs where the n-th `<image>` of the prompt's messages stands.
     """
 
     prompt: str
@@ -41,14 +43,19 @@ class GenerateRequest:
     reply: tuple[int, ...] | None = None
     only: Literal["step"] | int | None = None
     keep_ids: bool = False
+    images: tuple[Image, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreRequest:
-    """Score `continuation` given `prompt`: natural log-probability, and whether greedy decoding would write it."""
+    """Score `continuation` given `prompt`: natural log-probability, and whether greedy decoding would write it.
+
+    With `rolling`, score `prompt` itself, all of it, in windows as long as the model reads.
+    """
 
     prompt: str
     continuation: str
+    rolling: bool = False
 
 
 @dataclass(frozen=True, slots=True)
