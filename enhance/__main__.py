@@ -1,0 +1,8 @@
+"""`python -m harness_ext.enhance`: the same as `harness-ext enhance`."""
+
+import sys
+
+from harness_ext.enhance.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

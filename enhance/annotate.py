@@ -1,0 +1,177 @@
+"""A teacher writes rationales for rows: `cot`, `error` and `fundamental` of TeacherLM, or whatever a prompt asks for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from harness_ext import __version__
+from harness_ext.arguments import RunPlan
+from harness_ext.enhance.checks import report
+from harness_ext.enhance.rows import Output, Row, beside, file_digest, read, text_digest
+from harness_ext.enhance.running import run_questions, show_prompt
+from harness_ext.enhance.templates import TemplateSet
+from harness_ext.protocol import Protocol, Question, Role
+from harness_ext.records import Completion, Message, Transcript
+from harness_ext.rundir import write_json
+from harness_ext.seats import Seats
+
+GENERATION = {"do_sample": True, "temperature": 1.0, "max_gen_toks": 2048, "until": []}
+
+
+@dataclass(frozen=True)
+class Annotate(Protocol):
+    """One reply of the teacher to each prompt: continued as plain text, or answered as a user's message (`as_chat`)."""
+
+    as_chat: bool = False
+
+    roles: ClassVar[Mapping[str, Role]] = {"teacher": Role("writes the rationales")}
+
+    async def solve(self, question: Question, seats: Seats) -> Completion:
+        return await seats.teacher.generate(self.prompt(question.context), kind="annotation")
+
+    def prompt(self, text: str) -> str | list[Message]:
+        """Return what the teacher is sent for a prompt."""
+        return [Message("user", text)] if self.as_chat else text
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is annotated: the rows of `source`, by the prompt in their field `task_type`, into `target`.
+
+    `gen_kwargs` are lm-eval's generation settings; `templates` is the set that made the prompts, None if unknown (then
+    replies are not held against gold answers); `seed` tells one drawing of sampled replies from another.
+    """
+
+    source: Path
+    target: Path
+    task_type: str
+    gen_kwargs: Mapping[str, Any]
+    templates: TemplateSet | None = None
+    split: str = "train"
+    limit: int | None = None
+    seed: int = 0
+
+    @property
+    def field(self) -> str:
+        """Return the field that the reply goes to: `cot` for `cot_text`."""
+        return self.task_type.removesuffix("_text") or self.task_type
+
+    def questions(self) -> Iterator[tuple[int, Row, Question | None, str]]:
+        """Yield every row with its number, and its question, or what is wrong with it.
+
+        Equal prompts are told apart by how many came before, not by their place: the order of rows does not matter.
+        """
+        seen: Counter[str] = Counter()
+        for number, row in enumerate(read(self.source, self.split, self.limit)):
+            if row.fields is None:
+                yield number, row, None, row.problem
+                continue
+            prompt = row.fields.get(self.task_type)
+            if not isinstance(prompt, str) or not prompt.strip():
+                kind = "missing" if prompt is None else "empty" if isinstance(prompt, str) else "no text"
+                yield number, row, None, f"field {self.task_type!r} is {kind}"
+                continue
+            question = Question(prompt, self.gen_kwargs, "enhance", repeat=seen[prompt])
+            seen[prompt] += 1
+            yield number, row, question, ""
+
+
+def settings(templates: TemplateSet | None, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the generation settings: TeacherLM's, the template set's, and those given, each over the one before."""
+    chosen = {**(templates.generation if templates and templates.generation else GENERATION), **given}
+    if chosen.get("do_sample") and not float(chosen.get("temperature") or 0):
+        chosen["temperature"] = 1.0
+    return chosen
+
+
+def annotate(job: Job, plan: RunPlan) -> dict[str, Any]:
+    """Annotate all rows and write the output's files; return the manifest, with the checks' report under `checks`.
+
+    The output has the input's fields, the reply's field, and `all` (prompt and reply), in the input's order. Rows that
+    have no reply are in `<target>.bad.jsonl`. Where a budget ends the run, the manifest says so under `stopped`, and
+    what is finished lies in `<target>.partial`. Raises ConfigurationError, LoadError or StoreError.
+    """
+    backend = plan.seats["teacher"].backend
+    identity = {
+        "stage": "annotate",
+        "task_type": job.task_type,
+        "teacher": backend.fingerprint,
+        "options": vars(plan.protocol),
+        "gen_kwargs": job.gen_kwargs,
+        "seed": job.seed,
+    }
+    total, first = 0, None
+    for _, _, question, _ in job.questions():
+        total += 1
+        first = first or question
+    if first is not None and isinstance(plan.protocol, Annotate):
+        show_prompt(plan, "teacher", plan.protocol.prompt(first.context))
+    asked: dict[int, tuple[int, Row]] = {}
+    with Output(job.target, identity) as output:
+
+        def open_questions() -> Iterator[Question]:
+            index = 0
+            for number, row, question, problem in job.questions():
+                if question is None:
+                    output.reject(number, row, "unreadable" if row.fields is None else "incomplete", problem)
+                else:
+                    asked[index] = (number, row)
+                    index += 1
+                    yield question
+
+        def finished(index: int, transcript: Transcript) -> None:
+            number, row = asked.pop(index)
+            assert row.fields is not None
+            if transcript.failure is not None:
+                output.reject(number, row, transcript.failure.code, transcript.failure.message)
+            else:
+                fields = annotated(row.fields, job, transcript.text)
+                output.add(number, [fields], _record(row, fields, transcript))
+
+        figures, stopped = run_questions(plan, open_questions(), finished, total=total, seed=job.seed)
+        manifest = {
+            "harness_ext": __version__,
+            "source": str(job.source.absolute()),
+            "source_sha256": file_digest(job.source),
+            "teacher": backend.info(),
+            "field": job.field,
+            "templates": job.templates.to_json() if job.templates else None,
+            "counts": {"read": total, "written": output.written, "bad": output.bad},
+            "figures": figures,
+        }
+        if stopped is not None:
+            output.flush()
+            return {**manifest, "stopped": stopped}
+        output.finish(manifest)
+    checked = report(job.target)
+    write_json(beside(job.target, "report.json"), checked)
+    return {**manifest, "checks": checked}
+
+
+def annotated(fields: Mapping[str, Any], job: Job, reply: str) -> dict[str, Any]:
+    """Return a row with its reply: in its field as the teacher wrote it, and in `all` behind the prompt.
+
+    Tokenizers that keep a word's blank in its token lose it at the start of a reply: it is put back.
+    """
+    prompt = fields[job.task_type]
+    if reply[:1].isalnum() and not prompt[-1:].isspace():
+        reply = f" {reply}"
+    return {**fields, job.field: reply, "all": prompt + reply}
+
+
+def _record(row: Row, fields: Mapping[str, Any], transcript: Transcript) -> dict[str, Any]:
+    turn = transcript.turns[-1]
+    return {
+        "place": row.place,
+        "digest": text_digest(fields["all"]),
+        "finish": turn.completion.finish,
+        "prompt_tokens": turn.completion.prompt_tokens,
+        "completion_tokens": turn.completion.completion_tokens,
+        "notes": [*turn.notes, *turn.completion.notes],
+        "key": turn.key,
+        "reply": turn.completion.text,
+    }

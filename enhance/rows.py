@@ -1,0 +1,190 @@
+"""Rows in and out: JSON lines written in input order and whole or not at all, bad rows beside them, one manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from harness_ext.chat import is_utf8
+from harness_ext.errors import ConfigurationError, StoreError
+from harness_ext.formats import read_rows
+from harness_ext.rundir import write_json
+
+_encode = json.JSONEncoder(ensure_ascii=False).encode
+_LINE_ENDS = re.compile("[\x85\u2028\u2029]")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of a file: where it stands (`line 7`), and its fields, or None with the reason why there are none."""
+
+    place: str
+    fields: dict[str, Any] | None
+    problem: str = ""
+
+
+def read(path: Path, split: str = "train", limit: int | None = None) -> Iterator[Row]:
+    """Yield the rows of a JSON-lines, CSV, TSV or Parquet file or a `save_to_disk` folder, unreadable ones included.
+
+    Raises ConfigurationError where the file as a whole cannot be read.
+    """
+    for number, (place, found) in enumerate(read_rows(path, split)):
+        if not place:
+            raise ConfigurationError([f"{path} {found}"])
+        if limit is not None and number >= limit:
+            return
+        yield Row(place, None, found) if isinstance(found, str) else Row(place, dict(found))
+
+
+def to_line(fields: Mapping[str, Any]) -> str:
+    """Return a row as one line of JSON, such that every reader of lines sees one line, and lone surrogates survive."""
+    line = _encode(fields)
+    if not is_utf8(line):
+        return json.dumps(fields)
+    return _LINE_ENDS.sub(lambda m: f"\\u{ord(m[0]):04x}", line)
+
+
+def beside(path: Path, what: str) -> Path:
+    """Return the path of a file that belongs to another: `out.jsonl` has `out.<what>`."""
+    return path.with_name(f"{path.stem if path.suffix == '.jsonl' else path.name}.{what}")
+
+
+class Output:
+    """The files of one run: `<out>.jsonl`, `<out>.bad.jsonl`, `<out>.records.jsonl`, `<out>.manifest.json`.
+
+    Rows are given in any order, by their number, and written in the order of these; what was written lies in
+    `<file>.partial` until `finish` gives all files their names at once. `identity` is what makes two runs the same: an
+    output of another run, or a file that no run wrote, is refused with a ConfigurationError. A former output of the
+    same run, over fewer or other rows, is kept as `<file>.old-1` and so on, unless it is the same.
+    """
+
+    KINDS = ("bad.jsonl", "records.jsonl")
+
+    def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
+        self.path = path
+        self.identity: dict[str, Any] = json.loads(json.dumps(identity, default=str))
+        self.manifest = beside(path, "manifest.json")
+        self.written = self.bad = 0
+        self._check()
+        self._next = 0
+        self._waiting: dict[int, list[tuple[str, str]]] = {}
+        self._files: dict[str, IO[str]] = {}
+
+    def _check(self) -> None:
+        if self.path.suffix != ".jsonl":
+            raise ConfigurationError([f"the output {self.path} must end in .jsonl"])
+        if not self.path.exists():
+            return
+        found = manifest_of(self.path).get("identity")
+        if found is None:
+            raise ConfigurationError([f"{self.path} is there, and no run wrote it: name another output"])
+        if found != self.identity:
+            names = sorted(k for k in {*found, *self.identity} if found.get(k) != self.identity.get(k))
+            raise ConfigurationError(
+                [f"{self.path} holds the output of another run (different: {', '.join(names)}): name another output"]
+            )
+
+    def __enter__(self) -> Output:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            for kind in ("", *self.KINDS):
+                target = beside(self.path, kind) if kind else self.path
+                self._files[kind] = _partial(target).open("w", encoding="utf-8")
+        except OSError as error:
+            raise StoreError(f"the output {self.path} cannot be written: {error}. Name a writable folder") from error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for file in self._files.values():
+            file.close()
+
+    def add(self, number: int, fields: list[Mapping[str, Any]], record: Mapping[str, Any] | None = None) -> None:
+        """Take what row `number` (from 0) became: any number of output rows, and one record."""
+        lines = [("", to_line(one)) for one in fields]
+        self._take(number, [*lines, *([("records.jsonl", to_line(record))] if record is not None else [])])
+        self.written += len(fields)
+
+    def reject(self, number: int, row: Row, code: str, reason: str) -> None:
+        """Take a row that became nothing, with the reason."""
+        entry = {"place": row.place, "code": code, "reason": reason, "row": row.fields}
+        self._take(number, [("bad.jsonl", to_line(entry))])
+        self.bad += 1
+
+    def _take(self, number: int, lines: list[tuple[str, str]]) -> None:
+        self._waiting[number] = lines
+        try:
+            while (ready := self._waiting.pop(self._next, None)) is not None:
+                for kind, line in ready:
+                    self._files[kind].write(line + "\n")
+                    self._files[kind].flush()
+                self._next += 1
+        except OSError as error:
+            raise StoreError(
+                f"{self.path} cannot be written: {error}. Finished calls are in the call store: make room, then run "
+                "the same command again"
+            ) from error
+
+    def flush(self) -> None:
+        """Write the rows that wait for others before them: those will not come in this run."""
+        for number in sorted(self._waiting):
+            self._next = number
+            self._take(number, self._waiting.pop(number))
+
+    def finish(self, manifest: Mapping[str, Any]) -> None:
+        """Give the files their names; called when every row is taken."""
+        if self._waiting:
+            raise StoreError(f"row {self._next} of {self.path} is missing: run the same command again")
+        self.__exit__(None, None, None)
+        write_json(self.manifest, {"identity": self.identity, **manifest})
+        for kind in (*self.KINDS, ""):
+            target = beside(self.path, kind) if kind else self.path
+            _keep_former(target, _partial(target))
+            if kind and not target.exists() and not _partial(target).stat().st_size:
+                _partial(target).unlink()
+            else:
+                _partial(target).replace(target)
+
+
+def _keep_former(path: Path, new: Path) -> None:
+    if path.exists() and path.stat().st_size and file_digest(path) != file_digest(new):
+        number = 1
+        while (kept := path.with_name(f"{path.name}.old-{number}")).exists():
+            number += 1
+        path.rename(kept)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f"{path.name}.partial")
+
+
+def manifest_of(path: Path) -> dict[str, Any]:
+    """Return what the manifest beside a file of rows says; nothing where there is none."""
+    try:
+        found = json.loads(beside(path, "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def text_digest(text: Any) -> str:
+    """Return a hash of a row's `all`, by which its record is found."""
+    return hashlib.sha256(str(text).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def file_digest(path: Path) -> str | None:
+    """Return the SHA-256 of a file's content, None for a folder."""
+    if not path.is_file():
+        return None
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
