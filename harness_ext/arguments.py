@@ -251,7 +251,10 @@ def _rendering_problems(seat: str, setup: SeatSetup) -> list[str]:
     system, user, reply = Message("system", "s"), Message("user", "u"), Message("assistant", "a")
     try:
         setup.backend.prepare()
-        for shape in ([user], [system, user], [system, user, reply, user], [user, reply, user], [user, reply]):
+        shapes = [[user], [system, user], [system, user, reply, user], [user, reply, user]]
+        if "continue" in setup.backend.capabilities:
+            shapes.append([user, reply])
+        for shape in shapes:
             setup.backend.render(shape, setup.chat)
     except CallFailed as error:
         return [f"`{seat}`: {error}; or write `{seat}.chat=off` for the plain form"]

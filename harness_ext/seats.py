@@ -112,6 +112,8 @@ class Seats:
         slot = len(self._slots)
         self._slots.append(None)
         key = self._key(seat.setup.backend, request)
+        if isinstance(request, GenerateRequest):
+            request = replace(request, seed=int(key[:8], 16) >> 1)
         self._waiting += 1
         try:
             completion, reused = await self._answer(seat.setup.backend, key, request)

@@ -39,8 +39,8 @@ def parse_spec(text: str, args: Mapping[str, Any]) -> BackendSpec:
             raise ValueError(f"`{text}` names no model: write `{backend}:<model>`")
         return BackendSpec(backend, name, args)
     raise ValueError(
-        f"`{backend}` in `{text}` is no backend{suggest(backend, known)}: use `hf:<model>` or a model of lm-eval "
-        "(`vllm:<model>`, …; `lm_eval ls models` lists them)"
+        f"`{backend}` in `{text}` is no backend{suggest(backend, known)}: use `hf:<model>`, "
+        "`openai:<model>@<base url>` or a model of lm-eval (`vllm:<model>`, …; `lm_eval ls models` lists them)"
     )
 
 
@@ -49,7 +49,7 @@ def backend_names() -> list[str]:
     import lm_eval.models  # noqa: F401  (registers lm-eval's models)
     from lm_eval.api.registry import model_registry
 
-    return sorted({"hf", *model_registry})
+    return sorted({"hf", "openai", *model_registry})
 
 
 def make_backend(spec: BackendSpec) -> Backend:
@@ -58,6 +58,10 @@ def make_backend(spec: BackendSpec) -> Backend:
         from harness_ext.backends.hf import make_hf_backend
 
         return make_hf_backend(spec.name, spec.args)
+    if spec.backend == "openai":
+        from harness_ext.backends.openai import make_openai_backend
+
+        return make_openai_backend(spec.name, spec.args)
     from harness_ext.backends.lm import make_lm_backend
 
     return make_lm_backend(spec.backend, spec.name, spec.args)

@@ -32,6 +32,7 @@ class Prompt:
 class GenerateRequest:
     """Continue `prompt` under lm-eval's generation settings (`until`, `max_gen_toks`, `do_sample`, …).
 
+    `seed` is for backends that take one a request: each draw of a prompt has its own, the same draw always the same.
     `reply` are the token ids of a reply that is begun already (for backends with `tokens`): it is continued without a
     seam, stop texts and length hold for the whole of it, and the completion's text is what is new. `only` ends it
     after the first step that is new (`"step"`), or after so many new tokens. `keep_ids` asks for the token ids. The
@@ -43,6 +44,7 @@ class GenerateRequest:
     reply: tuple[int, ...] | None = None
     only: Literal["step"] | int | None = None
     keep_ids: bool = False
+    seed: int = 0
     images: tuple[Image, ...] = ()
 
 

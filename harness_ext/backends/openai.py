@@ -1,0 +1,309 @@
+"""Models behind an OpenAI-compatible server: `openai:<model>@<base url>` (vLLM, llama.cpp, `transformers serve`, …)."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any, Literal
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+from harness_ext.backends.base import Capability, ChatMode, GenerateRequest, Prompt, Request, ScoreRequest
+from harness_ext.backends.http import Client, Fault
+from harness_ext.backends.served import Ask, ServedBackend
+from harness_ext.chat import ChatContext, is_utf8
+from harness_ext.errors import CallFailed, LoadError
+from harness_ext.fingerprint import model_fingerprint
+from harness_ext.images import IMAGE_MARK, Image
+from harness_ext.options import build, known_names, suggest
+from harness_ext.records import Completion, Finish, Message
+
+DEFAULT_URL = "https://api.openai.com/v1"
+KEY_VARIABLE = "OPENAI_API_KEY"
+MOST_STOPS = 4  # OpenAI refuses more; the rest is cut here
+FINISH: Mapping[str, Finish] = {"stop": "stop", "length": "length", "eos": "stop"}
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """A served seat's arguments.
+
+    `endpoint=chat` sends messages to `/chat/completions`, `completions` text to `/completions`. `num_concurrent` bounds
+    the requests on their way at once; each is tried `max_retries` times again and given `timeout` seconds at a time.
+    `max_gen_toks` is the length where a task names none. `api_key_env` names the environment variable with the key.
+    `revision` says which weights the server runs: with it, the address is no part of the store's keys. `parameters` is
+    the model's size, for FLOPs. `continue_final=on`: the server takes vLLM's `continue_final_message`. `omit` names
+    request fields that the server refuses, joined by `+` (`stop+temperature`).
+    """
+
+    endpoint: Literal["chat", "completions"] = "chat"
+    num_concurrent: int = 64
+    timeout: float = 600.0
+    max_retries: int = 8
+    max_gen_toks: int = 256
+    api_key_env: str = KEY_VARIABLE
+    revision: str | None = None
+    parameters: float | None = None
+    continue_final: bool = False
+    omit: str = ""
+
+    def __post_init__(self) -> None:
+        if self.num_concurrent < 1 or self.max_retries < 0 or self.max_gen_toks < 1 or self.timeout <= 0:
+            raise ValueError("`num_concurrent`, `max_gen_toks` and `timeout` must be above 0, `max_retries` 0 or more")
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.api_key_env):
+            raise ValueError("`api_key_env` takes the name of an environment variable, not the key itself")
+
+
+class WirePrompt(str):
+    """A conversation as it goes over the wire, JSON: text for the store's keys, spliced into requests as it is.
+
+    `is_open` says that its last message is one of the assistant's, to be continued.
+    """
+
+    is_open: bool
+
+    def __new__(cls, messages: Sequence[Message]) -> WirePrompt:
+        wire = [{"role": m.role, "content": m.content} for m in messages]
+        prompt = super().__new__(cls, json.dumps(wire, ensure_ascii=False))
+        prompt.is_open = bool(messages) and messages[-1].role == "assistant"
+        return prompt
+
+
+class OpenAIBackend(ServedBackend):
+    """A seat on a server. Tokens, cached tokens and finish reasons are the server's own figures."""
+
+    token_counts = "exact"
+
+    def __init__(self, model: str, base_url: str, options: ServerOptions) -> None:
+        super().__init__()
+        self.model, self.base_url, self.options = model, base_url, options
+        self.name = f"openai:{model}@{base_url}"
+        self.lane = base_url
+        where = {"revision": options.revision} if options.revision else {"base_url": base_url}
+        self.fingerprint = model_fingerprint("openai", {"served": model, "endpoint": options.endpoint, **where})
+        self.parameters = None if options.parameters is None else int(options.parameters)
+        self.default_max_gen_toks = options.max_gen_toks
+        self.num_concurrent = options.num_concurrent
+        self._is_chat = options.endpoint == "chat"
+        chat_only: set[Capability] = {"images", "continue"} if options.continue_final else {"images"}
+        self.capabilities = frozenset({"generate", "seeds"}) | (chat_only if self._is_chat else {"continue", "score"})
+        self._url = f"{base_url}/chat/completions" if self._is_chat else f"{base_url}/completions"
+        hosted = urlsplit(base_url).hostname == urlsplit(DEFAULT_URL).hostname
+        self._limit = "max_completion_tokens" if hosted and self._is_chat else "max_tokens"
+        self._omit = frozenset(filter(None, options.omit.split("+")))
+
+    # -- rendering -----------------------------------------------------------------------------------------------
+
+    @property
+    def chat_default(self) -> bool:
+        return self._is_chat
+
+    def render(self, prompt: str | Sequence[Message], chat: ChatMode = "auto") -> Prompt:
+        """Render as messages for a chat server: a plain context is one message of the user's."""
+        if not self._is_chat:
+            return super().render(prompt, "off" if chat == "auto" else chat)
+        if chat == "off":
+            raise CallFailed("backend", f"{self.name} takes messages: plain text needs `endpoint=completions`")
+        if isinstance(prompt, str) and not isinstance(prompt, ChatContext):
+            prompt = [Message("user", str(prompt))]
+        return super().render(prompt, "on")
+
+    def render_chat(self, messages: Sequence[Message]) -> Prompt:
+        if not self._is_chat:
+            raise CallFailed("backend", f"{self.name} takes text: messages need `endpoint=chat`")
+        prompt = WirePrompt(messages)
+        if prompt.is_open and "continue" not in self.capabilities:
+            raise CallFailed(
+                "backend",
+                f"{self.name} cannot continue a reply that the task begins (`gen_prefix`): give `continue_final=on` if "
+                "the server takes vLLM's `continue_final_message`, or `endpoint=completions`",
+            )
+        return Prompt(prompt)
+
+    def check(self, request: Request) -> CallFailed | None:
+        if not is_utf8(request.prompt):
+            return CallFailed("undecodable", "the prompt holds lone surrogates: mend the task's data")
+        if not request.prompt:
+            return CallFailed("empty", f"the prompt is empty, and {self.name} cannot continue nothing")
+        if isinstance(request, ScoreRequest) and request.rolling:
+            return CallFailed("backend", f"{self.name} cannot score a whole text: servers give no window to read it in")
+        return None
+
+    # -- asking --------------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def connect(self) -> AsyncIterator[Ask]:
+        import aiohttp
+
+        options = self.options
+        key = os.environ.get(options.api_key_env, "")
+        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+        async with aiohttp.ClientSession(
+            headers=headers,
+            timeout=aiohttp.ClientTimeout(total=options.timeout),
+            connector=aiohttp.TCPConnector(limit=0),  # the lane bounds what is on its way
+            trust_env=bool(getproxies()),
+        ) as session:
+            client = Client(session, self.name, options.max_retries, options.timeout, key)
+
+            async def ask(request: Request) -> Completion:
+                if isinstance(request, ScoreRequest):
+                    return await client.post(self._url, self._score_body(request), lambda d: self._scored(d, request))
+                stops = stops_of(request.gen_kwargs)
+                return await client.post(self._url, self._body(request, stops), lambda d: self._generated(d, stops))
+
+            yield ask
+
+    def _body(self, request: GenerateRequest, stops: list[str]) -> bytes:
+        from lm_eval.models.utils import normalize_gen_kwargs
+
+        settings = dict(normalize_gen_kwargs(dict(request.gen_kwargs), self.default_max_gen_toks))
+        settings.pop("until", None)
+        sampled = settings.pop("do_sample", None)
+        fields = {
+            "model": self.model,
+            self._limit: settings.pop("max_gen_toks"),
+            "temperature": settings.pop("temperature", None) if sampled else 0.0,
+            "stop": stops[:MOST_STOPS] or None,
+            **settings,
+        }
+        if sampled:
+            fields["seed"] = request.seed
+        if isinstance(request.prompt, WirePrompt) and request.prompt.is_open:
+            fields |= {"continue_final_message": True, "add_generation_prompt": False}
+        rest = json.dumps({k: v for k, v in fields.items() if v is not None and k not in self._omit})
+        if not self._is_chat:
+            prompt = f'"prompt": {json.dumps(request.prompt)}'
+        elif request.images:
+            prompt = f'"messages": {json.dumps(with_images(json.loads(request.prompt), request.images))}'
+        else:
+            prompt = f'"messages": {request.prompt}'
+        return f"{{{prompt}, {rest[1:]}".encode()
+
+    def _generated(self, data: Any, stops: Sequence[str]) -> Completion:
+        choice = first_choice(data)
+        if self._is_chat:
+            message = choice["message"]
+            text, refusal = text_of(message.get("content")), message.get("refusal")
+        else:
+            text, refusal = text_of(choice["text"]), None
+        reason = choice.get("finish_reason")
+        notes = tuple(n for n in ("refused" if refusal else "", reason if reason == "content_filter" else "") if n)
+        finish = FINISH.get(str(reason))
+        end = min((at for at in (text.find(stop) for stop in stops) if at >= 0), default=None)
+        if end is not None:
+            text, finish = text[:end], "stop"
+        return Completion(text, finish, *usage_of(data), notes=notes)
+
+    # -- scoring -------------------------------------------------------------------------------------------------
+
+    def _score_body(self, request: ScoreRequest) -> bytes:
+        fields = {"model": self.model, "prompt": request.prompt + request.continuation, "max_tokens": 1}
+        return json.dumps({**fields, "temperature": 0.0, "echo": True, "logprobs": 1}).encode()
+
+    def _scored(self, data: Any, request: ScoreRequest) -> Completion:
+        prompt_tokens, cached, _ = usage_of(data)
+        logprobs = first_choice(data).get("logprobs") or {}
+        values, tokens, offsets = (logprobs.get(n) or [] for n in ("token_logprobs", "tokens", "text_offset"))
+        new = (data.get("usage") or {}).get("completion_tokens")
+        end = len(tokens) - (1 if new is None else int(new))
+        if end < 1 or not len(values) == len(tokens) == len(offsets):
+            raise LoadError(
+                f"{self.name} gives no log-probabilities of a prompt (`echo` with `logprobs`), so this run cannot use "
+                "it: choose options that need no scoring, or a server that gives them (vLLM does)"
+            )
+        # Counted from the end: a token for the beginning of the text may stand in front, with a text of its own.
+        boundary = offsets[end - 1] + len(tokens[end - 1]) - len(request.continuation)
+        first = next(i for i in range(end) if offsets[i] + len(tokens[i]) > boundary)
+        if not "".join(tokens[first:end]).endswith(request.continuation) or None in values[first:end]:
+            raise CallFailed("backend", f"{self.name}: its tokens cannot be matched with the text to be scored")
+        tops = (logprobs.get("top_logprobs") or [None] * len(tokens))[first:end]
+        greedy = (
+            all(v >= max(top.values()) for v, top in zip(values[first:end], tops, strict=True)) if all(tops) else None
+        )
+        return Completion("", None, prompt_tokens, cached, 0, logprob=float(sum(values[first:end])), greedy=greedy)
+
+    def info(self) -> dict[str, Any]:
+        return super().info() | {"backend": "openai", "model": self.model, "args": vars(self.options)}
+
+
+def with_images(messages: Sequence[Mapping[str, str]], images: Sequence[Image]) -> list[dict[str, Any]]:
+    """Return wire messages with each `<image>` mark replaced by the next image."""
+    left = iter(images)
+    result: list[dict[str, Any]] = []
+    for message in messages:
+        first, *rest = message["content"].split(IMAGE_MARK)
+        parts: list[dict[str, Any]] = [{"type": "text", "text": first}]
+        for text in rest:
+            parts += [{"type": "image_url", "image_url": {"url": next(left).data_url}}, {"type": "text", "text": text}]
+        content = [part for part in parts if part.get("text") != ""] if rest else first
+        result.append({**message, "content": content})
+    return result
+
+
+def stops_of(gen_kwargs: Mapping[str, Any]) -> list[str]:
+    """Return the stop texts of lm-eval's settings."""
+    until = gen_kwargs.get("until") or []
+    return [stop for stop in ([until] if isinstance(until, str) else until) if stop]
+
+
+def first_choice(data: Any) -> Any:
+    """Return a reply's first choice. Raises Fault where there is none, with what the server says instead."""
+    if not data.get("choices"):
+        raise Fault("no_choices", f"a reply without choices ({str(data.get('error', ''))[:200]})")
+    return data["choices"][0]
+
+
+def text_of(content: Any) -> str:
+    """Return a message's text: the content, or the text parts of it; none at all is an empty reply."""
+    if isinstance(content, list):
+        return "".join(part["text"] for part in content if part.get("type") == "text")
+    if content is not None and not isinstance(content, str):
+        raise TypeError(f"content is {type(content).__name__}")
+    return content or ""
+
+
+def usage_of(data: Any) -> tuple[int | None, int | None, int | None]:
+    """Return prompt, cached and completion tokens as the server counted them, None where it does not say."""
+    usage = data.get("usage") or {}
+    cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
+    return usage.get("prompt_tokens"), cached, usage.get("completion_tokens")
+
+
+def make_openai_backend(name: str, args: Mapping[str, Any]) -> OpenAIBackend:
+    """Make a seat from `<model>[@<base url>]`. Raises ValueError with cause and remedy; the server is not asked yet."""
+    model, base_url = split_name(name)
+    own = {k: v for k, v in args.items() if k not in NOT_FOR_SERVERS}
+    known = known_names(ServerOptions)
+    problems = [
+        f"there is no argument `{n}`{suggest(n, known)}; there are {', '.join(known)}" for n in own if n not in known
+    ]
+    options = build(ServerOptions, own, problems)
+    if options is not None:
+        has_key = bool(os.environ.get(options.api_key_env))
+        if not has_key and (options.api_key_env != KEY_VARIABLE or base_url == DEFAULT_URL):
+            problems.append(f"the environment variable {options.api_key_env} is not set: export it with the key")
+    if find_spec("aiohttp") is None:
+        problems.append("aiohttp is not installed: pip install 'harness-ext[openai]'")
+    if problems or options is None:
+        raise ValueError("; ".join(problems))
+    return OpenAIBackend(model, base_url, options)
+
+
+# What lm-eval's command line says of models that this process loads.
+NOT_FOR_SERVERS = frozenset({"batch_size", "max_batch_size", "device", "trust_remote_code"})
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Return model and base URL of `<model>[@<base url>]`; the URL defaults to OPENAI_BASE_URL, else OpenAI's own."""
+    model, at, address = name.partition("@http")
+    url = f"http{address}" if at else os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL
+    parts = urlsplit(url)
+    if not model or parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError(f"`{name}` must be `<model>@<base url>`, as in `my-model@http://localhost:8000/v1`")
+    return model, re.sub(r"(/chat)?/completions$", "", url.rstrip("/"))

@@ -1,0 +1,149 @@
+"""Servers on loopback for tests of served seats: one that answers by script and misbehaves on demand, real ones."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from aiohttp import web
+
+FAULTS = ("http_429", "http_500", "timeout", "connection", "bad_json", "no_choices")
+
+
+class Server:
+    """An OpenAI-compatible server in a thread of its own, for a `with` block.
+
+    `reply(text)` answers the last message's or the prompt's text; it returns the reply or a whole JSON body. `plan`
+    returns the fault of an attempt, or None. `requests` holds every body received, `faults` counts those committed,
+    `answered` the replies by text, `together` the most requests at once.
+    """
+
+    def __init__(
+        self,
+        reply: Callable[[str], str | dict[str, Any]] = lambda text: f"re: {text}",
+        plan: Callable[[str], str | None] = lambda text: None,
+        headers: Mapping[str, str] | None = None,
+        delay: float = 0.0,
+        status: int = 200,
+    ) -> None:
+        self.reply, self.plan, self.headers, self.delay, self.status = reply, plan, dict(headers or {}), delay, status
+        self.requests: list[dict[str, Any]] = []
+        self.seen_headers: list[dict[str, str]] = []
+        self.paths: list[str] = []
+        self.faults: Counter[str] = Counter()
+        self.answered: Counter[str] = Counter()
+        self.now = self.together = 0
+        self._ended = asyncio.Event()
+        self._ready = threading.Event()
+
+    def __enter__(self) -> Server:
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
+        self._thread.start()
+        assert self._ready.wait(30)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._ended.set)
+        self._thread.join(30)
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        app = web.Application(client_max_size=2**26)
+        app.router.add_post("/v1/{kind:.*}", self._handle)
+        runner = web.AppRunner(app, shutdown_timeout=0.1, access_log=None)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        assert site._server is not None
+        self.url = f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}/v1"  # type: ignore[attr-defined]
+        self._ready.set()
+        await self._ended.wait()
+        await runner.cleanup()
+
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        self.requests.append(body)
+        self.seen_headers.append(dict(request.headers))
+        self.paths.append(request.path)
+        self.now += 1
+        self.together = max(self.together, self.now)
+        try:
+            return await self._answer(request, body)
+        finally:
+            self.now -= 1
+
+    async def _answer(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        text = text_of(body)
+        if self.delay:
+            await asyncio.sleep(self.delay)
+        fault = self.plan(text)
+        data = self.reply(text)
+        if isinstance(data, str):
+            data = completion(data, body)
+        if fault is None:
+            self.answered[text] += 1
+            return web.json_response(data, status=self.status, headers=self.headers)
+        self.faults[fault] += 1
+        return await self._misbehave(fault, request, data)
+
+    async def _misbehave(self, fault: str, request: web.Request, data: dict[str, Any]) -> web.StreamResponse:
+        if fault.startswith("http_"):
+            return web.json_response({"error": {"message": "no"}}, status=int(fault[5:]), headers=self.headers)
+        if fault == "timeout":
+            await asyncio.sleep(3600)
+        if fault == "connection":
+            assert request.transport is not None
+            request.transport.abort()
+        if fault == "bad_json":
+            return web.Response(text=json.dumps(data)[:-9], content_type="application/json")
+        return web.json_response({**data, "choices": []})
+
+
+def text_of(body: Mapping[str, Any]) -> str:
+    """Return the text of a request's prompt or of its last message."""
+    if "prompt" in body:
+        return str(body["prompt"])
+    content = body["messages"][-1]["content"]
+    return content if isinstance(content, str) else "".join(p.get("text", "<image>") for p in content)
+
+
+def completion(text: str, body: Mapping[str, Any], finish: str = "stop", **usage: Any) -> dict[str, Any]:
+    """Return a reply's JSON as OpenAI's servers write it; tokens are words."""
+    chat = "messages" in body
+    said = {"message": {"role": "assistant", "content": text}} if chat else {"text": text, "logprobs": None}
+    counts = {"prompt_tokens": len(text_of(body).split()), "completion_tokens": len(text.split())}
+    return {
+        "id": "x",
+        "object": "chat.completion" if chat else "text_completion",
+        "model": body.get("model"),
+        "choices": [{"index": 0, "finish_reason": finish, **said}],
+        "usage": {**counts, "total_tokens": sum(counts.values()), **usage},
+    }
+
+
+def chances(share: float, faults: Sequence[str] = FAULTS, seed: int = 0) -> Callable[[str], str | None]:
+    """Return a plan by which so large a share of attempts fails, each kind equally often."""
+    rng = random.Random(seed)
+    return lambda text: rng.choice(faults) if rng.random() < share else None
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until(ready: Callable[[], bool], seconds: float = 120.0) -> None:
+    """Wait for a condition; fail the test when it does not come true."""
+    end = time.monotonic() + seconds
+    while not ready():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.1)
