@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -11,10 +11,11 @@ from typing import Any, Literal
 from harness_ext.backends import BackendSpec, make_backend, parse_spec
 from harness_ext.backends.base import Backend, ChatMode
 from harness_ext.errors import CallFailed, ConfigurationError
-from harness_ext.options import build, known_names, secrets_in, suggest
-from harness_ext.protocol import Protocol
+from harness_ext.options import PromptText, build, known_names, secrets_in, suggest
+from harness_ext.protocol import Protocol, Role
 from harness_ext.records import Message
 from harness_ext.seats import SeatSetup
+from harness_ext.teams import spread
 
 RUNS = Path("harness_ext_runs")
 
@@ -47,14 +48,17 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class SeatOptions:
-    """What a seat is told beside its model's own arguments: how conversations are rendered, and its prices.
-
-    Prices are per million tokens.
+    """What a seat is told beside its model's own arguments: how conversations are rendered, its prices (per million
+    tokens), a system text of its own (a file), generation settings that go before the task's (`gen.temperature=0.7`),
+    and whether a task's images are sent to it.
     """
 
     chat: ChatMode = "auto"
     price_in: float | None = None
     price_out: float | None = None
+    system: PromptText | None = None
+    gen: Mapping[str, Any] = field(default_factory=dict)
+    images: Literal["auto", "off"] = "auto"
 
 
 @dataclass
@@ -75,18 +79,21 @@ def plan_run(
     device: str | None = None,
 ) -> RunPlan:
     """Return the run that the arguments ask for. Raises ConfigurationError with all problems at once."""
-    given = flatten(arguments)
+    given, names, problems = flatten(arguments), list(protocol_class.roles), list[str]()
+    if protocol_class.team is not None:
+        given, members = spread(given, protocol_class.team[0], problems)
+        names = [*members, *names]
     secrets = secrets_in(given, frozenset({*known_names(RunOptions), *known_names(protocol_class)}))
     if secrets:
         reason = "looks like a secret, and lm-eval copies model arguments into its results"
         raise ConfigurationError([f"`{name}` {reason}: give it by an environment variable" for name in secrets])
-    problems: list[str] = []
-    own, per_seat = _split(given, protocol_class, problems)
+    own, per_seat = _split(given, names, protocol_class, problems)
     if isinstance(own.get("store"), bool):  # YAML reads `off` as false
         own["store"] = "off" if own["store"] is False else str(RUNS / "calls")
     options = build(RunOptions, own, problems)
     protocol = build(protocol_class, own, problems)
     demonstration = not any("model" in args for args in per_seat.values())
+    _drop_unneeded(per_seat, protocol, protocol_class, problems)
     seats: dict[str, SeatSetup] = {}
     defaults = {"batch_size": batch_size, "max_batch_size": max_batch_size}
     if options is not None and options.trust_remote_code:
@@ -97,7 +104,8 @@ def plan_run(
     for seat, (spec, seat_options) in specs.items():
         backend = _backend(seat, spec, {**defaults, "device": devices.get(seat)}, made, problems)
         if backend is not None:
-            seats[seat] = SeatSetup(backend, seat_options.chat, seat_options.price_in, seat_options.price_out)
+            o = seat_options
+            seats[seat] = SeatSetup(backend, o.chat, o.price_in, o.price_out, o.system, o.gen, o.images)
     if protocol is not None:
         problems += _capability_problems(protocol, seats)
     if not problems:
@@ -119,16 +127,19 @@ def flatten(arguments: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _split(
-    given: Mapping[str, Any], protocol_class: type[Protocol], problems: list[str]
+    given: Mapping[str, Any], seats: Sequence[str], protocol_class: type[Protocol], problems: list[str]
 ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """Return the options of run and protocol, and what was said of each seat (its model under `model`)."""
-    per_seat: dict[str, dict[str, Any]] = {role: {} for role in protocol_class.roles}
+    per_seat: dict[str, dict[str, Any]] = {seat: {} for seat in seats}
     own: dict[str, Any] = {}
     options = [*known_names(RunOptions), *known_names(protocol_class)]
     for name, value in given.items():
         seat, dot, rest = name.partition(".")
         if seat in per_seat:
-            per_seat[seat][rest if dot else "model"] = value
+            if rest.startswith("gen."):
+                per_seat[seat].setdefault("gen", {})[rest[4:]] = value
+            else:
+                per_seat[seat][rest if dot else "model"] = value
         elif name in options:
             own[name] = value
         else:
@@ -138,6 +149,27 @@ def _split(
                 "and `<seat>.<argument>` for a seat's model"
             )
     return own, per_seat
+
+
+def _role(seat: str, protocol_class: type[Protocol]) -> Role:
+    if seat not in protocol_class.roles and protocol_class.team is not None:
+        return protocol_class.team[1]
+    return protocol_class.roles[seat]
+
+
+def _drop_unneeded(
+    per_seat: dict[str, dict[str, Any]],
+    protocol: Protocol | None,
+    protocol_class: type[Protocol],
+    problems: list[str],
+) -> None:
+    """Leave out the seats that the options do not use; one that was given a model all the same is a problem."""
+    if protocol is None:
+        return
+    roles, needed = protocol_class.roles, protocol.needs()
+    unused = [seat for seat in per_seat if seat in roles and seat not in needed]
+    given = [seat for seat in unused if per_seat.pop(seat)]
+    problems += [f"the seat `{seat}` ({roles[seat].purpose}) is not used with these options" for seat in given]
 
 
 def _specs(
@@ -154,13 +186,13 @@ def _specs(
         )
         if model is None:
             if not demonstration:
-                purpose = protocol_class.roles[seat].purpose
+                purpose = _role(seat, protocol_class).purpose
                 problems.append(
                     f"the seat `{seat}` ({purpose}) has no model: give `{seat}=<backend>:<model>` "
                     "(or name no seat at all, for the built-in pair)"
                 )
                 continue
-            model = str(model_path("teacher" if seat == "teacher" else "student"))
+            model = str(model_path("teacher" if seat in ("teacher", "judge") or seat[-1] in "24680" else "student"))
         if options is None:
             continue
         if isinstance(model, Backend):
@@ -237,8 +269,10 @@ def _backend(
 
 def _capability_problems(protocol: Protocol, seats: Mapping[str, SeatSetup]) -> list[str]:
     problems = []
-    for seat, needed in protocol.needs().items():
-        if seat in seats and (missing := needed - seats[seat].backend.capabilities):
+    needs = protocol.needs()
+    for seat in seats:
+        needed = needs.get(seat, needs.get(seat.rstrip("0123456789"), frozenset()))
+        if missing := needed - seats[seat].backend.capabilities:
             problems.append(
                 f"`{seat}`: this run needs a model that can {', '.join(sorted(missing))}, "
                 f"and {seats[seat].backend.name} cannot"

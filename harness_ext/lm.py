@@ -90,13 +90,15 @@ class ProtocolLM(LM):  # type: ignore[misc]
             "demonstration_pair": plan.demonstration,
             "run": {k: v for k, v in vars(plan.options).items() if k not in ("run_dir",)},
             "seats": {
-                n: {"chat": s.chat, "price_in": s.price_in, "price_out": s.price_out, **s.backend.info()}
+                n: {"chat": s.chat, "price_in": s.price_in, "price_out": s.price_out, **s.own, **s.backend.info()}
                 for n, s in plan.seats.items()
             },
             "identity": {
                 "protocol": type(plan.protocol).__qualname__,
                 "options": dict(vars(plan.protocol)),
-                "seats": {n: {"fingerprint": s.backend.fingerprint, "chat": s.chat} for n, s in plan.seats.items()},
+                "seats": {
+                    n: {"fingerprint": s.backend.fingerprint, "chat": s.chat, **s.own} for n, s in plan.seats.items()
+                },
                 "on_overflow": plan.options.on_overflow,
                 "on_empty": plan.options.on_empty,
             },

@@ -37,6 +37,12 @@ class SeatSetup:
     images: Literal["auto", "off"] = "auto"
 
     @property
+    def own(self) -> dict[str, Any]:
+        """Return what the seat is told of its own, as far as it is."""
+        told = {"system": self.system, "gen": dict(self.gen_kwargs), "images": self.images}
+        return {name: value for name, value in told.items() if value not in (None, {}, "auto")}
+
+    @property
     def cost(self) -> SeatCost:
         """Return what turns tokens into FLOPs and money."""
         return SeatCost(self.backend.parameters, self.price_in, self.price_out)
