@@ -36,14 +36,12 @@ STAGES = {
     "student": (
         Stage("s1", 30_000, (2, 4), {"draft": 8, "continue": 1, "refine": 1}),
         Stage("s2", 40_000, (2, 6), {"draft": 5, "continue": 1, "refine": 4}),
-        Stage("s3", 50_000, (2, 11), {"draft": 5, "continue": 1, "refine": 4}),
-        Stage("s4", 45_000, (2, 11), {"draft": 5, "continue": 1, "refine": 4}),
+        Stage("s3", 36_000, (2, 10), {"draft": 5, "continue": 1, "refine": 4}),
     ),
     "teacher": (
         Stage("s1", 30_000, (2, 4), {"draft": 8, "continue": 1, "review": 1}),
         Stage("s2", 40_000, (2, 7), {"draft": 6, "continue": 1, "review": 3}),
-        Stage("s3", 45_000, (2, 11), {"draft": 6, "continue": 1, "review": 3}),
-        Stage("s4", 45_000, (2, 11), {"draft": 5, "continue": 1, "review": 4}),
+        Stage("s3", 60_000, (2, 10), {"draft": 6, "continue": 1, "review": 4}),
     ),
 }
 

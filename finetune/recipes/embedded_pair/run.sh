@@ -11,5 +11,5 @@ student=$!
 "$python" -m harness_ext.finetune --config finetune/recipes/embedded_pair/teacher.yaml
 wait "$student"
 for seat in student teacher; do
-    "$python" -m "$recipe.export" "$seat" "scratch/pair/$seat/s4/final"
+    "$python" -m "$recipe.export" "$seat" "scratch/pair/$seat/s3/final"
 done
