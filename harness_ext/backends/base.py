@@ -13,7 +13,9 @@ from harness_ext.errors import CallFailed
 from harness_ext.images import Image
 from harness_ext.records import Completion, Message
 
-Capability = Literal["generate", "continue", "score", "verify", "distribution", "reward", "seeds", "images"]
+Capability = Literal[
+    "generate", "continue", "score", "verify", "distribution", "reward", "seeds", "images", "diverse_beams"
+]
 ChatMode = Literal["auto", "on", "off"]
 
 
