@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from harness_ext.backends import BackendSpec, make_backend, parse_spec
 from harness_ext.backends.base import Backend, ChatMode
+from harness_ext.budget import Cap, budget_problems
 from harness_ext.errors import CallFailed, ConfigurationError
 from harness_ext.options import PromptText, build, known_names, secrets_in, suggest
 from harness_ext.protocol import Protocol, Role
@@ -28,7 +29,8 @@ class RunOptions:
     a new one under `harness_ext_runs/`), `store` the folder of the call store or `off`, `window` the most questions
     open at once. `on_failure=stop` finishes and stores everything else, then raises; `score` answers "" and counts.
     `on_overflow=truncate` lets a model cut prompts that do not fit, as lm-eval does; `on_empty=fail` takes an empty
-    reply for a failure. `progress` is shown on a terminal as a bar, elsewhere as lines.
+    reply for a failure. `budget` ends the run before it spends more (`calls:1000`, `tokens:2e6`, `price:5`).
+    `progress` is shown on a terminal as a bar, elsewhere as lines.
     """
 
     model: str | None = None
@@ -38,12 +40,15 @@ class RunOptions:
     on_failure: Literal["stop", "score"] = "stop"
     on_overflow: Literal["fail", "truncate"] = "fail"
     on_empty: Literal["keep", "fail"] = "keep"
+    budget: str | None = None
     progress: Literal["auto", "on", "off"] = "auto"
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
         if self.window < 1:
             raise ValueError("`window` must be 1 or more")
+        if self.budget is not None:
+            Cap.parse(self.budget)
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,7 @@ def plan_run(
     if protocol_class.team is not None:
         given, members = spread(given, protocol_class.team[0], problems)
         names = [*members, *names]
-    secrets = secrets_in(given, frozenset({*known_names(RunOptions), *known_names(protocol_class)}))
+    secrets = secrets_in(given, frozenset({*known_names(RunOptions), *known_names(protocol_class), "api_key_env"}))
     if secrets:
         reason = "looks like a secret, and lm-eval copies model arguments into its results"
         raise ConfigurationError([f"`{name}` {reason}: give it by an environment variable" for name in secrets])
@@ -110,6 +115,8 @@ def plan_run(
         problems += _capability_problems(protocol, seats)
     if not problems:
         problems += [p for seat, setup in seats.items() for p in _rendering_problems(seat, setup)]
+    if options is not None:
+        problems += budget_problems(options.budget, seats)
     if problems or protocol is None or options is None:
         raise ConfigurationError(problems)
     return RunPlan(protocol, options, seats, demonstration)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from harness_ext.backends.base import Backend, GenerateRequest, Request, ScoreRequest
 from harness_ext.records import Completion, SeatCost
+from harness_ext.seats import SeatSetup
 
 Unit = Literal["calls", "tokens", "price"]
 
@@ -85,6 +86,11 @@ class Budget:
         self.spent += cost or 0.0
 
     @property
+    def state(self) -> tuple[float | None, bool]:
+        """Return what was spent, None if a model did not tell, and whether the cap was reached."""
+        return None if self.unknown else self.spent, self.reached
+
+    @property
     def reached(self) -> bool:
         """Whether a call was refused for good."""
         return self.refused is not None
@@ -121,6 +127,34 @@ class Budget:
             return None
         return float(prompt + new) if self.cap.unit == "tokens" else self.costs[backend].price(prompt, new)
 
-    def to_json(self) -> dict[str, Any]:
-        """Return cap and spending as JSON values."""
-        return {"cap": str(self.cap), "spent": None if self.unknown else self.spent, "reached": self.reached}
+
+def open_budget(text: str | None, seats: Mapping[str, SeatSetup], processes: int = 1) -> Budget | None:
+    """Return the budget of one of so many processes of a run (its share), or None where none is set."""
+    if text is None:
+        return None
+    costs: dict[Backend, SeatCost] = {}
+    for setup in seats.values():
+        known = costs.setdefault(setup.backend, setup.cost)
+        if (setup.price_out or 0) > (known.price_out or 0):
+            costs[setup.backend] = setup.cost
+    return Budget(Cap.parse(text).share(processes), costs)
+
+
+def budget_problems(text: str | None, seats: Mapping[str, SeatSetup]) -> list[str]:
+    """Return what the seats lack for the budget's unit to be known."""
+    unit = None if text is None else Cap.parse(text).unit
+    problems = []
+    for name, setup in seats.items() if unit in ("tokens", "price") else ():
+        if setup.backend.token_counts == "none":
+            problems.append(f"`budget={text}`: {setup.backend.name} on `{name}` counts no tokens; cap `calls:` instead")
+        if unit == "price" and None in (setup.price_in, setup.price_out):
+            problems.append(
+                f"`budget={text}` needs `{name}.price_in` and `{name}.price_out` (of a million tokens; 0 if free)"
+            )
+    return problems
+
+
+def total_spending(parts: Sequence[tuple[float | None, bool]]) -> dict[str, Any]:
+    """Return what all processes of a run spent (`Budget.state`), as JSON values."""
+    spent = [part for part, _ in parts if part is not None]
+    return {"spent": sum(spent) if len(spent) == len(parts) else None, "reached": any(reached for _, reached in parts)}

@@ -15,6 +15,7 @@ from lm_eval.api.model import LM
 from harness_ext import __version__
 from harness_ext.arguments import RUNS, RunPlan, plan_run
 from harness_ext.backends.base import Backend
+from harness_ext.budget import open_budget, total_spending
 from harness_ext.chat import ChatContext
 from harness_ext.dispatch import CallPolicy
 from harness_ext.documents import document_hash
@@ -53,6 +54,7 @@ class ProtocolLM(LM):  # type: ignore[misc]
         self.ranks = Ranks.current()
         label = plan.options.model or self.protocol_name
         self.store = CallStore(Path(plan.options.store).expanduser()) if plan.options.store != "off" else None
+        self.budget = open_budget(plan.options.budget, plan.seats, self.world_size)
         self.run = self._open_run(plan, label)
         self.batch_size = batch_size
         self._summary: dict[str, Any] = {}
@@ -150,11 +152,11 @@ class ProtocolLM(LM):  # type: ignore[misc]
             if transcript.failure is not None:
                 failures.append(f"{transcript.task}, document {transcript.doc_id}: {transcript.failure.message}")
 
-        total = sum(min(n, r.repeats or 1) for r, n in _occurrences(requests)) - len(known)
-        error = self._answer(unanswered(), max(total, 0), finished, seed)
+        asked = sum(min(n, r.repeats or 1) for r, n in _occurrences(requests))
+        error = self._answer(unanswered(), max(asked - len(known), 0), finished, seed)
         for transcript in failed_before.values():
             summary.add(transcript)
-        self._finish(summary, failures, error)
+        self._finish(summary, failures, error, asked - len(answers))
         # What was no question of its own pads the ranks of a distributed run: it gets the first answer of its request.
         first: dict[int, str] = {}
         for position, request in enumerate(requests):
@@ -168,7 +170,7 @@ class ProtocolLM(LM):  # type: ignore[misc]
         """Run the protocol; return what ended the run early, so that the other processes can be told."""
         options = self.plan.options
         policy = CallPolicy(truncate=options.on_overflow == "truncate", keep_empty=options.on_empty == "keep")
-        engine = Engine(self.store, options.window, policy, seed)
+        engine = Engine(self.store, options.window, policy, seed, self.budget)
         try:
             if options.progress == "off" or self.rank != 0:
                 engine.run(self.plan.protocol, self.plan.seats, questions, finished)
@@ -184,17 +186,21 @@ class ProtocolLM(LM):  # type: ignore[misc]
             self.run.close()
         return None
 
-    def _finish(self, summary: Summary, failures: list[str], error: Exception | None) -> None:
+    def _finish(self, summary: Summary, failures: list[str], error: Exception | None, unfinished: int) -> None:
         """Write the summary; raise what ended the run, here or in another process, and what has no answer."""
         errors = self.ranks.gather(str(error) if error else None)
         failures = [failure for part in self.ranks.gather(failures) for failure in part]
+        unfinished = sum(self.ranks.gather(unfinished))
+        budgets = [budget for budget in self.ranks.gather(self.budget and self.budget.state) if budget is not None]
         if self.rank == 0:
             if self.world_size > 1:
                 self.run.merge()
                 summary = Summary(summary.costs)
                 for transcript in read_transcripts(self.run.path):
                     summary.add(transcript)
-            self._summary = summary.to_json()
+            self._summary = {**summary.to_json(), "unfinished": unfinished}
+            if budgets:
+                self._summary["budget"] = {"cap": self.plan.options.budget, **total_spending(budgets)}
             write_json(self.run.path / "summary.json", {"demonstration_pair": self.plan.demonstration, **self._summary})
             print(self._closing_words(), file=sys.stderr)
         self.ranks.barrier()
