@@ -38,6 +38,7 @@ class Command:
 
 COMMANDS = {
     "lm-eval": Command("harness_ext.cli:lm_eval", "lm-eval's own command line, with plugins loaded in any case"),
+    "score": Command("harness_ext.scoring.cli:main", "accuracy a round, flips, oracle and leaks of a run"),
     "doctor": Command("harness_ext.doctor:main", "versions, plugins and devices, and what is missing"),
     "enhance": Command("harness_ext.enhance.cli:main", "rationales and preferences from a teacher, for training rows"),
     "finetune": Command("harness_ext.finetune.cli:main", "train a student, a teacher or an adapter"),
