@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 MARKER = "complete.json"
+# transformers writes it into a folder while it saves under a signal, and removes it afterwards.
+SENTINEL = "checkpoint-is-incomplete.txt"
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,8 @@ def mark_complete(folder: str | Path, **facts: Any) -> None:
 def why_incomplete(folder: str | Path) -> str:
     """Return why a folder cannot be trusted; an empty string when it is complete."""
     root = Path(folder)
+    if (root / SENTINEL).exists():
+        return f"{root.name} holds {SENTINEL}: saving was interrupted"
     try:
         files = json.loads((root / MARKER).read_text(encoding="utf-8"))["files"]
     except FileNotFoundError:
@@ -54,16 +59,35 @@ def why_incomplete(folder: str | Path) -> str:
     return ""
 
 
-def last_complete(output_dir: str | Path) -> Found:
-    """Return the complete `checkpoint-<step>` folder of the highest step, and the torn ones above it."""
-    root = Path(output_dir)
+def numbered(output_dir: str | Path) -> list[Path]:
+    """Return the `checkpoint-<step>` folders by step, torn ones included."""
     named = [
         (int(match[1]), path)
-        for path in root.glob("checkpoint-*")
+        for path in Path(output_dir).glob("checkpoint-*")
         if (match := re.fullmatch(r"checkpoint-(\d+)", path.name))
     ]
+    return [path for _, path in sorted(named)]
+
+
+def marker_facts(folder: str | Path) -> dict[str, Any]:
+    """Return what a complete folder's marker says: `step`, `epoch`, `processes` and the `files`."""
+    facts: dict[str, Any] = json.loads((Path(folder) / MARKER).read_text(encoding="utf-8"))
+    return facts
+
+
+def prune(output_dir: str | Path, limit: int) -> None:
+    """Delete the oldest complete checkpoints beyond `limit` (0: keep all). Torn ones are left for the reader."""
+    complete = [path for path in numbered(output_dir) if not why_incomplete(path)]
+    for path in complete[: max(0, len(complete) - limit)] if limit else ():
+        # Without its marker a half-deleted folder counts as torn.
+        (path / MARKER).unlink()
+        shutil.rmtree(path)
+
+
+def last_complete(output_dir: str | Path) -> Found:
+    """Return the complete `checkpoint-<step>` folder of the highest step, and the torn ones above it."""
     skipped: list[str] = []
-    for _, path in sorted(named, reverse=True):
+    for path in reversed(numbered(output_dir)):
         reason = why_incomplete(path)
         if not reason:
             return Found(path, tuple(skipped))

@@ -1,29 +1,85 @@
-"""`harness-ext finetune --config run.yaml`."""
+"""`harness-ext finetune`: a YAML file or TeacherLM's ten positional arguments, and options by name after either."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from typing import Any
 
-from harness_ext.finetune.args import ConfigError, load_plan
+from harness_ext.finetune.args import ConfigError
 from harness_ext.finetune.data import DataError
+from harness_ext.finetune.plan import HINTS, POSITIONALS, Plan, build_plan, load_plan, positional_settings
+
+USAGE = f"""harness-ext finetune --config run.yaml [--SETTING VALUE …]
+       harness-ext finetune {" ".join(name.upper() for name in POSITIONALS)} [--SETTING VALUE …]"""
 
 
 def main(argv: list[str]) -> int:
-    """Run the training that a YAML file describes. Returns 0, or 2 when the configuration or the rows are at fault."""
-    parser = argparse.ArgumentParser(prog="harness-ext finetune", description="Train on prompt+completion rows.")
-    parser.add_argument("--config", required=True, help="YAML file with the settings (docs/finetune.md)")
-    parser.add_argument("--check", action="store_true", help="only check the settings")
-    options = parser.parse_args(argv)
-    try:
-        plan = load_plan(options.config)
-        if options.check:
-            print(f"{options.config}: {len(plan.stages)} stage(s), no problem found")
-            return 0
-        from harness_ext.finetune.train import run_plan
+    """Train as the arguments say.
 
-        print(run_plan(plan))
+    Returns 0; 2 when settings or rows are at fault, with everything that is wrong; 128 and the signal's number when a
+    signal ended the training, after it was saved.
+    """
+    from harness_ext.finetune.callbacks import Interrupted
+    from harness_ext.finetune.train import main_process, run_plan
+
+    try:
+        plan, check_only = read(argv)
+        if check_only:
+            return _check(plan)
+        final = run_plan(plan)
+        if main_process():
+            print(final)
     except (ConfigError, DataError) as error:
-        print(f"harness-ext finetune: {error}", file=sys.stderr)
+        if main_process():
+            print(f"harness-ext finetune: {error}", file=sys.stderr)
         return 2
+    except Interrupted as ended:
+        if main_process():
+            print(f"harness-ext finetune: {ended}", file=sys.stderr)
+        return ended.status
+    return 0
+
+
+def read(argv: list[str]) -> tuple[Plan, bool]:
+    """Return the plan that the arguments mean, and whether it is only to be checked. Raises ConfigError."""
+    parser = argparse.ArgumentParser(
+        prog="harness-ext finetune",
+        usage=USAGE,
+        description="Train a model on rows. Every setting of docs/finetune.md is an option.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("positionals", nargs="*", metavar="TEN ARGUMENTS")
+    parser.add_argument("--config", help="YAML file with the settings")
+    parser.add_argument("--check", action="store_true", help="only check the settings, the models and the rows")
+    for name in HINTS:
+        flags = [f"--{name}"] + ([f"--{name.replace('_', '-')}"] if "_" in name else [])
+        parser.add_argument(*flags, dest=name, default=argparse.SUPPRESS, metavar="VALUE")
+    given: dict[str, Any] = vars(parser.parse_args(argv))
+    config, positionals, check_only = given.pop("config"), given.pop("positionals"), given.pop("check")
+    if config and positionals:
+        raise ConfigError("give either --config or the ten positional arguments, not both.")
+    if config:
+        return load_plan(config, given), check_only
+    if positionals:
+        return build_plan(positional_settings(positionals, given), "these arguments"), check_only
+    if not given:
+        raise ConfigError(f"nothing to do.\nusage: {USAGE}")
+    return build_plan(given, "these arguments"), check_only
+
+
+def _check(plan: Plan) -> int:
+    from pathlib import Path
+
+    from transformers import AutoTokenizer
+
+    from harness_ext.finetune.preflight import Machine, check
+    from harness_ext.finetune.train import report_data
+
+    check(plan.stages, Machine.here())
+    for stage in plan.stages:
+        # A later stage has its tokenizer from the first.
+        model = stage.model if Path(stage.model).exists() else plan.stages[0].model
+        report_data(stage, AutoTokenizer.from_pretrained(model, trust_remote_code=stage.trust_remote_code))
+    print(f"{len(plan.stages)} stage(s), no problem found")
     return 0

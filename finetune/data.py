@@ -1,163 +1,252 @@
-"""Prompt+completion rows: read, checked, and tokenised exactly as a prompt is tokenised when the model is used."""
+"""Training rows: read, checked, and tokenised exactly as a prompt is tokenised when the model is used."""
 
 from __future__ import annotations
 
-import json
-import random
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from harness_ext.finetune.args import PREFERENCE_METHODS, TrainArgs
 
 if TYPE_CHECKING:
-    from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-SHOWN = 10
 IGNORED = -100
+Prompt: TypeAlias = "str | list[dict[str, str]]"
 
 
 class DataError(ValueError):
     """Rows that cannot be trained on; the message lists them by line."""
 
 
+class BadRow(ValueError):
+    """One row cannot be trained on. `kind` is what a report counts by."""
+
+    def __init__(self, kind: str, detail: str = "") -> None:
+        self.kind = kind
+        super().__init__(detail or kind)
+
+
+@dataclass(frozen=True)
+class Text:
+    """A row that is learned as a whole."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Dialogue:
+    """Chat messages; every assistant's turn is learned."""
+
+    messages: list[dict[str, str]]
+
+
 @dataclass(frozen=True)
 class Row:
-    """A training row: `prompt` is text or chat messages, `completion` the reply to learn."""
+    """`prompt` is text or chat messages, `completion` the reply to learn."""
 
-    prompt: str | list[dict[str, str]]
+    prompt: Prompt
     completion: str
 
 
-def parse_row(value: Any) -> Row:
-    """Check one row. Raises ValueError with the reason when it cannot be trained on.
+@dataclass(frozen=True)
+class Pair:
+    """A preference: of two replies to `prompt`, the better and the worse one."""
+
+    prompt: Prompt
+    chosen: str
+    rejected: str
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A row in tokens. `labels` are the ids with IGNORED where nothing is learned."""
+
+    input_ids: list[int]
+    labels: list[int]
+
+
+@dataclass(frozen=True)
+class EncodedPair:
+    """A preference in tokens."""
+
+    prompt_ids: list[int]
+    chosen_ids: list[int]
+    rejected_ids: list[int]
+
+
+def parse(value: Any, args: TrainArgs, golden: bool = False) -> Text | Dialogue | Row | Pair:
+    """Turn one row of a data set into what the method learns from; `golden` forces System 1's golden target.
+
+    Without `column`, the row's own columns say what it is: chosen and rejected, prompt and completion, messages, or
+    text. Raises BadRow with the reason when it cannot be trained on.
+    """
+    if not isinstance(value, dict):
+        raise BadRow("malformed", f"a row is an object, not {type(value).__name__}")
+    if args.method in PREFERENCE_METHODS:
+        return parse_pair(value)
+    if args.method == "kd" and (args.column or args.prompt_column or not args.teacher_model):
+        target = args.golden_column if golden or args.targets == "golden" else args.teacher_column
+        prompt = args.prompt_column or "prompt"
+        return parse_row({"prompt": value.get(prompt), "completion": value.get(target)}, (prompt, target))
+    if args.column and args.prompt_column:
+        names = (args.prompt_column, args.column)
+        return parse_row({"prompt": value.get(names[0]), "completion": value.get(names[1])}, names)
+    if args.column:
+        return _one_column(value, args.column)
+    if "prompt" in value or "completion" in value:
+        return parse_row(value)
+    for name in ("messages", "text"):
+        if name in value:
+            return _one_column(value, name)
+    raise BadRow("malformed", f"no prompt and completion, no messages, no text among {', '.join(map(str, value))}")
+
+
+def parse_row(value: Any, names: tuple[str, str] = ("prompt", "completion")) -> Row:
+    """Check one prompt+completion row; `names` are the columns it came from. Raises BadRow with the reason.
 
     `prompt` is a string, or a list of messages with `role` and `content`; when its last message is the assistant's,
     that message is a reply begun, which the completion continues. `completion` is a string, or a list of one
     assistant message.
     """
     if not isinstance(value, dict):
-        raise ValueError(f"a row is an object, not {type(value).__name__}")
-    missing = [key for key in ("prompt", "completion") if value.get(key) in (None, "", [])]
+        raise BadRow("malformed", f"a row is an object, not {type(value).__name__}")
+    missing = [name for key, name in zip(("prompt", "completion"), names, strict=True) if _blank(value.get(key))]
     if missing:
-        raise ValueError(f"no {' and no '.join(missing)}")
-    prompt, completion = value["prompt"], value["completion"]
-    if isinstance(completion, list):
-        _check_messages(completion)
-        if len(completion) != 1 or completion[0]["role"] != "assistant":
-            raise ValueError("a completion in messages is exactly one assistant message")
-        completion = completion[0]["content"]
-    if not isinstance(completion, str) or not completion:
-        raise ValueError("the completion is no text")
+        raise BadRow("empty", f"no {' and no '.join(missing)}")
+    return Row(_prompt(value["prompt"]), _reply(value["completion"], "completion"))
+
+
+def parse_pair(value: dict[str, Any]) -> Pair:
+    """Check one preference row: `chosen` and `rejected`, with `prompt` or as dialogues that begin alike."""
+    missing = [key for key in ("chosen", "rejected") if _blank(value.get(key))]
+    if missing:
+        raise BadRow("empty", f"no {' and no '.join(missing)}")
+    chosen, rejected, prompt = value["chosen"], value["rejected"], value.get("prompt")
+    if isinstance(chosen, list) and isinstance(rejected, list) and len(chosen) > 1 and len(rejected) > 1:
+        if chosen[:-1] != rejected[:-1]:
+            raise BadRow("malformed", "chosen and rejected begin differently: there is no common prompt")
+        prompt, chosen, rejected = chosen[:-1], chosen[-1:], rejected[-1:]
+    if _blank(prompt):
+        raise BadRow("empty", "no prompt")
+    pair = Pair(_prompt(prompt), _reply(chosen, "chosen"), _reply(rejected, "rejected"))
+    if pair.chosen == pair.rejected:
+        raise BadRow("identical pair", "chosen and rejected are the same")
+    return pair
+
+
+def _one_column(value: dict[str, Any], column: str) -> Text | Dialogue:
+    found = value.get(column)
+    if column not in value:
+        raise BadRow("malformed", f"no column {column}; there are {', '.join(map(str, value))}")
+    if _blank(found):
+        raise BadRow("empty", f"no {column}")
+    if isinstance(found, str):
+        return Text(found)
+    messages = _messages(found)
+    if not any(message["role"] == "assistant" and message["content"] for message in messages):
+        raise BadRow("empty", f"{column}: no assistant's turn to learn")
+    return Dialogue(messages)
+
+
+def _blank(value: Any) -> bool:
+    return value is None or value == [] or (isinstance(value, str) and not value.strip())
+
+
+def _prompt(prompt: Any) -> Prompt:
+    if isinstance(prompt, str):
+        return prompt
     if isinstance(prompt, list):
-        _check_messages(prompt)
-    elif not isinstance(prompt, str):
-        raise ValueError("the prompt is neither text nor messages")
-    return Row(prompt, completion)
+        return _messages(prompt)
+    raise BadRow("malformed", "the prompt is neither text nor messages")
 
 
-def _check_messages(messages: list[Any]) -> None:
+def _reply(reply: Any, name: str) -> str:
+    if isinstance(reply, list):
+        messages = _messages(reply)
+        if len(messages) != 1 or messages[0]["role"] != "assistant":
+            raise BadRow("malformed", f"a {name} in messages is exactly one assistant message")
+        reply = messages[0]["content"]
+    if not isinstance(reply, str):
+        raise BadRow("malformed", f"the {name} is no text")
+    if not reply.strip():
+        raise BadRow("empty", f"no {name}")
+    return reply
+
+
+def _messages(messages: Any) -> list[dict[str, str]]:
+    if not isinstance(messages, list):
+        raise BadRow("malformed", f"{type(messages).__name__} is neither text nor messages")
     for message in messages:
         if not isinstance(message, dict) or not all(isinstance(message.get(key), str) for key in ("role", "content")):
-            raise ValueError("every message needs `role` and `content`, both text")
+            raise BadRow("malformed", "every message needs `role` and `content`, both text")
+    return [{"role": message["role"], "content": message["content"]} for message in messages]
 
 
-def read_rows(path: str | Path) -> Iterator[tuple[int, Any]]:
-    """Yield (line number, parsed JSON) of every line that is not blank. Raises DataError for one that is no JSON."""
-    with open(path, encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                try:
-                    yield number, json.loads(line)
-                except ValueError as error:
-                    raise DataError(f"{path}, line {number} is no JSON: {error}") from None
+def encode(row: Text | Dialogue | Row, tokenizer: PreTrainedTokenizerBase) -> Encoded:
+    """Return a row in tokens, with the end-of-sequence token; only what is to be learned has labels.
 
-
-def encode(row: Row, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[int]]:
-    """Return `input_ids` and `labels` of a row; the loss is on the completion and the end-of-sequence token only.
-
-    Prompt and completion are tokenised apart, because a model that replies sees its prompt tokenised alone.
+    Prompt and reply are tokenised apart, because a model that replies sees its prompt tokenised alone. Raises BadRow
+    for messages that the tokenizer's chat template cannot render.
     """
-    if isinstance(row.prompt, str):
-        prompt = list(tokenizer(row.prompt)["input_ids"])
-    else:
-        begun = row.prompt[-1]["role"] == "assistant"
-        text = tokenizer.apply_chat_template(
-            row.prompt, tokenize=False, add_generation_prompt=not begun, continue_final_message=begun
-        )
-        prompt = list(tokenizer(text, add_special_tokens=False)["input_ids"])
-    completion = [*tokenizer(row.completion, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
-    return {"input_ids": prompt + completion, "labels": [IGNORED] * len(prompt) + completion}
+    if isinstance(row, Text):
+        ids = list(tokenizer(row.text)["input_ids"])
+        if not ids or ids[-1] != tokenizer.eos_token_id:
+            ids.append(tokenizer.eos_token_id)
+        return Encoded(ids, ids)
+    if isinstance(row, Dialogue):
+        return _encode_dialogue(row.messages, tokenizer)
+    prompt, completion = _prompt_ids(row.prompt, tokenizer), _reply_ids(row.completion, tokenizer)
+    return Encoded(prompt + completion, [IGNORED] * len(prompt) + completion)
 
 
-def build_dataset(
-    values: Iterable[tuple[int, Any]], tokenizer: PreTrainedTokenizerBase, max_length: int, source: str
-) -> Dataset:
-    """Return the tokenised data set (`input_ids`, `labels`). Raises DataError naming the rows that do not fit.
-
-    Nothing is dropped or cut: a row longer than `max_length` tokens is an error.
-    """
-    from datasets import Dataset
-
-    problems: list[str] = []
-    encoded: list[dict[str, list[int]]] = []
-    for number, value in values:
-        try:
-            one = encode(parse_row(value), tokenizer)
-            if len(one["input_ids"]) > max_length:
-                raise ValueError(f"{len(one['input_ids'])} tokens, more than max_length {max_length}")
-            encoded.append(one)
-        except ValueError as error:
-            problems.append(f"line {number}: {error}")
-    if problems:
-        more = [f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
-        raise DataError(
-            f"{len(problems)} rows of {source} cannot be trained on; mend or remove them:\n"
-            + "\n".join(f"  - {one}" for one in [*problems[:SHOWN], *more])
-        )
-    if not encoded:
-        raise DataError(f"{source} holds no rows.")
-    return Dataset.from_dict({key: [one[key] for one in encoded] for key in ("input_ids", "labels")})
+def encode_pair(pair: Pair, tokenizer: PreTrainedTokenizerBase) -> EncodedPair:
+    """Return a preference in tokens, each reply with its end-of-sequence token."""
+    chosen, rejected = _reply_ids(pair.chosen, tokenizer), _reply_ids(pair.rejected, tokenizer)
+    return EncodedPair(_prompt_ids(pair.prompt, tokenizer), chosen, rejected)
 
 
-class LengthGroupedSampler:
-    """Row order in which the rows of a batch have similar lengths, while batches come in random order.
+def _prompt_ids(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    if isinstance(prompt, str):
+        ids = list(tokenizer(prompt)["input_ids"])
+        # Tokenizers that close every text would have the reply begin after its end.
+        return ids[:-1] if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id else ids
+    begun = prompt[-1]["role"] == "assistant"
+    text = _render(prompt, tokenizer, add_generation_prompt=not begun, continue_final_message=begun)
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    Less padding than a plain shuffle; unlike transformers' `group_by_length`, which sorts the batches within a pool,
-    short and long batches alternate at random, so that kinds of rows that differ in length are not learned in turns.
-    `lengths` are in tokens; equal seeds and epochs give equal orders.
-    """
 
-    POOL = 25
+def _reply_ids(reply: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    return [*tokenizer(reply, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
 
-    def __init__(self, lengths: list[int], batch_size: int, seed: int) -> None:
-        """Prepare the order of epoch 0; `set_epoch` changes it."""
-        self.lengths = lengths
-        self.batch_size = batch_size
-        self.seed = seed
-        self.epoch = 0
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order the next iteration gives."""
-        self.epoch = epoch
+def _encode_dialogue(messages: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase) -> Encoded:
+    ids: list[int] = []
+    labels: list[int] = []
+    done = ""
+    for index, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        before = _render(messages[:index], tokenizer, add_generation_prompt=True) if index else done
+        after = _render(messages[: index + 1], tokenizer, add_generation_prompt=False)
+        if not (before.startswith(done) and after.startswith(before)):
+            raise BadRow(
+                "malformed",
+                "the chat template renders a dialogue's beginning differently once it goes on, so its turns cannot be "
+                "told apart; give the last turn as prompt+completion",
+            )
+        for text, learned in ((before[len(done) :], False), (after[len(before) :], True)):
+            piece = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+            ids += piece
+            labels += piece if learned else [IGNORED] * len(piece)
+        done = after
+    return Encoded(ids, labels)
 
-    def __len__(self) -> int:
-        """Return the number of rows."""
-        return len(self.lengths)
 
-    def __iter__(self) -> Iterator[int]:
-        """Yield every row's index once."""
-        rng = random.Random(f"{self.seed} {self.epoch}")
-        order = list(range(len(self.lengths)))
-        rng.shuffle(order)
-        size = self.batch_size * self.POOL
-        batches: list[list[int]] = []
-        for start in range(0, len(order), size):
-            pool = sorted(order[start : start + size], key=self.lengths.__getitem__)
-            batches += [pool[at : at + self.batch_size] for at in range(0, len(pool), self.batch_size)]
-        # The one short batch, if any, goes last: anywhere else it would shift the rows of all later batches.
-        short = [batch for batch in batches if len(batch) < self.batch_size]
-        full = [batch for batch in batches if len(batch) == self.batch_size]
-        rng.shuffle(full)
-        for batch in full + short:
-            yield from batch
+def _render(messages: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase, **options: bool) -> str:
+    from jinja2 import TemplateError
+
+    try:
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, **options))
+    except (ValueError, TemplateError) as error:
+        # transformers says so in several sentences; the first one names the cause.
+        raise BadRow("malformed", f"the chat template cannot render it: {str(error).split('. ')[0]}") from None

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning of one stage: load, build, train, save."""
+"""One stage of training: check, load, train, save; go on where a run was killed."""
 
 from __future__ import annotations
 
@@ -9,27 +9,38 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness_ext.finetune.args import ConfigError, Plan, TrainArgs, final_dir
-from harness_ext.finetune.checkpoints import last_complete, mark_complete, why_incomplete
-from harness_ext.finetune.data import IGNORED, LengthGroupedSampler, build_dataset, read_rows
+from harness_ext.finetune import adapters
+from harness_ext.finetune.args import ConfigError, TrainArgs, final_dir
+from harness_ext.finetune.callbacks import Interrupted, Stop, keeper, sync_hint, trackers
+from harness_ext.finetune.checkpoints import last_complete, mark_complete, marker_facts, why_incomplete
+from harness_ext.finetune.plan import Plan
+from harness_ext.finetune.preflight import Machine, check
+from harness_ext.finetune.setup import common_arguments, precision, prepare_environment, weights_dtype
+from harness_ext.finetune.trainers import training, write_errors
 
 if TYPE_CHECKING:
-    from transformers import TrainerCallback
-    from trl import SFTConfig, SFTTrainer
+    from transformers import PreTrainedTokenizerBase
 
 RUN_FILE = "run.json"
+REPORT_FILE = "data_report.json"
 # What a resumed run may change without becoming another run.
-FREE = {"resume", "threads", "device", "logging_steps", "save_total_limit", "deepspeed"}
+FREE = {"resume", "threads", "device", "logging_steps", "save_total_limit", "push_to_hub", "tracker", "project"}
+
+
+def main_process() -> bool:
+    """Return whether this process is the first of all: the one that speaks and writes."""
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 def say(text: str) -> None:
-    """Print a line of progress (rank 0 only), apart from results."""
-    if int(os.environ.get("RANK", "0")) == 0:
+    """Print a line of progress (first process only), apart from results."""
+    if main_process():
         print(text, file=sys.stderr, flush=True)
 
 
 def run_plan(plan: Plan) -> Path:
     """Run the stages in order and return the last one's model folder. Finished stages are not run again."""
+    check(plan.stages, Machine.here())
     done = Path()
     for number, stage in enumerate(plan.stages, start=1):
         say(f"stage {number} of {len(plan.stages)}: {stage.model} -> {stage.output_dir}")
@@ -40,9 +51,11 @@ def run_plan(plan: Plan) -> Path:
 def run_stage(args: TrainArgs) -> Path:
     """Train one stage and return the folder of the finished model.
 
-    Resumes from the last complete checkpoint; torn ones are passed over with a message. Raises ConfigError when the
-    folder holds a run with other settings, DataError for rows that cannot be trained on.
+    Resumes from the last complete checkpoint; torn ones are passed over with a message. Raises ConfigError for what
+    cannot work and when the folder holds another run, DataError for rows that cannot be trained on, Interrupted when
+    a signal ended the training.
     """
+    check((args,), Machine.here())
     out = Path(args.output_dir)
     final = final_dir(out)
     _claim(args, out)
@@ -59,15 +72,38 @@ def run_stage(args: TrainArgs) -> Path:
     return final
 
 
+def report_data(args: TrainArgs, tokenizer: PreTrainedTokenizerBase) -> tuple[Any, Any, dict[str, Any]]:
+    """Read, check and tokenise the rows, print the data report; return both data sets (or None) and the report."""
+    from harness_ext.finetune.report import build_dataset
+    from harness_ext.finetune.sources import load
+
+    rows, held_out = load(args)
+    train, report = build_dataset(rows, tokenizer, args, args.train_file)
+    say(report.text())
+    facts = {"train": report.facts()}
+    validation = None
+    if held_out:
+        source = args.eval_file or f"{args.train_file} (validation)"
+        validation, report = build_dataset(held_out, tokenizer, args, source, golden=True)
+        say(report.text())
+        facts["validation"] = report.facts()
+    return train, validation, facts
+
+
 def _claim(args: TrainArgs, out: Path) -> None:
-    settings = {key: value for key, value in dataclasses.asdict(args).items() if key not in FREE}
+    """Write down whose folder this is, or raise ConfigError when it is another run's."""
+    if not main_process():
+        return
+    settings = {**dataclasses.asdict(args), "dtype": precision(args)}
+    settings = {key: value for key, value in settings.items() if key not in FREE}
     record = out / RUN_FILE
     if record.is_file():
+        defaults = {one.name: one.default for one in dataclasses.fields(TrainArgs)}
         before = json.loads(record.read_text(encoding="utf-8"))
         changed = [
-            f"{key}: {before.get(key)!r} -> {settings.get(key)!r}"
-            for key in sorted(set(before) | set(settings))
-            if before.get(key) != settings.get(key)
+            f"{key}: {before.get(key, defaults.get(key))!r} -> {settings.get(key)!r}"
+            for key in sorted((set(before) | set(settings)) - FREE)
+            if before.get(key, defaults.get(key)) != settings.get(key)
         ]
         if changed:
             raise ConfigError(
@@ -77,101 +113,89 @@ def _claim(args: TrainArgs, out: Path) -> None:
             raise ConfigError(f"{out} holds checkpoints and `resume` is off. Choose another `output_dir`.")
         return
     out.mkdir(parents=True, exist_ok=True)
-    record.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+    part = record.with_suffix(".part")
+    part.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+    part.replace(record)
+
+
+def _same_run(checkpoint: Path | None, out: Path, facts: dict[str, Any]) -> int:
+    """Return the step to resume from; raise ConfigError when other rows or processes would make it another run."""
+    if checkpoint is None:
+        return 0
+    marker = marker_facts(checkpoint)
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    problems = []
+    if marker.get("processes", processes) != processes:
+        problems.append(
+            f"it was trained by {marker['processes']} processes, this is a run of {processes}: its batches would be "
+            f"others. Remedy: start {marker['processes']}"
+        )
+    record = out / REPORT_FILE
+    if record.is_file():
+        before = json.loads(record.read_text(encoding="utf-8"))["train"]["digest"]
+        if before != facts["train"]["digest"]:
+            problems.append("the training rows have changed since. Remedy: the same rows, or another `output_dir`")
+    if problems:
+        raise ConfigError(f"{checkpoint} cannot be resumed: " + "; ".join(problems) + ".")
+    return int(marker["step"])
 
 
 def _train(args: TrainArgs, out: Path, final: Path, checkpoint: Path | None) -> None:
-    # TRL pings its maker once a trainer unless this is set before it is imported.
-    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    prepare_environment(args)
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorForSeq2Seq
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    config = _sft_config(args, out)
-    tokenizer = AutoTokenizer.from_pretrained(args.model)
-    train = build_dataset(read_rows(args.train_file), tokenizer, args.max_length, args.train_file)
-    held_out = (
-        build_dataset(read_rows(args.eval_file), tokenizer, args.max_length, args.eval_file) if args.eval_file else None
+    compute = precision(args)
+    tokenizer = AutoTokenizer.from_pretrained(args.model, trust_remote_code=args.trust_remote_code)
+    train, held_out, facts = report_data(args, tokenizer)
+    step = _same_run(checkpoint, out, facts)
+    if main_process():
+        (out / REPORT_FILE).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    report_to, callbacks = trackers(args, step)
+    _, build = training(args, common_arguments(args, compute, held_out is not None, report_to))
+    model = AutoModelForCausalLM.from_pretrained(
+        args.model,
+        dtype=weights_dtype(args, compute),
+        quantization_config=adapters.quantization(args, getattr(torch, compute)),
+        trust_remote_code=args.trust_remote_code,
     )
-    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=getattr(torch, args.dtype))
-    trainer = _trainer_class(args)(
-        model=model,
-        args=config,
-        train_dataset=train,
-        eval_dataset=held_out,
-        processing_class=tokenizer,
-        data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORED),
-        callbacks=[_marker()],
-    )
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    with Stop() as stop:
+        parts = {
+            "model": model,
+            "train_dataset": train,
+            "eval_dataset": held_out,
+            "processing_class": tokenizer,
+            "peft_config": adapters.peft_config(args, model.config.get_text_config().hidden_size),
+            "callbacks": [keeper(stop), *callbacks],
+        }
+        trainer = build(parts)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if stop.number:
+            raise Interrupted(stop.number, trainer.state.global_step)
+    _finish(args, trainer, tokenizer, out, final)
+
+
+def _finish(args: TrainArgs, trainer: Any, tokenizer: PreTrainedTokenizerBase, out: Path, final: Path) -> None:
     trainer.save_model(str(final))
     if trainer.is_world_process_zero():
         tokenizer.save_pretrained(str(final))
+        if args.adapter == "pkv":
+            adapters.save_encoder(trainer.accelerator.unwrap_model(trainer.model), final)
         (out / "log.json").write_text(json.dumps(trainer.state.log_history, indent=1) + "\n", encoding="utf-8")
+        write_errors(trainer.state.log_history, out)
+    trainer.accelerator.wait_for_everyone()
+    if trainer.is_world_process_zero():
         mark_complete(final, step=trainer.state.global_step, epoch=trainer.state.epoch)
+        if hint := sync_hint(args):
+            say(hint)
+        if args.push_to_hub:
+            _push(args.push_to_hub, final)
 
 
-def _sft_config(args: TrainArgs, out: Path) -> SFTConfig:
-    from trl import SFTConfig
+def _push(repository: str, folder: Path) -> None:
+    from huggingface_hub import HfApi
 
-    return SFTConfig(
-        output_dir=str(out),
-        per_device_train_batch_size=args.batch_size,
-        per_device_eval_batch_size=args.batch_size,
-        gradient_accumulation_steps=args.gradient_accumulation,
-        num_train_epochs=args.epochs,
-        max_steps=args.max_steps,
-        learning_rate=args.learning_rate,
-        lr_scheduler_type=args.scheduler,
-        warmup_steps=args.warmup_steps,
-        weight_decay=args.weight_decay,
-        adam_beta2=args.adam_beta2,
-        max_grad_norm=args.max_grad_norm,
-        max_length=args.max_length,
-        dataset_kwargs={"skip_prepare_dataset": True},
-        save_strategy="epoch",
-        save_total_limit=args.save_total_limit,
-        eval_strategy="epoch" if args.eval_file else "no",
-        logging_steps=args.logging_steps,
-        seed=args.seed,
-        data_seed=args.seed,
-        bf16=args.dtype == "bfloat16",
-        use_cpu=args.device == "cpu",
-        gradient_checkpointing=False,
-        dataloader_pin_memory=False,
-        deepspeed=args.deepspeed_file,
-        report_to="none",
-        disable_tqdm=True,
-    )
-
-
-def _trainer_class(args: TrainArgs) -> type[SFTTrainer]:
-    from trl import SFTTrainer
-
-    if not args.group_by_length:
-        return SFTTrainer  # type: ignore[no-any-return]
-
-    class Grouped(SFTTrainer):  # type: ignore[misc]
-        """Draws batches of rows of similar length."""
-
-        def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-            rows = self.train_dataset if train_dataset is None else train_dataset
-            lengths = [len(ids) for ids in rows["input_ids"]]
-            return LengthGroupedSampler(lengths, args.batch_size, args.seed)
-
-    return Grouped
-
-
-def _marker() -> TrainerCallback:
-    from transformers import TrainerCallback
-
-    class Marker(TrainerCallback):  # type: ignore[misc]
-        """Marks each checkpoint as complete once everything in it is written."""
-
-        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if state.is_world_process_zero:
-                folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-                mark_complete(folder, step=state.global_step, epoch=state.epoch)
-
-    return Marker()
+    api = HfApi()
+    api.create_repo(repository, private=True, exist_ok=True)
+    api.upload_folder(repo_id=repository, folder_path=folder, ignore_patterns=["training_args.bin"])
+    say(f"pushed {folder} to {repository}")

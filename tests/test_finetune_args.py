@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from harness_ext.finetune.args import ConfigError, build_plan, load_plan
+from harness_ext.embedded import model_path
+from harness_ext.finetune.args import ConfigError
 from harness_ext.finetune.cli import main
+from harness_ext.finetune.plan import build_plan, load_plan, positional_settings
 
 
 @pytest.fixture
@@ -98,7 +100,73 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None
 def test_the_command_reports_problems_and_checks(tmp_path: Path, rows: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--config", str(tmp_path / "no.yaml")]) == 2
     assert "no.yaml" in capsys.readouterr().err
+    Path(rows).write_text('{"prompt": "a", "completion": "b"}\n', encoding="utf-8")
     config = tmp_path / "run.yaml"
-    config.write_text(f"model: m\ntrain_file: {rows}\noutput_dir: o\n", encoding="utf-8")
+    config.write_text(f"model: {model_path('student')}\ntrain_file: {rows}\noutput_dir: {tmp_path}/o\n")
     assert main(["--config", str(config), "--check"]) == 0
-    assert "no problem" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "no problem" in said.out
+    assert "1 rows, 1 used" in said.err
+    assert not (tmp_path / "o").exists()
+    options = ["--adapter", "prefix", "--gradient-checkpointing", "true", "--packing", "true", "--deepspeed", "zero3"]
+    assert main(["--config", str(config), "--check", *options]) == 2
+    said = capsys.readouterr()
+    for name in ("prefix + gradient checkpointing", "prefix + packing", "prefix + ZeRO-3"):
+        assert name in said.err
+
+
+TEN = ["model", "data", "8", "1", "6e-06", "10", "cot_tail", "NAME", "store", "project"]
+
+
+def test_ten_positionals_mean_what_teacherlm_means(tmp_path: Path) -> None:
+    (stage,) = build_plan(positional_settings([*TEN[:1], str(tmp_path), *TEN[2:]], {})).stages
+    assert (stage.model, stage.train_file, stage.batch_size, stage.gradient_accumulation) == (
+        "model",
+        str(tmp_path),
+        8,
+        1,
+    )
+    assert (stage.learning_rate, stage.epochs, stage.column) == (6e-6, 10, "cot_tail")
+    assert (stage.output_dir, stage.run_name, stage.project) == ("store/NAME", "NAME", "project")
+    assert (stage.scheduler, stage.gradient_checkpointing, stage.deepspeed) == ("constant", True, "zero3")
+    assert (stage.max_length, stage.too_long, stage.logging_steps, stage.tracker) == (2048, "keep_end", 8, "none")
+
+
+def test_options_by_name_win_over_what_the_positionals_imply(tmp_path: Path) -> None:
+    values = [*TEN[:1], str(tmp_path), *TEN[2:]]
+    named = positional_settings(values, {"adapter": "pkv", "scheduler": "cosine", "max_length": "512"})
+    (stage,) = build_plan(named).stages
+    assert (stage.adapter, stage.scheduler, stage.max_length) == ("pkv", "cosine", 512)
+    assert (stage.gradient_checkpointing, stage.deepspeed) == (False, "zero2")
+    (stage,) = build_plan(positional_settings(values, {"method": "dpo"})).stages
+    assert (stage.column, stage.too_long) == ("", "drop")
+
+
+def test_wrong_positionals_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(TEN[:9]) == 2
+    assert "9 positional arguments instead of 10: model_path dataset_path" in capsys.readouterr().err
+    assert main([TEN[0], "nowhere", "eight", *TEN[3:]]) == 2
+    said = capsys.readouterr().err
+    assert "`batch_size` is 'eight'" in said
+    assert main(["--config", "a.yaml", *TEN]) == 2
+    assert "not both" in capsys.readouterr().err
+
+
+def test_rates_follow_method_and_adapter(rows: str) -> None:
+    def rate(**values: str) -> float:
+        base = {"model": "m", "train_file": rows, "output_dir": "o"}
+        return build_plan({**base, **values}).stages[0].learning_rate
+
+    assert rate() == 2e-5
+    assert rate(adapter="prefix") == 5e-3
+    assert rate(adapter="lora", method="dpo") == pytest.approx(2e-5)
+    assert rate(adapter="lora", learning_rate="3e-4") == 3e-4
+
+
+def test_options_override_the_file_in_every_stage(tmp_path: Path, rows: str) -> None:
+    config = tmp_path / "run.yaml"
+    config.write_text(
+        f"model: m\ntrain_file: {rows}\noutput_dir: o\nstages:\n  - {{name: a, seed: 3}}\n  - {{name: b}}\n"
+    )
+    a, b = load_plan(config, {"seed": "9", "resume": "false", "output_dir": "p"}).stages
+    assert (a.seed, b.seed, a.resume, a.output_dir, b.output_dir) == (9, 9, False, "p/a", "p/b")

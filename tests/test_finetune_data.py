@@ -10,7 +10,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness_ext.embedded import model_path
-from harness_ext.finetune.data import DataError, LengthGroupedSampler, Row, build_dataset, encode, parse_row, read_rows
+from harness_ext.finetune.args import TrainArgs
+from harness_ext.finetune.data import (
+    BadRow,
+    DataError,
+    Dialogue,
+    Pair,
+    Row,
+    Text,
+    encode,
+    encode_pair,
+    parse,
+    parse_row,
+)
+from harness_ext.finetune.report import build_dataset
+from harness_ext.finetune.sampler import LengthGroupedSampler
+from harness_ext.finetune.sources import join_targets, load, read_rows, read_targets
 
 
 @pytest.fixture(scope="module")
@@ -22,20 +37,20 @@ def tokenizer():  # type: ignore[no-untyped-def]
 
 def test_only_the_completion_and_its_end_are_learned(tokenizer) -> None:  # type: ignore[no-untyped-def]
     one = encode(Row("1 Mary went to the office.\n", "Answer: office"), tokenizer)
-    learned = [token for token, label in zip(one["input_ids"], one["labels"], strict=True) if label != -100]
+    learned = [token for token, label in zip(one.input_ids, one.labels, strict=True) if label != -100]
     assert tokenizer.decode(learned) == "Answer: office</s>"
-    prompt = one["input_ids"][: -len(learned)]
+    prompt = one.input_ids[: -len(learned)]
     assert prompt == tokenizer("1 Mary went to the office.\n")["input_ids"]
     assert prompt[0] == tokenizer.bos_token_id
-    assert one["labels"][: len(prompt)] == [-100] * len(prompt)
+    assert one.labels[: len(prompt)] == [-100] * len(prompt)
 
 
 def test_messages_are_rendered_as_at_use(tokenizer) -> None:  # type: ignore[no-untyped-def]
     messages = [{"role": "system", "content": "S"}, {"role": "user", "content": "Where is Mary?"}]
     one = encode(Row(messages, "office"), tokenizer)
-    assert tokenizer.decode(one["input_ids"]) == "<s><|system|>S</s><|user|>Where is Mary?</s><|assistant|>office</s>"
+    assert tokenizer.decode(one.input_ids) == "<s><|system|>S</s><|user|>Where is Mary?</s><|assistant|>office</s>"
     begun = [*messages, {"role": "assistant", "content": "Reasoning: 1 Mary"}]
-    text = tokenizer.decode(encode(Row(begun, " office."), tokenizer)["input_ids"])
+    text = tokenizer.decode(encode(Row(begun, " office."), tokenizer).input_ids)
     assert text.endswith("<|assistant|>Reasoning: 1 Mary office.</s>")
 
 
@@ -62,12 +77,20 @@ def test_a_completion_may_be_a_message() -> None:
     assert row == Row("a", "b")
 
 
+def settings(**values: object) -> TrainArgs:
+    return TrainArgs(**{"model": "m", "train_file": "rows.jsonl", "output_dir": "o", **values})  # type: ignore[arg-type]
+
+
+def labelled(*rows: object) -> list[tuple[str, object]]:
+    return [(f"line {at}", row) for at, row in enumerate(rows, start=1)]
+
+
 def test_every_bad_line_is_named_and_nothing_is_cut(tokenizer, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     rows = [{"prompt": "a", "completion": "b"}, {"prompt": "a"}, {"prompt": "x " * 40, "completion": "b"}]
     path = tmp_path / "rows.jsonl"
     path.write_text("\n\n".join(map(json.dumps, rows)), encoding="utf-8")
     with pytest.raises(DataError) as caught:
-        build_dataset(read_rows(path), tokenizer, 20, "rows.jsonl")
+        build_dataset(list(read_rows(path)), tokenizer, settings(max_length=20), "rows.jsonl")
     text = str(caught.value)
     assert "2 rows" in text
     assert "line 3: no completion" in text
@@ -79,10 +102,179 @@ def test_no_rows_and_no_json_are_errors(tokenizer, tmp_path: Path) -> None:  # t
     path = tmp_path / "rows.jsonl"
     path.write_text("\n", encoding="utf-8")
     with pytest.raises(DataError, match="no rows"):
-        build_dataset(read_rows(path), tokenizer, 20, "rows.jsonl")
+        build_dataset(list(read_rows(path)), tokenizer, settings(), "rows.jsonl")
     path.write_text('{"prompt": "a"\n', encoding="utf-8")
     with pytest.raises(DataError, match="line 1 is no JSON"):
         list(read_rows(path))
+    with pytest.raises(DataError, match=r"no rows to train on. Dropped: 1 empty"):
+        build_dataset(labelled({"text": " "}), tokenizer, settings(bad_rows="drop"), "rows.jsonl")
+
+
+def test_the_report_counts_what_is_dropped_cut_and_twice(tokenizer) -> None:  # type: ignore[no-untyped-def]
+    rows = labelled(
+        {"text": "Mary went to the office."},
+        {"text": "Mary went to the office."},
+        {"text": None},
+        {"text": "   "},
+        {"other": 1},
+        "no object",
+        {"text": "office " * 40},
+    )
+    args = settings(bad_rows="drop", too_long="keep_end", max_length=12)
+    data, report = build_dataset(rows, tokenizer, args, "rows.jsonl")
+    assert (report.rows, report.used, report.truncated, report.duplicates) == (7, 3, 1, 1)
+    assert report.dropped == {"empty": ["line 3", "line 4"], "malformed": ["line 5", "line 6"]}
+    assert report.stops == 3
+    assert data[2]["input_ids"][-1] == tokenizer.eos_token_id
+    assert len(data[2]["input_ids"]) == 12
+    assert report.tokens == sum(map(len, data["input_ids"]))
+    assert report.learned == sum(label != -100 for row in data["labels"] for label in row)
+    assert "empty: 2 (line 3, line 4)" in report.text()
+    once, report = build_dataset(rows[:2], tokenizer, settings(drop_duplicates=True), "rows.jsonl")
+    assert (len(once), report.dropped) == (1, {"duplicate": ["line 2"]})
+
+
+def test_cutting_the_end_off_costs_the_stop_token_and_the_report_says_so(tokenizer) -> None:  # type: ignore[no-untyped-def]
+    rows = labelled({"prompt": "a", "completion": "office " * 40}, {"prompt": "office " * 40, "completion": "b"})
+    args = settings(too_long="keep_start", bad_rows="drop", max_length=12)
+    data, report = build_dataset(rows[:1], tokenizer, args, "rows.jsonl")
+    assert (report.truncated, report.stops, len(data[0]["input_ids"])) == (1, 0, 12)
+    assert "WARNING" in report.text()
+    # Only the prompt would be left: nothing to learn.
+    with pytest.raises(DataError, match="1 nothing learned"):
+        build_dataset(rows[1:], tokenizer, args, "rows.jsonl")
+
+
+def test_the_report_shows_a_row_with_its_mask(tokenizer) -> None:  # type: ignore[no-untyped-def]
+    _, report = build_dataset(labelled({"prompt": "Where?\n", "completion": "Answer: x"}), tokenizer, settings(), "r")
+    assert report.example == "<s>Where?\n⟦Answer: x</s>⟧"
+
+
+def test_every_assistant_turn_of_a_dialogue_is_learned(tokenizer) -> None:  # type: ignore[no-untyped-def]
+    messages = [
+        {"role": "system", "content": "S"},
+        {"role": "user", "content": "one"},
+        {"role": "assistant", "content": "1"},
+        {"role": "user", "content": "two"},
+        {"role": "assistant", "content": "2"},
+    ]
+    row = parse({"messages": messages}, settings())
+    assert isinstance(row, Dialogue)
+    one = encode(row, tokenizer)
+    _, report = build_dataset(labelled({"messages": messages}), tokenizer, settings(), "r")
+    assert report.example == (
+        "<s><|system|>S</s><|user|>one</s><|assistant|>⟦1</s>⟧<|user|>two</s><|assistant|>⟦2</s>⟧"
+    )
+    assert len(one.input_ids) == len(one.labels)
+    with pytest.raises(BadRow, match="no assistant's turn"):
+        parse({"messages": messages[:2]}, settings())
+
+
+def test_a_template_that_rewrites_history_is_refused(tokenizer) -> None:  # type: ignore[no-untyped-def]
+    import copy
+
+    changing = copy.deepcopy(tokenizer)
+    changing.chat_template = "{{ messages | length }}{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    messages = [{"role": role, "content": "x"} for role in ("user", "assistant", "user", "assistant")]
+    with pytest.raises(BadRow, match="renders a dialogue's beginning differently"):
+        encode(Dialogue(messages), changing)
+    changing.chat_template = "{{ raise_exception('no system please') }}"
+    with pytest.raises(BadRow, match="no system please"):
+        encode(Dialogue(messages), changing)
+
+
+def test_a_column_is_the_whole_text_or_the_reply_to_another_column() -> None:
+    value = {"cot_tail": "Q: x A: y", "question": "x", "messages": []}
+    assert parse(value, settings(column="cot_tail")) == Text("Q: x A: y")
+    assert parse(value, settings(column="cot_tail", prompt_column="question")) == Row("x", "Q: x A: y")
+    with pytest.raises(BadRow, match="no column error; there are cot_tail, question"):
+        parse(value, settings(column="error"))
+
+
+def test_targets_are_golden_or_the_teachers_and_always_golden_in_validation() -> None:
+    value = {"prompt": "p", "solution": "gold", "explanation": "told"}
+    assert parse(value, settings(method="kd")) == Row("p", "gold")
+    teacher = settings(method="kd", targets="teacher")
+    assert parse(value, teacher) == Row("p", "told")
+    assert parse(value, teacher, golden=True) == Row("p", "gold")
+    with pytest.raises(BadRow, match="no explanation"):
+        parse({"prompt": "p", "solution": "gold"}, teacher)
+
+
+def test_a_teachers_table_is_joined_by_index(tmp_path: Path) -> None:
+    table = tmp_path / "teacher.csv"
+    table.write_text('"index"\t"explanation"\n"1"\t"one\nline"\n"0"\t"zero"\n', encoding="utf-8")
+    targets = read_targets(table, "explanation")
+    rows = labelled({"prompt": "a"}, {"prompt": "b"}, {"prompt": "c"})
+    joined = [row["explanation"] for _, row in join_targets(rows, targets, "explanation")]
+    assert joined == ["zero", "one\nline", None]
+    named = [row["explanation"] for _, row in join_targets(labelled({"index": 1}), targets, "explanation")]
+    assert named == ["one\nline"]
+    table.write_text("index\texplanation\n1\ta\n1\tb\n", encoding="utf-8")
+    with pytest.raises(DataError, match="index 1 comes twice"):
+        read_targets(table, "explanation")
+    with pytest.raises(DataError, match="needs the columns"):
+        read_targets(table, "other")
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ({"prompt": "p", "chosen": "a", "rejected": "a"}, "the same"),
+        ({"prompt": "p", "chosen": "a"}, "no rejected"),
+        ({"chosen": "a", "rejected": "b"}, "no prompt"),
+        ({"prompt": "p", "chosen": "", "rejected": None}, "no chosen and no rejected"),
+        (
+            {
+                "chosen": [{"role": "user", "content": "p"}, {"role": "assistant", "content": "a"}],
+                "rejected": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "b"}],
+            },
+            "no common prompt",
+        ),
+    ],
+)
+def test_bad_preferences_are_refused_with_the_reason(value: object, reason: str) -> None:
+    with pytest.raises(BadRow, match=reason):
+        parse(value, settings(method="dpo"))
+
+
+def test_preferences_may_be_dialogues_that_begin_alike(tokenizer) -> None:  # type: ignore[no-untyped-def]
+    begin = [{"role": "user", "content": "p"}]
+    row = {name: [*begin, {"role": "assistant", "content": name}] for name in ("chosen", "rejected")}
+    pair = parse(row, settings(method="orpo"))
+    assert pair == Pair(begin, "chosen", "rejected")
+    one = encode_pair(pair, tokenizer)
+    assert tokenizer.decode(one.prompt_ids + one.chosen_ids) == "<s><|user|>p</s><|assistant|>chosen</s>"
+    rows = labelled(row, {"prompt": "p", "chosen": "a", "rejected": "a"})
+    _, report = build_dataset(rows, tokenizer, settings(method="dpo", bad_rows="drop"), "r")
+    assert report.dropped == {"identical pair": ["line 2"]}
+
+
+def test_folders_have_a_train_split_and_may_have_a_validation_split(tmp_path: Path) -> None:
+    from datasets import Dataset, DatasetDict
+
+    train, other = Dataset.from_list([{"text": "a"}, {"text": "b"}]), Dataset.from_list([{"text": "c"}])
+    DatasetDict(train=train, validation=other).save_to_disk(str(tmp_path / "both"))
+    rows, held_out = load(settings(train_file=str(tmp_path / "both")))
+    assert [row["text"] for _, row in rows] == ["a", "b"]
+    assert held_out == [("row 0", {"text": "c"})]
+    train.save_to_disk(str(tmp_path / "plain"))
+    assert load(settings(train_file=str(tmp_path / "plain"))) == (rows, [])
+    DatasetDict(test=train).save_to_disk(str(tmp_path / "test"))
+    with pytest.raises(DataError, match="no split `train`; it has test"):
+        load(settings(train_file=str(tmp_path / "test")))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="save_to_disk"):
+        load(settings(train_file=str(tmp_path / "empty")))
+
+
+def test_a_part_of_the_rows_can_be_held_out(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"text": str(at)}) + "\n" for at in range(20)), encoding="utf-8")
+    train, held_out = load(settings(train_file=str(path), eval_fraction=0.25))
+    assert (len(train), len(held_out)) == (15, 5)
+    assert sorted(int(row["text"]) for _, row in train + held_out) == list(range(20))
+    assert load(settings(train_file=str(path), eval_fraction=0.25)) == (train, held_out)
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=300), st.integers(1, 9), st.integers(0, 5))

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from harness_ext.embedded import model_path
-from harness_ext.finetune.args import ConfigError, TrainArgs, build_plan
+from harness_ext.finetune.args import ConfigError, TrainArgs
 from harness_ext.finetune.checkpoints import MARKER, why_incomplete
+from harness_ext.finetune.plan import build_plan
 from harness_ext.finetune.recipes.embedded_pair.rows import rows
 from harness_ext.finetune.train import run_plan, run_stage
 

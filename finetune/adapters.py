@@ -1,0 +1,78 @@
+"""What of a model is trained: all of it, LoRA, LoRA on a 4-bit base, or a prefix."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness_ext.finetune.args import TrainArgs
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftConfig
+    from transformers import BitsAndBytesConfig
+
+# PEFT saves of a projected prefix only what the projection gave; resuming needs what gave it.
+ENCODER_FILE = "prefix_encoder.safetensors"
+
+
+def peft_config(args: TrainArgs, hidden_size: int) -> PeftConfig | None:
+    """Return PEFT's configuration of the adapter, None for full fine-tuning.
+
+    `prefix` starts at zero, so that training starts from the untouched model. `pkv` is System 1's own prefix: an
+    embedding of 30 positions, two linear layers with a tanh between, of the model's width (`hidden_size`).
+    """
+    if args.adapter == "full":
+        return None
+    from peft import LoraConfig, PrefixTuningConfig
+
+    if args.adapter in ("lora", "qlora"):
+        targets = args.lora_targets if args.lora_targets == "all-linear" else args.lora_targets.split(",")
+        return LoraConfig(
+            task_type="CAUSAL_LM",
+            r=args.lora_r,
+            lora_alpha=args.lora_alpha,
+            lora_dropout=args.lora_dropout,
+            target_modules=targets,
+        )
+    if args.adapter == "prefix":
+        return PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=args.virtual_tokens, init_weights="zero")
+    return PrefixTuningConfig(
+        task_type="CAUSAL_LM",
+        num_virtual_tokens=args.virtual_tokens,
+        prefix_projection=True,
+        encoder_hidden_size=hidden_size,
+    )
+
+
+def quantization(args: TrainArgs, compute: torch.dtype) -> BitsAndBytesConfig | None:
+    """Return how the base is loaded: nf4 with double quantisation for `qlora`, None otherwise."""
+    if args.adapter != "qlora":
+        return None
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute,
+    )
+
+
+def save_encoder(model: Any, folder: str | Path) -> None:
+    """Save the weights that make the prefix of a `pkv` adapter beside the adapter."""
+    from safetensors.torch import save_file
+
+    weights = {name: value.detach().cpu().contiguous() for name, value in _encoder(model).state_dict().items()}
+    save_file(weights, str(Path(folder) / ENCODER_FILE))
+
+
+def load_encoder(model: Any, folder: str | Path) -> None:
+    """Load what `save_encoder` wrote. Raises FileNotFoundError when it is not there."""
+    from safetensors.torch import load_file
+
+    _encoder(model).load_state_dict(load_file(str(Path(folder) / ENCODER_FILE)))
+
+
+def _encoder(model: Any) -> Any:
+    return model.prompt_encoder[model.active_adapter]

@@ -1,0 +1,176 @@
+"""From a YAML file, options and the ten positional arguments to the stages of a run."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from harness_ext.finetune.args import ConfigError, TrainArgs, default_rate, final_dir
+
+# TeacherLM's finetune.sh: these, in this order.
+POSITIONALS = (
+    "model_path",
+    "dataset_path",
+    "per_device_batch_size",
+    "accumulation",
+    "learning_rate",
+    "num_train_epochs",
+    "task_type",
+    "wandb_run_name",
+    "store_dir",
+    "wandb_project_name",
+)
+HINTS = get_type_hints(TrainArgs)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Stages that run one after another; each starts from the one before unless it names a `model`."""
+
+    stages: tuple[TrainArgs, ...] = ()
+
+
+def positional_settings(values: Sequence[str], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that the ten positional arguments stand for; `options` win over what they imply.
+
+    As in TeacherLM: the column `task_type` is the whole training text, its last 2048 tokens are kept, the rate is
+    constant, activations are checkpointed, DeepSpeed shards, and each epoch leaves a checkpoint in
+    `{store_dir}/{wandb_run_name}`. Rows without text are dropped, and the data report counts them. Raises ConfigError
+    unless there are ten values.
+    """
+    if len(values) != len(POSITIONALS):
+        raise ConfigError(
+            f"{len(values)} positional arguments instead of {len(POSITIONALS)}: {' '.join(POSITIONALS)}.\n"
+            "Further options go by name after them, for example --adapter lora."
+        )
+    named = dict(zip(POSITIONALS, values, strict=True))
+    settings: dict[str, Any] = {
+        "model": named["model_path"],
+        "train_file": named["dataset_path"],
+        "batch_size": named["per_device_batch_size"],
+        "gradient_accumulation": named["accumulation"],
+        "learning_rate": named["learning_rate"],
+        "epochs": named["num_train_epochs"],
+        "column": named["task_type"],
+        "output_dir": str(Path(named["store_dir"]) / named["wandb_run_name"]),
+        "run_name": named["wandb_run_name"],
+        "project": named["wandb_project_name"],
+        "scheduler": "constant",
+        "logging_steps": 8,
+        "max_length": 2048,
+        "too_long": "keep_end",
+        "bad_rows": "drop",
+    }
+    if options.get("method", "sft") in ("dpo", "orpo"):
+        # A preference is three columns: the one that is named says nothing about it.
+        settings["column"] = ""
+        settings["too_long"] = "drop"
+    # What cannot go together is not implied together (see preflight.py).
+    prefix = options.get("adapter") in ("prefix", "pkv")
+    settings["gradient_checkpointing"] = not prefix
+    settings["deepspeed"] = "zero3" if options.get("adapter", "full") == "full" else "zero2"
+    if options.get("adapter") == "qlora":
+        settings["deepspeed"] = ""
+    return {**settings, **options}
+
+
+def load_settings(path: str | Path) -> dict[str, Any]:
+    """Read a YAML file. Raises ConfigError when it is missing, no YAML, or no mapping."""
+    import yaml
+
+    try:
+        loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"There is no configuration file {path}.") from None
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"{path} is no valid YAML: {error}") from None
+    if not isinstance(loaded, dict):
+        raise ConfigError(f"{path} must hold `key: value` lines; it holds {type(loaded).__name__}.")
+    return loaded
+
+
+def load_plan(path: str | Path, options: Mapping[str, Any] | None = None) -> Plan:
+    """Read a YAML file into a plan; `options` override it, in every stage.
+
+    The file's keys are those of `TrainArgs`; an optional list `stages` holds, for each stage, a `name` and the keys
+    that differ. With stages, `output_dir` is the parent of one folder a stage. Raises ConfigError naming every problem.
+    """
+    settings = load_settings(path)
+    overrides = dict(options or {})
+    if isinstance(settings.get("stages"), list):
+        taken = {key: value for key, value in overrides.items() if key != "output_dir"}
+        settings["stages"] = [{**one, **taken} if isinstance(one, dict) else one for one in settings["stages"]]
+    return build_plan({**settings, **overrides}, str(path))
+
+
+def build_plan(settings: dict[str, Any], source: str = "the settings") -> Plan:
+    """Turn settings, as read from YAML, into a plan. Raises ConfigError naming every problem of every stage."""
+    shared = {key: value for key, value in settings.items() if key != "stages"}
+    entries = settings.get("stages")
+    if entries is None:
+        entries = [{}]
+    if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
+        raise ConfigError(f"{source}: `stages` must be a list of settings, one entry a stage.")
+    problems: list[str] = []
+    stages: list[TrainArgs] = []
+    names = [str(entry.get("name", index)) for index, entry in enumerate(entries, start=1)]
+    if len(set(names)) < len(names):
+        problems.append(f"two stages share a name: {', '.join(names)}.")
+    previous = ""
+    for name, entry in zip(names, entries, strict=True):
+        merged = {**shared, **{key: value for key, value in entry.items() if key != "name"}}
+        if "stages" in settings:
+            merged["output_dir"] = str(Path(str(shared.get("output_dir", ""))) / name)
+            if previous and "model" not in entry:
+                merged["model"] = previous
+        label = f"stage {name}: " if "stages" in settings else ""
+        stage, wrong = _build(merged)
+        if stage is not None:
+            wrong += stage.problems()
+            stages.append(stage)
+            previous = str(final_dir(stage.output_dir))
+        problems += [label + one for one in wrong]
+    if problems:
+        raise ConfigError(f"{source} cannot be run:\n" + "\n".join(f"  - {one}" for one in problems))
+    return Plan(tuple(stages))
+
+
+def _build(values: dict[str, Any]) -> tuple[TrainArgs | None, list[str]]:
+    problems = [
+        f"`{key}` is no setting; known are {', '.join(sorted(HINTS))}." for key in sorted(set(values) - set(HINTS))
+    ]
+    required = [one.name for one in dataclasses.fields(TrainArgs) if one.default is dataclasses.MISSING]
+    problems += [f"`{key}` is missing." for key in required if key not in values]
+    typed: dict[str, Any] = {}
+    for key, value in values.items():
+        if key in HINTS:
+            typed[key] = _typed(key, value, HINTS[key], problems)
+    if problems:
+        return None, problems
+    typed.setdefault("learning_rate", default_rate(typed.get("method", "sft"), typed.get("adapter", "full")))
+    return TrainArgs(**typed), []
+
+
+def _typed(key: str, value: Any, kind: type, problems: list[str]) -> Any:
+    if kind is bool:
+        # From the command line come words.
+        words = {"true": True, "false": False}
+        if isinstance(value, bool) or str(value).lower() in words:
+            return words[str(value).lower()]
+    elif isinstance(value, bool):
+        pass
+    elif kind is str and isinstance(value, (str, int)):
+        return str(value)
+    elif kind in (int, float):
+        # YAML 1.1 reads `1e-3` as a string: it wants a dot. What Python takes as a number is meant as one.
+        try:
+            number = float(value)
+            if kind is float or number == int(number):
+                return kind(number)
+        except (TypeError, ValueError, OverflowError):
+            pass
+    problems.append(f"`{key}` is {value!r}; it must be a {kind.__name__}.")
+    return value

@@ -1,0 +1,101 @@
+"""Where rows come from: JSON lines, folders of `datasets.save_to_disk`, and a teacher's targets joined to them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from harness_ext.finetune.args import TrainArgs
+from harness_ext.finetune.data import DataError
+
+Rows: TypeAlias = "list[tuple[str, Any]]"
+
+
+def read_rows(path: str | Path) -> Iterator[tuple[str, Any]]:
+    """Yield (`line <n>`, parsed JSON) of every line that is not blank. Raises DataError for one that is no JSON."""
+    with open(path, encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                try:
+                    yield f"line {number}", json.loads(line)
+                except ValueError as error:
+                    raise DataError(f"{path}, line {number} is no JSON: {error}") from None
+
+
+def read_folder(path: str | Path) -> dict[str, Iterable[tuple[str, Any]]]:
+    """Return the splits of a `save_to_disk` folder, each as (`row <n>`, row); one without splits is `train`."""
+    from datasets import DatasetDict, load_from_disk
+
+    try:
+        loaded = load_from_disk(str(path))
+    except (FileNotFoundError, ValueError) as error:
+        raise DataError(f"{path} is no folder of `datasets.save_to_disk`: {error}") from None
+    splits = dict(loaded) if isinstance(loaded, DatasetDict) else {"train": loaded}
+    return {name: ((f"row {at}", row) for at, row in enumerate(rows)) for name, rows in splits.items()}
+
+
+def load(args: TrainArgs) -> tuple[Rows, Rows]:
+    """Return the rows to learn from and those to measure the error on (none: an empty list).
+
+    Validation rows are `eval_file`, else the folder's split `validation`, else a part `eval_fraction` of the training
+    rows, drawn by the seed. Raises DataError when a source cannot be read.
+    """
+    train, held_out = _source(args.train_file)
+    if args.eval_file:
+        held_out = _source(args.eval_file, prefer="validation")[0]
+    elif args.eval_fraction and not held_out:
+        order = list(range(len(train)))
+        random.Random(f"{args.seed} held out").shuffle(order)
+        chosen = set(order[: round(args.eval_fraction * len(train))])
+        held_out = [row for at, row in enumerate(train) if at in chosen]
+        train = [row for at, row in enumerate(train) if at not in chosen]
+    if args.teacher_file:
+        train = join_targets(train, read_targets(args.teacher_file, args.teacher_column), args.teacher_column)
+    return train, held_out
+
+
+def _source(path: str, prefer: str = "train") -> tuple[Rows, Rows]:
+    if not Path(path).is_dir():
+        return list(read_rows(path)), []
+    splits = read_folder(path)
+    name = prefer if prefer in splits else "train"
+    if name not in splits:
+        raise DataError(f"{path} has no split `{prefer}`; it has {', '.join(splits)}.")
+    return list(splits[name]), list(splits.get("validation", ())) if name == "train" else []
+
+
+def read_targets(path: str | Path, column: str) -> dict[str, str]:
+    """Return a teacher's targets by `index`, from JSON lines or a table with tabs (System 1's).
+
+    Raises DataError when a column is missing or an index comes twice.
+    """
+    if str(path).endswith((".jsonl", ".json")):
+        entries: Iterable[Any] = (row for _, row in read_rows(path))
+    else:
+        csv.field_size_limit(2**31 - 1)
+        with open(path, encoding="utf-8", newline="") as table:
+            entries = list(csv.DictReader(table, delimiter="\t"))
+    found: dict[str, str] = {}
+    for entry in entries:
+        if not isinstance(entry, dict) or "index" not in entry or column not in entry:
+            raise DataError(f"{path} needs the columns `index` and `{column}` (setting `teacher_column`).")
+        index = str(entry["index"])
+        if index in found:
+            raise DataError(f"{path}: index {index} comes twice; keep one of its targets.")
+        found[index] = entry[column] or ""
+    return found
+
+
+def join_targets(rows: Rows, targets: dict[str, str], column: str) -> Rows:
+    """Return the rows with `column` taken from `targets`, by the row's `index` or else its position.
+
+    A row without a target gets None, which the data report counts.
+    """
+    return [
+        (label, {**row, column: targets.get(str(row.get("index", at)))} if isinstance(row, dict) else row)
+        for at, (label, row) in enumerate(rows)
+    ]
