@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from harness_ext.backends.arguments import typed_arguments
-from harness_ext.backends.base import Backend, Deliver, GenerateRequest, Prompt, Request, ScoreRequest
+from harness_ext.backends import verify_hf
+from harness_ext.backends.base import Backend, Deliver, GenerateRequest, Prompt, Request, ScoreRequest, VerifyRequest
+from harness_ext.backends.beams import search_beams, wants_beams
 from harness_ext.backends.delivery import call_lm
 from harness_ext.chat import is_utf8, merge_system
 from harness_ext.errors import CallFailed, RunAborted
@@ -39,13 +41,16 @@ class HFBackend(Backend):
     """
 
     token_counts = "exact"
-    capabilities = frozenset({"generate", "continue", "score"})
+    capabilities = frozenset({"generate", "continue", "score", "diverse_beams"})
 
     def __init__(self, args: dict[str, Any]) -> None:
         super().__init__()
         self.args = args
         self.name = str(args["pretrained"])
         self.lm = _lazy_hflm_class()(**args)
+        if self.lm.backend == "causal":
+            self.capabilities |= {"verify", "distribution"}
+            self.tokens = verify_hf.HFTokens(self.lm)
         self.lane = str(self.lm.device)
         self.fingerprint = model_fingerprint("hf", args, commit=getattr(self.lm.config, "_commit_hash", None))
         folder = resolve_folder(self.name, args.get("revision"))
@@ -104,22 +109,35 @@ class HFBackend(Backend):
         return check_length(self.lm, self.name, request)
 
     def generate(self, requests: Sequence[GenerateRequest], deliver: Deliver) -> None:
+        whole = [i for i, request in enumerate(requests) if request.reply is None]
+        begun = [i for i, request in enumerate(requests) if request.reply is not None]
         # HFLM decides for a whole call, from its first prompt, whether the tokenizer adds BOS.
-        for group in groups_by_bos(self.lm, requests):
-            self._generate_group(requests, group, deliver)
+        for group in groups_by_bos(self.lm, [requests[i] for i in whole]):
+            places = [whole[i] for i in group]
+            if beams := [i for i in places if wants_beams(requests[i])]:
+                search_beams(self, requests, beams, deliver)
+            if plain := [i for i in places if not wants_beams(requests[i])]:
+                self._generate_group(requests, plain, deliver)
+        if begun:
+            verify_hf.continue_replies(self.lm, [requests[i] for i in begun], lambda i, c: deliver(begun[i], c))
+
+    def verify(self, requests: Sequence[VerifyRequest], deliver: Deliver) -> None:
+        verify_hf.verify(self.lm, requests, deliver)
 
     def _generate_group(self, requests: Sequence[GenerateRequest], group: list[int], deliver: Deliver) -> None:
         self.lm.rows.clear()
 
         def found(index: int, text: str) -> None:
             # HFLM reports a batch's results in the order of its rows.
-            deliver(group[index], self._completion(text, self.lm.rows.popleft()))
+            completion = self._completion(text, self.lm.rows.popleft(), requests[group[index]].keep_ids)
+            deliver(group[index], completion)
 
         call_lm(self.lm, [requests[i] for i in group], found)
 
-    def _completion(self, text: str, row: Row) -> Completion:
+    def _completion(self, text: str, row: Row, keep_ids: bool) -> Completion:
         used, finish = self._used_tokens(row)
-        return Completion(text, finish, row.prompt_tokens, 0, used, row.seconds)
+        ids = tuple(row.tokens[:used]) if keep_ids else None
+        return Completion(text, finish, row.prompt_tokens, 0, used, row.seconds, ids=ids)
 
     def _used_tokens(self, row: Row) -> tuple[int, Finish]:
         """Count a row's tokens up to its own end: a batch goes on until its last row is done."""
