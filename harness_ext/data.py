@@ -52,7 +52,8 @@ class DataSource:
 
     `folder` is its name below `HARNESS_EXT_DATA`, `hub_id` and `config` its address on the hub, `splits` the splits
     that the task needs. `fields` maps each field the task reads to its type: `str`, `int`, `float`, `bool`,
-    `list[str]`, `object` (anything), or a union of these; a field whose union holds `None` may be absent. Other fields are dropped.
+    `list[str]`, `object` (anything), or a union of these; a field whose union holds `None` may be absent. Other fields
+    are dropped. `hint` is what messages add about ways round a missing file.
     """
 
     folder: str
@@ -60,6 +61,7 @@ class DataSource:
     splits: Sequence[str]
     fields: Mapping[str, Any]
     config: str | None = None
+    hint: str = ""
 
 
 def data_folder() -> Path | None:
@@ -162,6 +164,7 @@ def load_files(files: Mapping[str, str | Path], fields: Mapping[str, Any]) -> Da
 def _read_splits(files: Mapping[str, Path], fields: Mapping[str, Any]) -> tuple[dict[str, Dataset], list[str]]:
     """Return the splits and what is wrong with their files; of one file at most `_LISTED_PROBLEMS`, and a count."""
     from datasets import Dataset
+    from pyarrow import ArrowException
 
     problems: list[str] = []
     splits = {}
@@ -171,7 +174,10 @@ def _read_splits(files: Mapping[str, Path], fields: Mapping[str, Any]) -> tuple[
         if len(found) > _LISTED_PROBLEMS:
             problems.append(f"and {len(found) - _LISTED_PROBLEMS} more in {path.name}")
         if not found:
-            splits[name] = Dataset.from_list(rows)
+            try:
+                splits[name] = Dataset.from_list(rows)
+            except ArrowException as error:  # a field of several types, each row fine by itself
+                problems.append(f"{path} holds a field with different types in different rows ({error})")
     return splits, problems
 
 
@@ -275,4 +281,5 @@ def _error(source: DataSource, folder: Path | None, problems: Sequence[str]) -> 
         remedy = f"Put {files} there, or unset {DATA_VARIABLE} to load {source.hub_id} from the hub"
     head = f"harness-ext: data set {source.folder!r} cannot be used from {place}:"
     foot = f"{remedy}. One JSON object a line (or .csv, .tsv, .parquet), with the fields {_field_names(source.fields)}."
+    foot = f"{foot} {source.hint}".rstrip()
     return DataError("\n".join([head, *(f"  - {problem}" for problem in problems), foot]))

@@ -166,6 +166,12 @@ def test_a_field_takes_its_type_and_no_other(folder: Path, kind: Any, good: list
         assert "line 1: field 'value' must be" in message(source)
 
 
+def test_a_field_of_several_types_is_named(folder: Path) -> None:
+    write(folder, "test", '{"value": "a"}', '{"value": ["a"]}')
+    said = message(DataSource("toys", "nobody/toys", ("test",), {"value": str | list[str]}))
+    assert "test.jsonl holds a field with different types in different rows" in said
+
+
 def test_an_optional_field_may_be_absent(folder: Path) -> None:
     source = DataSource("toys", "nobody/toys", ("test",), {"name": str, "note": str | None})
     write(folder, "test", '{"name": "ball"}', '{"name": "kite", "note": "red"}')

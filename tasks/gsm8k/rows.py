@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from harness_ext.data import DataSource, load_rows
@@ -16,6 +17,8 @@ SOURCE = DataSource(
     splits=("train", "test"),
     fields={"question": str, "answer": str},
 )
+# What needs no examples out of the training rows.
+TEST = replace(SOURCE, splits=("test",))
 
 
 def load(**_: Any) -> DatasetDict:

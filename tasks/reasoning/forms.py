@@ -1,0 +1,74 @@
+"""The reasoning forms: instructions, documents, and how a reply is scored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+from harness_ext.tasks.gsm8k import rows as gsm8k
+from harness_ext.tasks.reasoning.extraction import read_choice, read_number
+from harness_ext.tasks.teacherlm import rows as teacherlm
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
+
+Doc = dict[str, Any]
+
+CHOICE_INSTRUCTION = """\
+Answer the question. First reason briefly, in a few sentences.
+Then end with a line of its own that gives the letter of your choice:
+Answer: (<letter>)
+
+"""
+NUMBER_INSTRUCTION = """\
+Solve the problem. First reason step by step.
+Then end with a line of its own that gives the result as a plain number, without units:
+Answer: <number>
+
+"""
+
+
+def with_target(doc: Doc, rationale: str = "") -> Doc:
+    """Return a document with the reply it asks for, as few-shot examples show it."""
+    line = f"Answer: ({doc['letters'][doc['gold']]})"
+    return {**doc, "target": f"{rationale}\n{line}" if rationale else line}
+
+
+def number_doc(row: Doc) -> Doc:
+    """Return a GSM8K row as a document: its calculator marks removed, its gold number plain."""
+    solution, mark, gold = row["answer"].rpartition("####")
+    number = gold.strip().replace(",", "")
+    if not mark or read_number(f"Answer: {number}") is None:
+        raise ValueError(f"`answer` must end in a line `#### <number>`, found {row['answer'][-40:]!r}")
+    return {"question": row["question"], "gold": number, "target": f"Answer: {number}"}
+
+
+def load_choices(choice_set: str, gold_facts: bool = False, **_: Any) -> DatasetDict:
+    """Return `creak`, `ecqa` or `strategyqa` (with its gold facts or without) as documents of the split `test`."""
+    from datasets import Dataset, DatasetDict
+
+    loaded = {
+        "creak": teacherlm.load_creak,
+        "ecqa": teacherlm.load_ecqa,
+        "strategyqa": lambda: teacherlm.load_strategyqa(gold_facts),
+    }[choice_set]()
+    (docs,) = loaded.values()
+    return DatasetDict(test=Dataset.from_list([with_target(doc) for doc in docs]))
+
+
+def load_numbers(**_: Any) -> DatasetDict:
+    """Return GSM8K's test split as documents."""
+    return teacherlm.documents(gsm8k.TEST, number_doc)
+
+
+def score_choice(doc: Doc, results: Sequence[str]) -> dict[str, float]:
+    """Score a reply to a question with choices: `exact_match`, and whether no answer could be read in it."""
+    choice = read_choice(results[0], doc["choices"], doc["question"].partition(" (A) ")[0])
+    return {"exact_match": float(choice == doc["gold"]), "unparsable": float(choice is None)}
+
+
+def score_number(doc: Doc, results: Sequence[str]) -> dict[str, float]:
+    """Score a reply to a question for a number; 18 and 18.00 are equal."""
+    number = read_number(results[0], doc["question"])
+    return {"exact_match": float(number == Fraction(doc["gold"])), "unparsable": float(number is None)}

@@ -1,0 +1,72 @@
+"""Helpers of the task tests: written rows in a folder, and a model that answers by rule and keeps what it was asked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lm_eval
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import LM
+from lm_eval.tasks import TaskManager
+
+import harness_ext.tasks
+
+TASKS = Path(harness_ext.tasks.__file__).parent
+
+
+class RuleLM(LM):
+    """Replies with `reply(request)`; prefers the continuation that `prefer(request)` says. Its template is JSON."""
+
+    tokenizer_name = "rule"
+
+    def __init__(self, reply: Callable[[Instance], str] = lambda r: "", prefer: Callable[[Instance], bool] = bool):
+        super().__init__()
+        self.reply, self.prefer = reply, prefer
+        self.asked: list[Instance] = []
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        self.asked += requests
+        return [self.reply(request) for request in requests]
+
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        self.asked += requests
+        return [(0.0 if self.prefer(request) else -1.0, False) for request in requests]
+
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
+        raise AssertionError("no task here asks for it")
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        return json.dumps(chat_history)
+
+    def chat_template(self, chat_template: bool | str = False) -> str:
+        return "json"
+
+
+def task_manager(**metadata: Any) -> TaskManager:
+    """Return a manager of our tasks alone: lm-eval's whole index takes seconds."""
+    return TaskManager(include_path=TASKS, include_defaults=False, metadata=metadata)
+
+
+def write_rows(folder: Path, **splits: Sequence[Mapping[str, Any]]) -> None:
+    """Write one file of JSON lines a split."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, rows in splits.items():
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def real_rows(data_dir: Path, name: str, split: str = "test") -> list[dict[str, Any]]:
+    """Return a real data set's rows."""
+    return [json.loads(line) for line in (data_dir / name / f"{split}.jsonl").read_bytes().splitlines() if line.strip()]
+
+
+def evaluate(lm: Any, manager: TaskManager, *names: str, num_fewshot: int | None = None, **options: Any) -> Any:
+    """Run tasks as `lm_eval` does, without what it finds out about the machine, which takes seconds."""
+    loaded = manager.load(list(names))
+    for task in loaded["tasks"].values():
+        if num_fewshot is not None or task.get_config("num_fewshot") is None:
+            task.set_config(key="num_fewshot", value=num_fewshot or 0)
+        task.set_fewshot_seed(seed=1234)
+    return lm_eval.evaluate(lm=lm, task_dict=loaded, bootstrap_iters=0, **options)
