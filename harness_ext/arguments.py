@@ -115,6 +115,11 @@ def plan_run(
         problems += _capability_problems(protocol, seats)
     if not problems:
         problems += [p for seat, setup in seats.items() for p in _rendering_problems(seat, setup)]
+    if not problems and protocol is not None:
+        try:
+            protocol = protocol.resolved(seats)
+        except ValueError as error:
+            problems.append(str(error))
     if options is not None:
         problems += budget_problems(options.budget, seats)
     if problems or protocol is None or options is None:
@@ -284,7 +289,7 @@ def _capability_problems(protocol: Protocol, seats: Mapping[str, SeatSetup]) -> 
                 f"`{seat}`: this run needs a model that can {', '.join(sorted(missing))}, "
                 f"and {seats[seat].backend.name} cannot"
             )
-    return problems
+    return problems + protocol.problems({name: setup.backend for name, setup in seats.items()})
 
 
 def _rendering_problems(seat: str, setup: SeatSetup) -> list[str]:

@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from harness_ext.backends.base import Capability
+from harness_ext.backends.base import Backend, Capability
 from harness_ext.chat import ChatContext, context_messages
 from harness_ext.images import Image
-from harness_ext.records import Completion, Identity, Message, Solution
+from harness_ext.records import Completion, Identity, Message, Solution, Transcript
 
 if TYPE_CHECKING:
-    from harness_ext.seats import Seats
+    from harness_ext.seats import Seats, SeatSetup
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,8 @@ class Protocol(abc.ABC):
     """Base of all protocols: a frozen dataclass whose fields are its options.
 
     `roles` names its seats; `team` is a role that any number of seats have (`agent` means `agent1`, `agent2`, …).
-    `answers` names the seat that scores a task's choices when the protocol has reasoned (by default the first). It
+    `answers` names the seat that scores a task's choices when the protocol has reasoned (by default the first).
+    `readable` names a file of the run directory to which `write_up` of each question is appended as it finishes. It
     holds no model, no I/O and no state: everything happens in `solve`, which awaits its seats; the engine batches,
     caches, counts and records.
     """
@@ -93,14 +94,30 @@ class Protocol(abc.ABC):
     roles: ClassVar[Mapping[str, Role]]
     team: ClassVar[tuple[str, Role] | None] = None
     answers: ClassVar[str | None] = None
+    readable: ClassVar[str | None] = None
 
     @abc.abstractmethod
     async def solve(self, question: Question, seats: Seats) -> Solution | Completion:
         """Answer one question. What it returns is what lm-eval's filters read."""
 
+    def resolved(self, seats: Mapping[str, SeatSetup]) -> Protocol:
+        """Return the protocol with everything decided that its options leave to the seats' models or to files.
+
+        Raises ValueError with cause and remedy.
+        """
+        return self
+
+    def write_up(self, transcript: Transcript) -> str:
+        """Return a question's transcript as a person reads it, for the file `readable`."""
+        return ""
+
     def needs(self) -> Mapping[str, frozenset[Capability]]:
         """Return what each seat must be able to do under these options."""
         return {name: role.needs for name, role in self.roles.items()}
+
+    def problems(self, seats: Mapping[str, Backend]) -> list[str]:
+        """Return what is wrong with these models under these options, beside what they cannot do."""
+        return []
 
 
 def question_hash(question: Question, seed: int) -> str:

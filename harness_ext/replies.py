@@ -6,9 +6,10 @@ answer messages, it is shown the text and asked for the rest. Where text is join
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 from harness_ext.backends.base import Backend, Tokens
 from harness_ext.chat import ChatContext
@@ -72,6 +73,23 @@ class Continuation:
     ids: tuple[int, ...] | None = None
     seam: Seam | None = None
 
+    def within(self, reply: Reply) -> Continuation:
+        """Return it with the tokens of its text alone, without those of an end or a stop text behind it."""
+        if self.ids is None or reply.ids is None or reply.tokens is None:
+            return self
+        decode, before, whole = reply.tokens.decode, reply.ids, reply.text + self.text
+        count = bisect_left(
+            range(len(self.ids) + 1), len(whole), key=lambda n: len(decode((*before, *self.ids[:n])))  # type: ignore[index]
+        )
+        ids = self.ids[:count]
+        if decode((*before, *ids)) != whole:  # a token reaches over the end
+            ids = ids[:-1]
+            head = replace(reply, ids=(*before, *ids), text=decode((*before, *ids)))
+            ids += head.encode(whole[len(head.text) :])[0] if whole.startswith(head.text) else ()
+            if decode((*before, *ids)) != whole:
+                ids = reply.encode(self.text)[0]
+        return replace(self, ids=ids)
+
     def pieces(self, reply: Reply) -> list[str]:
         """Return the text as its tokens have it, or as words where there are no tokens."""
         if self.ids is None or reply.tokens is None:
@@ -92,8 +110,12 @@ async def continue_reply(
         completion = await seat.generate(question.context, kind=kind, reply=reply.ids, only=only)
         return Continuation(completion, completion.text, completion.ids)
     gen_kwargs = dict(question.gen_kwargs)
-    if isinstance(only, int):
-        gen_kwargs = {k: v for k, v in gen_kwargs.items() if k not in LENGTHS} | {"max_gen_toks": only}
+    room = only if isinstance(only, int) else None
+    if reply.ids is not None and reply.tokens is not None:
+        left = max(1, reply.tokens.limit(gen_kwargs) - len(reply.ids))
+        room = left if room is None else min(room, left)
+    if room is not None:
+        gen_kwargs = {k: v for k, v in gen_kwargs.items() if k not in LENGTHS} | {"max_gen_toks": room}
     if "continue" in backend.capabilities:
         completion = await seat.generate(open_prompt(question, reply.text), kind=kind, gen_kwargs=gen_kwargs)
         return _joined(reply, completion, completion.text)

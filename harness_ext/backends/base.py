@@ -102,6 +102,10 @@ class Tokens(abc.ABC):
         """Return a reply's text as generation under these settings would, cut at its stop texts, and whether the reply
         ends (an ending token, a stop text, the length) with or before the last of these tokens."""
 
+    @abc.abstractmethod
+    def limit(self, gen_kwargs: Mapping[str, Any]) -> int:
+        """Return how many tokens a reply may have under these settings."""
+
 
 class Backend(abc.ABC):
     """One model. Made cheaply (`__init__`), checked before anything loads, loaded on the first call it must answer.

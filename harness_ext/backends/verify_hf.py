@@ -58,6 +58,9 @@ class HFTokens(Tokens):
         )
         return text, ended
 
+    def limit(self, gen_kwargs: Mapping[str, Any]) -> int:
+        return int(settings_of(self.lm, gen_kwargs)[0]["max_gen_toks"])
+
 
 def settings_of(lm: Any, gen_kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Return generation settings as lm-eval reads them (aliases resolved), and the stop texts without empty ones."""
