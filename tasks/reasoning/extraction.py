@@ -15,7 +15,8 @@ _THOUGHT = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>|^.*</think(?:ing)?>",
 # Where a model asks itself the next question, or lets the user speak again.
 _NEXT_QUESTION = re.compile(
     r"\n[ \t>#*]*(?:(?:Q|Question|Problem|Example|Exercise)[ \t]*\d*[ \t]*[:.]"
-    r"|(?:User|Human|Instructions?)[ \t]*:|<\|?(?:im_start|im_end|eot_id|endoftext|end|start_header_id)\b|</s>|\[INST\])",
+    r"|(?:User|Human|Instructions?)[ \t]*:"
+    r"|<\|?(?:im_start|im_end|eot_id|endoftext|end|start_header_id)\b|</s>|\[INST\])",
     re.IGNORECASE,
 )
 _END = re.compile(r"<\|?(?:im_end|eot_id|endoftext|end_of_text|end)\|?>|</s>", re.IGNORECASE)
@@ -26,7 +27,8 @@ _STATEMENT = re.compile(
     r"(?:[ \t]+(?:choice|option|here|to (?:the|this) question|would|should|must|thus|then|therefore))*"
     r"[ \t]*(?:[:=]+|\bis\b|\bbe\b|->|→)[ \t]*:?[ \t]*(?:therefore|thus|clearly|simply|indeed)?(?!\s*not\b)"
     r"|####[ \t]*(?=\S)"
-    r"|\b(?:i|we)(?:'d|[ \t]+would|[ \t]+will|'ll|[ \t]+must|[ \t]+should)?[ \t]+(?:choose|pick|select|go with|answer)\b[ \t]*:?)",
+    r"|\b(?:i|we)(?:'d|[ \t]+would|[ \t]+will|'ll|[ \t]+must|[ \t]+should)?[ \t]+"
+    r"(?:choose|pick|select|go with|answer)\b[ \t]*:?)",
     re.IGNORECASE,
 )
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}")
@@ -53,7 +55,7 @@ _STEP = re.compile(
     r"(?im)^[ \t]*(?:\(?\d{1,2}[.):](?=\s)|step[ \t]*\d+[ \t]*[.:)]?|[-•][ \t])|\b(?:step|equation|part)[ \t]+\d+\b"
 )
 
-_YES = {
+_SYNONYMS = {
     "true": ("yes", "correct", "right", "accurate"),
     "false": ("no", "incorrect", "wrong", "inaccurate", "not true"),
 }
@@ -218,7 +220,7 @@ def _text_at(phrase: str, choices: Sequence[str]) -> tuple[int, int] | None:
     skipped = len(phrase) - len(spoken)
     found = []
     for position, choice in enumerate(choices):
-        for name in (choice, *(_YES.get(choice.lower(), ()) if _is_binary(choices) else ())):
+        for name in (choice, *(_SYNONYMS.get(choice.lower(), ()) if _is_binary(choices) else ())):
             bare = re.sub(r"^(?:the|an?)\s+", "", name.strip().rstrip("."), flags=re.IGNORECASE)
             for text, offset in ((spoken, skipped), (phrase, 0)):
                 if bare and re.match(re.escape(bare) + r"(?!\w)", text, re.IGNORECASE):
@@ -241,7 +243,8 @@ def _asserted(text: str, choices: Sequence[str]) -> int | None:
         return ord(said[-1]) - ord("A")
     if _is_binary(choices):
         verdicts = re.findall(
-            r"\b(?:sentence|statement|claim|assertion|this|that|it)(?:\s+\w+){0,3}?\s+(?:is|was|must be|seems)\s+(?:\w+ly\s+|therefore\s+|thus\s+)?"
+            r"\b(?:sentence|statement|claim|assertion|this|that|it)(?:\s+\w+){0,3}?\s+(?:is|was|must be|seems)\s+"
+            r"(?:\w+ly\s+|therefore\s+|thus\s+)?"
             r"(not\s+(?:true|correct|accurate)|true|false|correct|incorrect|wrong|accurate|inaccurate)\b",
             text,
             re.IGNORECASE,

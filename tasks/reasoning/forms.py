@@ -36,8 +36,8 @@ def with_target(doc: Doc, rationale: str = "") -> Doc:
 
 
 def number_doc(row: Doc) -> Doc:
-    """Return a GSM8K row as a document: its calculator marks removed, its gold number plain."""
-    solution, mark, gold = row["answer"].rpartition("####")
+    """Return a GSM8K row as a document; `gold` is its number without commas."""
+    _, mark, gold = row["answer"].rpartition("####")
     number = gold.strip().replace(",", "")
     if not mark or read_number(f"Answer: {number}") is None:
         raise ValueError(f"`answer` must end in a line `#### <number>`, found {row['answer'][-40:]!r}")
