@@ -93,6 +93,14 @@ def read_answer(text: str, pattern: str | None = None) -> Answer | None:
     return _answer(numbers[-1]) if numbers else None
 
 
+def check_pattern(pattern: str | None) -> None:
+    """Raise ValueError if an option `answer_pattern` is no regular expression."""
+    try:
+        re.compile(pattern or "")
+    except re.error as error:
+        raise ValueError(f"`answer_pattern={pattern}` is no regular expression: {error}") from error
+
+
 def same_answer(a: Answer | None, b: Answer | None) -> bool:
     """Return whether two answers are the same: equal numbers, words, or formulas; an unparsable one equals nothing.
 

@@ -146,6 +146,8 @@ class ProtocolLM(LM):  # type: ignore[misc]
 
         def finished(number: int, transcript: Transcript) -> None:
             self.run.add(transcript)
+            if self.protocol.readable is not None:
+                self.run.append(self.protocol.readable, self.plan.protocol.write_up(transcript))
             summary.add(transcript)
             failed_before.pop(transcript.identity, None)
             answers[open_positions[number]] = transcript.text

@@ -65,6 +65,15 @@ class RunDirectory:
                 "make room, then run the same command again"
             ) from error
 
+    def append(self, name: str, text: str) -> None:
+        """Append to a readable file of the run, which is never overwritten. Raises StoreError."""
+        path = self.path / (name if self.world == 1 else f"{Path(name).stem}.{self.rank}{Path(name).suffix}")
+        try:
+            with path.open("a", encoding="utf-8", errors="replace") as file:
+                file.write(text)
+        except OSError as error:
+            raise StoreError(f"{path} cannot be written: {error}. Make room and run the same command again") from error
+
     def close(self) -> None:
         """Close the transcript file."""
         if self._file is not None:

@@ -1,0 +1,100 @@
+"""Self-consistency: one seat answers several times, the answers vote.
+
+After Wang et al., "Self-Consistency Improves Chain of Thought Reasoning in Language Models" (arXiv 2203.11171).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+from harness_ext.answers import check_pattern, read_answer, vote
+from harness_ext.costs import Measure, amount, draft_cost, question_cost
+from harness_ext.lm import ProtocolLM
+from harness_ext.protocol import Protocol, Question, Role
+from harness_ext.records import Completion, Solution, Turn, Usage
+from harness_ext.seats import Seat, Seats, SeatSetup
+
+
+@dataclass(frozen=True)
+class SelfConsistency(Protocol):
+    """Options of `self_consistency`.
+
+    `k` is the number of draws, or `auto:<run directory>`: as many as cost what a question of that run cost, measured
+    by `by`. What a draw costs is read from the drafts of the same model in that run, or in the run `draws_from`.
+    `temperature` and `top_p` hold where the task's own settings do not sample. `answer_pattern` is a regular expression
+    whose last match (its first group) is a reply's answer.
+    """
+
+    k: str = "5"
+    by: Measure = "output_tokens"
+    draws_from: Path | None = None
+    temperature: float = 0.7
+    top_p: float = 1.0
+    answer_pattern: str | None = None
+    target: float | None = field(default=None, init=False)
+
+    roles: ClassVar[Mapping[str, Role]] = {"student": Role("answers the task k times")}
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[1-9]\d{0,5}|auto:.+", self.k):
+            raise ValueError(f"`k={self.k}`: expected a number from 1, or `auto:<run directory>`")
+        if self.temperature < 0 or not 0 < self.top_p <= 1:
+            raise ValueError("`temperature` must be 0 or more, `top_p` above 0 and at most 1")
+        check_pattern(self.answer_pattern)
+
+    def resolved(self, seats: Mapping[str, SeatSetup]) -> SelfConsistency:
+        """Return the protocol with `k` as a number, and in `target` the cost of a question that it was chosen for."""
+        if not self.k.startswith("auto:"):
+            return self
+        run, seat = Path(self.k[5:]).expanduser(), seats["student"]
+        target = question_cost(run, self.by)
+        draw = draft_cost(self.draws_from or run, seat.backend.fingerprint, seat.cost, self.by)
+        chosen = replace(self, k=str(max(1, round(target / draw))))
+        object.__setattr__(chosen, "target", target)
+        return chosen
+
+    async def solve(self, question: Question, seats: Seats) -> Solution:
+        seat = seats.student
+        settings = self._settings(question, seat)
+        draws = range(int(self.k))
+        drafts = await asyncio.gather(
+            *(seat.generate(question.context, kind="draft", gen_kwargs=settings) for _ in draws)
+        )
+        answers = [read_answer(question.prefix + draft.text, self.answer_pattern) for draft in drafts]
+        for draft, answer in zip(drafts, answers, strict=True):
+            seats.note(draft, answer=answer.text if answer else None)
+        result = vote(answers)
+        winner = drafts[result.winner or 0]
+        seats.note(winner, kept=winner.completion_tokens)
+        totals = {
+            "draws": len(drafts),
+            "unparsable": result.unparsable,
+            "ties": int(result.tie),
+            "unanimous": int(len(result.counts) == 1 and not result.unparsable),
+            **self._costs(seat, drafts),
+        }
+        stop = "unparsable" if result.winner is None else "tie" if result.tie else "vote"
+        return Solution(winner.text, stop, {"votes": [list(count) for count in result.counts], "totals": totals})
+
+    def _settings(self, question: Question, seat: Seat) -> Mapping[str, Any] | None:
+        if seat.samples() or not self.temperature:
+            return None
+        top_p = {"top_p": self.top_p} if self.top_p < 1 else {}
+        return {**question.gen_kwargs, "do_sample": True, "temperature": self.temperature, **top_p}
+
+    def _costs(self, seat: Seat, drafts: list[Completion]) -> dict[str, float | None]:
+        if self.target is None:
+            return {}
+        cost = Usage.total(seat.setup.cost.usage(Turn(seat.name, "draft", "", draft)) for draft in drafts)
+        return {"cost": amount(cost, self.by), "target_cost": self.target}
+
+
+class SelfConsistencyLM(ProtocolLM):
+    """`lm_eval --model self_consistency --model_args student=<spec>,k=10`."""
+
+    protocol = SelfConsistency
