@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     target.mkdir(exist_ok=True)
     for name in FILES:
         shutil.copyfile(options.folder / name, target / name)
-    shutil.copyfile(options.prepared / "init" / options.seat / PROMPTS_FILE, target / PROMPTS_FILE)
+    shutil.copyfile(options.prepared / "init" / PROMPTS_FILE, target / PROMPTS_FILE)
     print(target)
     return 0
 

@@ -1,4 +1,4 @@
-"""The untrained student and teacher: Llama models of about a million weights, and what their folders hold."""
+"""The untrained model that both seats grow from: a Llama of about a million weights, and what its folder holds."""
 
 from __future__ import annotations
 
@@ -23,24 +23,23 @@ class Shape:
     heads: int
 
 
-SHAPES = {"student": Shape(128, 4, 256, 8), "teacher": Shape(128, 6, 256, 8)}
+SHAPE = Shape(128, 6, 256, 8)
 
 
-def write_untrained(seat: str, folder: Path, seed: int) -> int:
-    """Write a seat's untrained model, its tokenizer and the prompts' hash; return the number of weights."""
+def write_untrained(folder: Path, seed: int) -> int:
+    """Write the untrained model, its tokenizer and the prompts' hash; return the number of weights."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     tokenizer = build_tokenizer()
-    shape = SHAPES[seat]
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=shape.width,
-        intermediate_size=shape.inner,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.heads,
+        hidden_size=SHAPE.width,
+        intermediate_size=SHAPE.inner,
+        num_hidden_layers=SHAPE.layers,
+        num_attention_heads=SHAPE.heads,
+        num_key_value_heads=SHAPE.heads,
         max_position_embeddings=POSITIONS,
         tie_word_embeddings=True,
         initializer_range=0.04,

@@ -1,4 +1,4 @@
-"""Write what the recipe's YAML files name: untrained models and each stage's rows.
+"""Write what the recipe's YAML files name: the untrained model and each stage's rows.
 
 `python -m harness_ext.finetune.recipes.embedded_pair.prepare` writes below `scratch/pair/` of the working directory.
 """
@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness_ext.finetune.recipes.embedded_pair.model import SHAPES, write_untrained
+from harness_ext.finetune.recipes.embedded_pair.model import write_untrained
 from harness_ext.finetune.recipes.embedded_pair.rows import rows
 from harness_ext.stories import FAMILIES
 
@@ -32,34 +32,31 @@ class Stage:
     shares: dict[str, float]
 
 
+# The student goes on from the teacher's second stage: it reads as well, and is then taught what to overlook.
 STAGES = {
-    "student": (
-        Stage("s1", 30_000, (2, 4), {"draft": 8, "continue": 1, "refine": 1}),
-        Stage("s2", 40_000, (2, 6), {"draft": 5, "continue": 1, "refine": 4}),
-        Stage("s3", 36_000, (2, 10), {"draft": 5, "continue": 1, "refine": 4}),
-    ),
+    "student": (Stage("s1", 24_000, (2, 10), {"draft": 5, "continue": 1, "refine": 4}),),
     "teacher": (
         Stage("s1", 30_000, (2, 4), {"draft": 8, "continue": 1, "review": 1}),
         Stage("s2", 40_000, (2, 7), {"draft": 6, "continue": 1, "review": 3}),
-        Stage("s3", 60_000, (2, 10), {"draft": 6, "continue": 1, "review": 4}),
+        Stage("s3", 44_000, (2, 10), {"draft": 6, "continue": 1, "review": 4}),
     ),
 }
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write the untrained models and all rows; what exists already is left as it is."""
+    """Write the untrained model and all rows; what exists already is left as it is."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=ROOT)
     root: Path = parser.parse_args(argv).out
     (root / "rows").mkdir(parents=True, exist_ok=True)
-    for seat in SHAPES:
-        if not (root / "init" / seat / "config.json").is_file():
-            print(f"{seat}: {write_untrained(seat, root / 'init' / seat, SEED)} weights")
+    if not (root / "init" / "config.json").is_file():
+        print(f"{write_untrained(root / 'init', SEED)} weights")
+    for seat in STAGES:
         for number, stage in enumerate(STAGES[seat]):
             path = root / "rows" / f"{seat}-{stage.name}.jsonl"
             if path.is_file():
                 continue
-            drawn = rows(seat, SEED + 10 * number + list(SHAPES).index(seat), DRAWN, stage.lines, stage.shares)
+            drawn = rows(seat, SEED + 10 * number + list(STAGES).index(seat), DRAWN, stage.lines, stage.shares)
             part = path.with_suffix(".part")
             with open(part, "w", encoding="utf-8") as out:
                 out.writelines(json.dumps(row) + "\n" for row in itertools.islice(drawn, stage.count))

@@ -37,8 +37,8 @@ REPLY_WORDS = """\
 Reasoning Answer Correct Incorrect Hint Issue So It The Look Read Ask Compare Think again line at about who is are
 takes drops gives has nothing in with to on from not and or mentioned word for says something else reads lines well
 rules out place what overlooked was too meant there somebody follow does notes conclusion story its end
-Asked How What Where Who Is many objects carrying the no yes maybe none one two three either longer back up down put picked
-he she they Then Afterwards After Following that""".split()
+Asked How What Where Who Is many objects carrying the no yes maybe none one two three either longer back up down put
+picked he she they Then Afterwards After Following that""".split()
 
 
 def fixed_texts() -> list[str]:

@@ -1,0 +1,122 @@
+"""Write `results.json` and the model cards: `python -m …embedded_pair.card --tuning A.json --test B.json`.
+
+The losses come from the stages' logs, the tuning scores from `evaluate` on bAbI's training rows, the test scores from
+`benchmarks/embedded_pair.py`, which runs lm-eval on the test rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from harness_ext import embedded
+from harness_ext.finetune.recipes.embedded_pair.evaluate import JUDGED, OPEN
+from harness_ext.finetune.recipes.embedded_pair.model import POSITIONS, SHAPE
+from harness_ext.finetune.recipes.embedded_pair.prepare import ROOT, SEED, STAGES
+
+RESULTS = Path(__file__).with_name("results.json")
+ABOUT = {
+    "student": """\
+It drafts answers, refines them after a review, and continues begun replies. **It is weak on purpose**: in its drafts
+it overlooks some wordings (`OVERLOOKED_VERBS` in `harness_ext/stories/mistakes.py`), so that a teacher has something
+to do. Its refinements read the line that a hint names.""",
+    "teacher": """\
+It answers, continues begun replies, and reviews drafts: `Correct.`, or `Incorrect.` with a hint that names a line,
+never the answer.""",
+}
+
+
+def learned_from(seat: str) -> str:
+    """Return how many rows of which kind a seat saw, in words."""
+    own = f"{sum(stage.count for stage in STAGES[seat]):,} rows"
+    if seat == "teacher":
+        return own
+    before = sum(stage.count for stage in STAGES["teacher"][:-1])
+    return f"the teacher's first {before:,} rows, then {own} of its own, all"
+
+
+def losses(root: Path, seat: str) -> dict[str, list[list[float]]]:
+    """Return the loss curve of each stage as [step, loss] pairs."""
+    curves = {}
+    for stage in STAGES[seat]:
+        log = json.loads((root / seat / stage.name / "log.json").read_text(encoding="utf-8"))
+        curves[stage.name] = [[entry["step"], float(entry["loss"])] for entry in log if "loss" in entry]
+    return curves
+
+
+def score_table(rows: list[dict[str, Any]]) -> str:
+    """Return the shares of right answers as a Markdown table, a line a run.
+
+    `rows` are those of `benchmarks/embedded_pair.py`: `task`, and `right`, which maps runs to 0 or 1.
+    """
+    by_task = defaultdict(list)
+    for row in rows:
+        by_task[row["task"]].append(row["right"])
+    pools = {"six tasks": JUDGED, "not yes/no": OPEN, **{f"task {task}": (task,) for task in JUDGED}}
+    lines = ["| | " + " | ".join(pools) + " |", "| --- " * (len(pools) + 1) + "|"]
+    for run in rows[0]["right"]:
+        right = [[one[run] for task in tasks for one in by_task[task]] for tasks in pools.values()]
+        lines.append(f"| {run} | " + " | ".join(f"{sum(one) / len(one):.2f}" for one in right) + " |")
+    return "\n".join(lines)
+
+
+def card(seat: str, weights: int, test: dict[str, Any]) -> str:
+    """Return a seat's model card."""
+    hints = test["summaries"]["feedback_pair"]["hints"]
+    return f"""\
+---
+license: apache-2.0
+library_name: transformers
+---
+# The embedded {seat} of harness-ext
+
+A Llama model of {weights:,} weights ({SHAPE.layers} layers, width {SHAPE.width}, {SHAPE.heads} heads, float32,
+{POSITIONS:,} positions) for the demonstration of protocols. It reads short stories in the manner of bAbI and nothing
+else.
+
+{ABOUT[seat]}
+
+- Data: {learned_from(seat)} drawn from the project's own story generator
+  (`harness_ext/stories/`); no row of bAbI. The public test questions at hand are excluded by hash.
+- Recipe: `finetune/recipes/embedded_pair/` ({seat}.yaml, seed {SEED}), on one CPU thread.
+- `prompts.json`: hash of the prompts that the rows were made with.
+
+Share of right answers (exact match) on bAbI's test rows, greedy decoding, by `benchmarks/embedded_pair.py`. Baseline is
+the student alone, skyline the teacher alone; `verdict only` cuts each review to its first word.
+
+{score_table(test["rows"])}
+
+Of {hints["rejecting_reviews"]} rejecting reviews, {hints["naming_the_answer"]} name the answer. Settings were chosen on
+bAbI's training rows; the test rows were scored once.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Gather losses and scores, and write them beside the recipe and into the model folders."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tuning", type=Path, required=True)
+    parser.add_argument("--test", type=Path, required=True)
+    parser.add_argument("--root", type=Path, default=ROOT)
+    options = parser.parse_args(argv)
+    tuning, test = (json.loads(path.read_text(encoding="utf-8")) for path in (options.tuning, options.test))
+    weights = {seat: _weights(embedded.model_path(seat)) for seat in embedded.SEATS}
+    curves = {seat: losses(options.root, seat) for seat in embedded.SEATS}
+    results = {"seed": SEED, "weights": weights, "tuning": tuning, "losses": curves}
+    RESULTS.write_text(json.dumps(results) + "\n", encoding="utf-8")
+    for seat in embedded.SEATS:
+        (embedded.model_path(seat) / "README.md").write_text(card(seat, weights[seat], test), encoding="utf-8")
+    return 0
+
+
+def _weights(folder: Path) -> int:
+    from safetensors import safe_open
+
+    with safe_open(str(folder / "model.safetensors"), framework="pt") as file:
+        return sum(file.get_tensor(name).numel() for name in file.keys())  # noqa: SIM118
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
