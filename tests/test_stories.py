@@ -133,7 +133,8 @@ def test_the_rationale_lists_every_line_in_order_and_ends_in_the_answer(seed: in
     text = render(story.gold)
     reasoning, last = text.split("\n")
     assert last == f"Answer: {story.gold.answer}"
-    numbers = [int(number) for number in re.findall(r"(?:^Reasoning: |, )(\d+) ", reasoning)]
+    assert reasoning.startswith(f"Reasoning: {story.ask.topic}? 1 ")
+    numbers = [int(number) for number in re.findall(r"(?:\? |, )(\d+) ", reasoning)]
     assert numbers == list(range(1, len(story.lines) + 1))
 
 
