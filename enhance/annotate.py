@@ -1,4 +1,4 @@
-"""A teacher writes rationales for rows: `cot`, `error` and `fundamental` of TeacherLM, or whatever a prompt asks for."""
+"""A teacher writes rationales for rows: TeacherLM's `cot`, `error`, `fundamental`, or whatever a prompt asks for."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from functools import cached_property
 from harness_ext.answers import Answer, read_answer, same_answer
 
 _STATED = r"(?i:\banswer(?:[ \t]+(?:is|would be|must be))?[ \t:=]+)"
-_WHOLE = r"(?s)(.*)"
+_WHOLE = r"(?s)\A(.*)"
 
 
 @dataclass(frozen=True)

@@ -32,8 +32,8 @@ def check_rows(
 ) -> Iterator[set[str]]:
     """Yield each row's flags, a subset of `FLAGS`.
 
-    `finishes` maps the digest (`text_digest`) of a row's `all` to how its reply ended; unknown rows are not `cut_off`. Answers
-    are looked for in `cot` (the last one counts) and in `fundamental` (none may be there); other fields have none.
+    `finishes` maps the digest (`text_digest`) of a row's `all` to how its reply ended; unknown rows are not `cut_off`.
+    Answers are looked for in `cot` (the last one counts) and in `fundamental` (none may be there), not in other fields.
     """
     seen: set[str] = set()
     reader = templates.reader if templates else None
@@ -95,7 +95,7 @@ def _finishes(path: Path) -> dict[str, str | None]:
 
 
 def report(path: Path, overlap: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return the checks' report of an annotated file: how many rows, and for each flag how many, which share, which lines.
+    """Return the checks' report of an annotated file: for each flag how many rows have it, which share, which lines.
 
     Raises ConfigurationError where the file is none of `annotate`'s.
     """

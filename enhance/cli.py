@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from harness_ext.enhance import cli_preferences
+from harness_ext.enhance.cli_options import (
+    STOPPED,
+    add_estimate,
+    add_overlap,
+    add_rows,
+    add_seats,
+    arguments,
+    assumptions,
+    pairs,
+    say,
+    templates_of,
+)  # fmt: skip
 from harness_ext.errors import ConfigurationError, HarnessExtError
-
-STOPPED = 3
 
 
 def main(argv: list[str]) -> int:
@@ -36,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     prepare.add_argument("input", type=Path, help="JSON lines, CSV, TSV, Parquet, or a save_to_disk folder")
     prepare.add_argument("output", type=Path, help="JSON lines")
     prepare.add_argument("--templates", default="creak", help="creak, stories, qa, or a YAML file (default: creak)")
-    _rows(prepare)
+    add_rows(prepare)
     prepare.set_defaults(run=_prepare)
 
     annotate = stages.add_parser("annotate", help="let a teacher answer the prompts")
@@ -47,62 +57,25 @@ def _parser() -> argparse.ArgumentParser:
     annotate.add_argument("--templates", help="the templates that made the prompts (default: those `prepare` used)")
     annotate.add_argument("--as_chat", action="store_true", help="send the prompt as a user's message")
     annotate.add_argument("--strict", action="store_true", help="end with status 1 when rows were bad")
-    _rows(annotate)
-    _seats(annotate)
+    add_rows(annotate)
+    add_seats(annotate)
+    add_estimate(annotate)
     annotate.set_defaults(run=_annotate)
 
     check = stages.add_parser("check", help="report what is wrong with what the teacher wrote")
     check.add_argument("input", type=Path, help="what `annotate` wrote")
-    _overlap(check)
+    add_overlap(check)
     check.set_defaults(run=_check)
 
     finish = stages.add_parser("finish", help="make the data set that training reads")
     finish.add_argument("input", type=Path, help="what `annotate` wrote")
     finish.add_argument("output", type=Path, help="a new folder (save_to_disk)")
     finish.add_argument("--drop", default="", help="leave out rows with these flags, parted by commas")
-    _overlap(finish)
+    add_overlap(finish)
     finish.set_defaults(run=_finish)
+
+    cli_preferences.add(stages)
     return parser
-
-
-def _rows(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--split", default="train", help="of a saved DatasetDict (default: train)")
-    parser.add_argument("--limit", type=int, help="only the first rows")
-
-
-def _overlap(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--tasks", default="", help="lm-eval tasks whose documents no row should share, by commas")
-    parser.add_argument("--ngram", type=int, default=8, help="words in a row that count as shared (default: 8)")
-    parser.add_argument("--include_path", help="lm-eval's, for tasks of your own")
-
-
-def _seats(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model_args", default="", help="`<seat>.<argument>=…` and the run's options, by commas")
-    parser.add_argument("--gen_kwargs", default="", help="generation settings as lm-eval takes them, by commas")
-    parser.add_argument("--batch_size", default="8", help="of local models (default: 8)")
-    parser.add_argument("--device", help="cpu, cuda:1, … (default: GPUs if there are any)")
-    parser.add_argument("--seed", type=int, default=0, help="another one draws other sampled replies")
-    parser.add_argument("--store", help="folder of the call store, or `off`")
-    parser.add_argument("--budget", help="stop before this is passed: price:5, tokens:2e6 or calls:1000")
-
-
-def arguments(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the model arguments of a run."""
-    found = _pairs(options.model_args)
-    for name in ("store", "budget"):
-        if getattr(options, name) is not None:
-            found[name] = getattr(options, name)
-    return found
-
-
-def _pairs(text: str) -> dict[str, Any]:
-    from lm_eval.utils import simple_parse_args_string
-
-    try:
-        found: dict[str, Any] = simple_parse_args_string(text)
-    except ValueError as error:
-        raise ConfigurationError([f"`{text}` is no list of `name=value`, parted by commas: {error}"]) from error
-    return found
 
 
 def _prepare(options: argparse.Namespace) -> int:
@@ -110,23 +83,18 @@ def _prepare(options: argparse.Namespace) -> int:
     from harness_ext.enhance.templates import load_templates
 
     manifest = prepare(options.input, options.output, load_templates(options.templates), options.split, options.limit)
-    _say(options.output, manifest["counts"])
+    say(manifest["counts"], options.output)
     return 0
 
 
 def _annotate(options: argparse.Namespace) -> int:
+    from harness_ext.enhance import forecast
     from harness_ext.enhance.annotate import Annotate, Job, annotate, settings
     from harness_ext.enhance.checks import summary_lines
-    from harness_ext.enhance.rows import manifest_of
+    from harness_ext.enhance.estimate import table
     from harness_ext.enhance.running import plan_seats
-    from harness_ext.enhance.templates import load_templates, read_templates
 
-    templates = None
-    if options.templates:
-        templates = load_templates(options.templates)
-    elif found := manifest_of(options.input).get("templates"):
-        templates = read_templates(found, str(options.input))
-    gen_kwargs = settings(templates, _pairs(options.gen_kwargs))
+    templates = templates_of(options)
     plan = plan_seats(
         Annotate,
         {"teacher": options.teacher},
@@ -135,11 +103,14 @@ def _annotate(options: argparse.Namespace) -> int:
         device=options.device,
     )
     job = Job(
-        options.input, options.output, options.task_type, gen_kwargs, templates, options.split, options.limit,
-        options.seed,
+        options.input, options.output, options.task_type, settings(templates, pairs(options.gen_kwargs)), templates,
+        options.split, options.limit, options.seed,
     )  # fmt: skip
+    if options.estimate:
+        print(table(forecast.annotation(job, plan, assumptions(options))))
+        return 0
     result = annotate(job, plan)
-    _say(options.output, result["counts"])
+    say(result["counts"], options.output)
     if stopped := result.get("stopped"):
         print(f"[harness-ext] {stopped}\n[harness-ext] finished rows: {options.output}.partial", file=sys.stderr)
         return STOPPED
@@ -169,7 +140,7 @@ def _finish(options: argparse.Namespace) -> int:
         raise ConfigurationError(["`--drop overlap` needs the tasks to compare with: `--tasks <task>,…`"])
     found = _overlap_of(options)
     manifest = finish(options.input, options.output, drop, found["lines"] if found else ())
-    _say(options.output, manifest["counts"])
+    say(manifest["counts"], options.output)
     return 0
 
 
@@ -182,8 +153,3 @@ def _overlap_of(options: argparse.Namespace) -> Mapping[str, Any] | None:
     rows, _, _ = flags_of(options.input)
     documents = task_documents([t for t in options.tasks.split(",") if t], options.include_path)
     return overlap(rows, documents, options.ngram)
-
-
-def _say(output: Path, counts: Mapping[str, Any]) -> None:
-    bad = f"; bad rows with reasons: {output.with_suffix('')}.bad.jsonl" if counts.get("bad") else ""
-    print(f"[harness-ext] {output}: {json.dumps(counts)}{bad}", file=sys.stderr)

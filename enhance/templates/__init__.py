@@ -1,4 +1,4 @@
-"""Prompts for a teacher as YAML: which fields a row gets, how the teacher generates, what its answer is held against."""
+"""Prompts for a teacher as YAML: the fields a row gets, how the teacher generates, what its answer is held against."""
 
 from __future__ import annotations
 

@@ -1,0 +1,130 @@
+"""`harness-ext enhance preferences` and `rank`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from harness_ext.enhance.cli_options import (
+    STOPPED,
+    add_estimate,
+    add_rows,
+    add_seats,
+    arguments,
+    assumptions,
+    pairs,
+    say,
+    templates_of,
+)  # fmt: skip
+from harness_ext.enhance.schedules import SCHEDULES
+from harness_ext.errors import ConfigurationError
+
+
+def add(stages: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the two stages to the parser."""
+    make = stages.add_parser("preferences", help="candidates, their tournaments, and prompt/chosen/rejected rows")
+    make.add_argument("input", type=Path, help="rows with a prompt (what `prepare` wrote, or any file of rows)")
+    make.add_argument("output", type=Path, help="JSON lines")
+    make.add_argument("--student", help="a model that writes candidates, or `embedded` (rows may have `candidates`)")
+    make.add_argument("--judge", required=True, help="a model that compares, `embedded`, or `gold`")
+    make.add_argument("--field", default="text", help="the field with the prompt (default: text)")
+    make.add_argument("--templates", help="how gold answers are found (default: those `prepare` used)")
+    make.add_argument("--k", type=int, default=8, help="candidates a prompt (default: 8)")
+    make.add_argument("--method", default="sample", choices=("sample", "diverse_beams"))
+    make.add_argument("--temperature", type=float, default=0.8, help="of sampling (default: 0.8)")
+    make.add_argument("--top_p", type=float, default=1.0, help="of sampling (default: 1)")
+    make.add_argument("--diversity_penalty", type=float, default=0.8, help="of diverse beam search (default: 0.8)")
+    make.add_argument("--near_duplicates", type=float, default=0.95, help="share of known words that drops a candidate")
+    make.add_argument("--as_chat", action="store_true", help="send the prompt as a user's message")
+    make.add_argument("--schedule", default="single_elimination", choices=SCHEDULES)
+    make.add_argument("--rounds", type=int, default=0, help="of Swiss (default: ceil(log2 k)); ends the others early")
+    make.add_argument("--orders", default="both", choices=("both", "one"), help="orders in which a match is asked")
+    make.add_argument(
+        "--style", default="pairwise", choices=("pairwise", "review"), help="shown: two, or one at a time"
+    )
+    make.add_argument("--fallbacks", default="json_inside,key", help="rules for replies that are not JSON, or `none`")
+    make.add_argument("--judge_max_tokens", type=int, default=350)
+    add_rows(make)
+    add_seats(make)
+    add_estimate(make)
+    make.set_defaults(run=_preferences)
+
+    rank = stages.add_parser("rank", help="pairs again from stored judgements, without a call")
+    rank.add_argument("input", type=Path, help="<output>.judgements.jsonl")
+    rank.add_argument("output", type=Path, help="JSON lines")
+    rank.add_argument("--fallbacks", help="other rules for the judge's replies than the run's")
+    rank.set_defaults(run=_rank)
+
+
+def _preferences(options: argparse.Namespace) -> int:
+    from harness_ext.enhance import forecast
+    from harness_ext.enhance.annotate import settings
+    from harness_ext.enhance.candidates import Candidates
+    from harness_ext.enhance.estimate import table
+    from harness_ext.enhance.preferences import PreferenceJob, write_candidates, write_judgements, write_pairs
+    from harness_ext.enhance.running import plan_seats
+    from harness_ext.enhance.tournament import Tournament
+
+    templates = templates_of(options)
+    if options.judge == "gold" and (templates is None or not templates.gold):
+        raise ConfigurationError(["`--judge gold` needs to know the gold answers: give `--templates` with a `gold`"])
+    shared = {"batch_size": options.batch_size, "device": options.device}
+    own, student, judge = _by_seat(arguments(options))
+    choices = {name: getattr(options, name) for name in ("schedule", "rounds", "orders", "style", "fallbacks")}
+    choices |= {"judge_max_tokens": options.judge_max_tokens, "seed": options.seed}
+    choices |= {name: own.pop(name) for name in ("judge_system", "judge_user") if name in own}
+    students = judges = None
+    if options.student:
+        how = ("k", "method", "temperature", "top_p", "diversity_penalty", "as_chat")
+        chosen = {name: getattr(options, name) for name in how}
+        students = plan_seats(Candidates, {"student": options.student}, {**own, **student, **chosen}, **shared)
+    if options.judge == "gold":
+        protocol = Tournament(schedule=options.schedule, rounds=options.rounds, seed=options.seed)
+    else:
+        judges = plan_seats(Tournament, {"judge": options.judge}, {**own, **judge, **choices}, **shared)
+        assert isinstance(judges.protocol, Tournament)
+        protocol = judges.protocol
+    job = PreferenceJob(
+        options.input, options.output, options.field, settings(templates, pairs(options.gen_kwargs)), templates,
+        options.near_duplicates, options.split, options.limit, options.seed,
+    )  # fmt: skip
+    if options.estimate:
+        print(table(forecast.preferences(job, students, protocol, judges, assumptions(options))))
+        return 0
+    for stage in (lambda: write_candidates(job, students), lambda: write_judgements(job, protocol, judges)):
+        manifest = stage()
+        say(manifest["counts"], job.candidates if "student" in manifest else job.judgements)
+        if stopped := manifest.get("stopped"):
+            print(f"[harness-ext] {stopped}", file=sys.stderr)
+            return STOPPED
+    return _say_report(write_pairs(job.judgements, job.target), job.target)
+
+
+def _rank(options: argparse.Namespace) -> int:
+    from harness_ext.enhance.preferences import write_pairs
+    from harness_ext.enhance.tournament import read_fallbacks
+
+    if options.fallbacks is not None:
+        try:
+            read_fallbacks(options.fallbacks)
+        except ValueError as error:
+            raise ConfigurationError([str(error)]) from error
+    return _say_report(write_pairs(options.input, options.output, options.fallbacks), options.output)
+
+
+def _by_seat(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Return the arguments of both seats, of the student's and of the judge's."""
+    parts: dict[str, dict[str, Any]] = {"": {}, "student": {}, "judge": {}}
+    for name, value in given.items():
+        seat = name.partition(".")[0] if "." in name else ""
+        parts[seat if seat in parts else ""][name] = value
+    return parts[""], parts["student"], parts["judge"]
+
+
+def _say_report(report: dict[str, Any], target: Path) -> int:
+    print(json.dumps(report, indent=2))
+    print(f"[harness-ext] {report['pairs']} preferences: {target}", file=sys.stderr)
+    return 0

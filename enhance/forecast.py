@@ -1,0 +1,125 @@
+"""`--estimate`: counts the rows at hand, asks for nothing but, on request, a few first replies to go by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from itertools import islice
+
+from harness_ext.arguments import RunPlan
+from harness_ext.backends.hf import effective_settings
+from harness_ext.enhance.annotate import Annotate, Job
+from harness_ext.enhance.candidates import Candidates
+from harness_ext.enhance.estimate import Pace, SeatEstimate, batched_share, count_tokens, counting
+from harness_ext.enhance.judging import pairwise_messages
+from harness_ext.enhance.preferences import PreferenceJob
+from harness_ext.enhance.rows import read
+from harness_ext.enhance.running import run_questions
+from harness_ext.enhance.schedules import round_sizes
+from harness_ext.enhance.tournament import Tournament
+from harness_ext.models.feedback_pair import REVIEW_SYSTEM, REVIEW_USER
+from harness_ext.options import PromptText
+from harness_ext.protocol import Question
+from harness_ext.records import Message
+
+
+@dataclass(frozen=True)
+class Assumptions:
+    """What an estimate takes for given; None is unknown.
+
+    `tokens` is the length of a reply (default: its limit), `pace` the speed of calls, `probe` the number of first
+    prompts answered to measure both (their replies are stored, and not paid again). `batched` rounds of a bracket go to
+    an interface that takes `discount` off the price.
+    """
+
+    tokens: int | None = None
+    pace: Pace = field(default_factory=Pace)
+    probe: int = 0
+    batched: int = 0
+    discount: float = 0.5
+
+
+def annotation(job: Job, plan: RunPlan, assume: Assumptions) -> list[SeatEstimate]:
+    """Return what `annotate` will ask its teacher. Rows that cannot be asked do not count; stored replies do."""
+    assert isinstance(plan.protocol, Annotate)
+    questions = [question for _, _, question, _ in job.questions() if question is not None]
+    if assume.probe:
+        assume = _probe(plan, questions, assume, job.seed)
+    prompts = (plan.protocol.prompt(question.context) for question in questions)
+    return [_seat(plan, "teacher", prompts, job.gen_kwargs.get("max_gen_toks"), assume)]
+
+
+def preferences(
+    job: PreferenceJob, students: RunPlan | None, protocol: Tournament, judges: RunPlan | None, assume: Assumptions
+) -> list[SeatEstimate]:
+    """Return what `preferences` will ask its student and its judge, if no candidate is dropped."""
+    rows = [row.fields for row in read(job.source, job.split, job.limit) if row.fields]
+    found: list[SeatEstimate] = []
+    length, k = assume.tokens, 0
+    if students is not None:
+        assert isinstance(students.protocol, Candidates)
+        k = students.protocol.k
+        questions = [
+            Question(str(row[job.field]), job.gen_kwargs, "enhance")
+            for row in rows
+            if row.get(job.field) and row.get("candidates") is None
+        ]
+        if assume.probe:
+            probed = _probe(students, questions, assume, job.seed)
+            assume, length = replace(assume, pace=probed.pace), probed.tokens
+        as_chat = students.protocol.as_chat
+        prompts = ([Message("user", q.context)] if as_chat else q.context for q in questions for _ in range(k))
+        limit = job.gen_kwargs.get("max_gen_toks")
+        found.append(_seat(students, "student", prompts, limit, replace(assume, tokens=length)))
+        length = length or effective_settings(job.gen_kwargs, 256)["max_gen_toks"]
+    if judges is not None:
+        conversations: list[list[Message]] = []
+        sizes: list[int] = []
+        for row in rows:
+            given = row.get("candidates")
+            n = k if given is None else len(given)
+            candidate = " word" * (length or 0) if given is None else max(given, key=len, default="")
+            task = str(row.get(job.field) or "")
+            if protocol.style == "review":
+                user = PromptText(REVIEW_USER).fill(task=task, draft=candidate)
+                conversations += [[Message("system", REVIEW_SYSTEM), Message("user", user)]] * n
+                continue
+            rounds = round_sizes(protocol.schedule, n, protocol.rounds)
+            sizes += [0] * (len(rounds) - len(sizes))
+            sizes = [size + (rounds[i] if i < len(rounds) else 0) for i, size in enumerate(sizes)]
+            shown = pairwise_messages(protocol.judge_system, protocol.judge_user, task, candidate, candidate)
+            conversations += [shown] * (sum(rounds) * (2 if protocol.orders == "both" else 1))
+        one = _seat(judges, "judge", conversations, protocol.judge_max_tokens, replace(assume, tokens=None))
+        found.append(replace(one, discount=batched_share(sizes, assume.batched, assume.discount)))
+    return found
+
+
+def _seat(
+    plan: RunPlan, seat: str, prompts: Iterable[str | list[Message]], limit: int | None, assume: Assumptions
+) -> SeatEstimate:
+    setup = plan.seats[seat]
+    lengths: dict[str, int] = {}
+    calls = tokens = 0
+    for prompt in prompts:
+        text = setup.backend.render(prompt, setup.chat).text
+        if text not in lengths:
+            lengths[text] = count_tokens(setup.backend, text)
+        tokens += lengths[text]
+        calls += 1
+    each = assume.tokens or limit or setup.backend.default_max_gen_toks
+    return SeatEstimate(seat, calls, tokens, calls * each, setup.cost, assume.pace, counted=counting(setup.backend))
+
+
+def _probe(plan: RunPlan, questions: list[Question], assume: Assumptions, seed: int) -> Assumptions:
+    """Answer the first questions and go by their mean length and speed."""
+    few = list(islice(questions, assume.probe))
+    figures, _ = run_questions(plan, iter(few), lambda number, transcript: None, total=len(few), seed=seed)
+    total = next(iter(figures["usage"].values()), {}).get("total")
+    if not total or not total["calls"]:
+        return assume
+    tokens = total["completion_tokens"]
+    return replace(
+        assume,
+        tokens=None if tokens is None else max(1, round(tokens / total["calls"])),
+        pace=Pace(total["seconds"] / total["calls"]),
+    )

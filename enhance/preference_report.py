@@ -1,0 +1,128 @@
+"""What the judgements say about the judge: ties, position flips, cycles, length, agreement with gold answers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness_ext.enhance.judging import Verdict, read_choice
+from harness_ext.enhance.ranking import Outcome, on_cycles
+from harness_ext.enhance.tournament import Judgement, accepts, gold_winner, read_fallbacks
+
+
+@dataclass(frozen=True)
+class Contested:
+    """A contest with all that followed from it."""
+
+    candidates: Sequence[str]
+    correct: Sequence[bool] | None
+    judgement: Judgement
+    outcomes: Sequence[Outcome]
+    pairs: Sequence[tuple[int, int]]
+
+
+@dataclass
+class PreferenceReport:
+    """Counts over contests; `to_json` gives the report.
+
+    `fallbacks` are the rules by which replies are read; `by_gold` says that gold answers judged, which then cannot be
+    held against themselves.
+    """
+
+    fallbacks: str
+    by_gold: bool
+    counts: Counter[str] = field(default_factory=Counter)
+    rules: Counter[str] = field(default_factory=Counter)
+    ties: Counter[str] = field(default_factory=Counter)
+
+    def add(self, contested: Contested) -> None:
+        """Count one contest."""
+        counts, n = self.counts, len(contested.candidates)
+        counts["contests"] += 1
+        counts["candidates"] += n
+        counts["too_few"] += n < 2
+        counts["pairs"] += len(contested.pairs)
+        counts["without_pairs"] += not contested.pairs
+        counts["with_cycles"] += bool(on_cycles(n, contested.outcomes))
+        counts["replies"] += len(contested.judgement.replies)
+        for outcome in contested.outcomes:
+            counts["matches"] += 1
+            self._count_match(contested, outcome)
+
+    def _count_match(self, contested: Contested, outcome: Outcome) -> None:
+        counts, match = self.counts, (outcome.first, outcome.second)
+        asked = [r for r in contested.judgement.replies if r.second is not None and r.match == match]
+        verdicts = [read_choice(reply.text, read_fallbacks(self.fallbacks)) for reply in asked]
+        self.rules.update(verdict.rule for verdict in verdicts)
+        counts["first_named"] += sum(verdict.choice == 1 for verdict in verdicts)
+        counts["one_named"] += sum(verdict.choice in (1, 2) for verdict in verdicts)
+        if len(verdicts) == 2 and all(verdict.choice in (1, 2) for verdict in verdicts):
+            counts["both_orders"] += 1
+            counts["flipped"] += verdicts[0].choice == verdicts[1].choice
+        if outcome.winner is None or outcome.loser is None:
+            self.ties[self._tie(contested, outcome, verdicts)] += 1
+        else:
+            won, lost = (len(contested.candidates[i]) for i in (outcome.winner, outcome.loser))
+            counts["decided"] += 1
+            counts["won_characters"] += won
+            counts["lost_characters"] += lost
+            counts["unequal_length"] += won != lost
+            counts["longer_won"] += won > lost
+        if contested.correct is not None and not self.by_gold:
+            gold = gold_winner(match, contested.correct)
+            counts["gold_decides"] += gold is not None
+            counts["both_decide"] += gold is not None and outcome.winner is not None
+            counts["agree"] += gold is not None and outcome.winner == gold
+            counts["judge_decides_gold_ties"] += gold is None and outcome.winner is not None
+
+    def _tie(self, contested: Contested, outcome: Outcome, verdicts: Sequence[Verdict]) -> str:
+        if self.by_gold:
+            assert contested.correct is not None
+            return "both_right" if contested.correct[outcome.first] else "both_wrong"
+        if not verdicts:
+            mine = [r for r in contested.judgement.replies if r.first in (outcome.first, outcome.second)]
+            read = [accepts(reply) for reply in mine]
+            return "unread" if None in read else "both_accepted" if all(read) else "both_rejected"
+        if any(verdict.choice is None for verdict in verdicts):
+            return "unread"
+        return "neither_preferred" if all(verdict.choice == 0 for verdict in verdicts) else "orders_disagree"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report; rates are null where there is nothing to divide by."""
+        c = self.counts
+        return {
+            "contests": c["contests"],
+            "contests_of_fewer_than_two": c["too_few"],
+            "contests_without_pairs": c["without_pairs"],
+            "contests_with_cycles": c["with_cycles"],
+            "candidates": c["candidates"],
+            "matches": c["matches"],
+            "judge_replies": c["replies"],
+            "pairs": c["pairs"],
+            "ties": {"total": self.ties.total(), "rate": _rate(self.ties.total(), c["matches"]), **self.ties},
+            "verdicts_read_by": dict(self.rules),
+            "position": {
+                "asked_in_both_orders": c["both_orders"],
+                "flip_rate": _rate(c["flipped"], c["both_orders"]),
+                "first_named_rate": _rate(c["first_named"], c["one_named"]),
+            },
+            "length": {
+                "longer_won_rate": _rate(c["longer_won"], c["unequal_length"]),
+                "mean_characters_won": _rate(c["won_characters"], c["decided"]),
+                "mean_characters_lost": _rate(c["lost_characters"], c["decided"]),
+            },
+            "gold": {
+                "matches_gold_decides": c["gold_decides"],
+                "of_these_judge_decides": c["both_decide"],
+                "agreement": _rate(c["agree"], c["both_decide"]),
+                "judge_decides_where_gold_ties": c["judge_decides_gold_ties"],
+            }
+            if not self.by_gold
+            else None,
+        }
+
+
+def _rate(part: int, whole: int) -> float | None:
+    return round(part / whole, 4) if whole else None

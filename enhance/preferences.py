@@ -1,0 +1,275 @@
+"""Preference rows for training: candidates, their tournaments, the pairs that follow, each in a file of its own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness_ext import __version__
+from harness_ext.answers import same_answer
+from harness_ext.arguments import RunPlan
+from harness_ext.enhance.candidates import Candidates, distinct
+from harness_ext.enhance.judging import pairwise_messages
+from harness_ext.enhance.preference_report import Contested, PreferenceReport
+from harness_ext.enhance.ranking import preferred_pairs, ranking
+from harness_ext.enhance.rows import Output, Row, beside, manifest_of, read
+from harness_ext.enhance.running import run_questions, show_prompt
+from harness_ext.enhance.templates import TemplateSet
+from harness_ext.enhance.tournament import Contest, Judgement, Tournament, judge_by_gold, outcomes
+from harness_ext.errors import ConfigurationError
+from harness_ext.protocol import Question
+from harness_ext.records import Message, Transcript
+from harness_ext.rundir import write_json
+
+Manifest = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class PreferenceJob:
+    """What becomes preferences: the rows of `source`, asked by the prompt in their field `field`, into `target`.
+
+    Rows that have a list under `candidates` keep it. `gen_kwargs` are the candidates' generation settings,
+    `near_duplicates` the threshold of `distinct`, `templates` say how gold answers are found (None: there are none).
+    """
+
+    source: Path
+    target: Path
+    field: str
+    gen_kwargs: Mapping[str, Any]
+    templates: TemplateSet | None = None
+    near_duplicates: float = 0.95
+    split: str = "train"
+    limit: int | None = None
+    seed: int = 0
+
+    @property
+    def candidates(self) -> Path:
+        """Return the file of candidates."""
+        return beside(self.target, "candidates.jsonl")
+
+    @property
+    def judgements(self) -> Path:
+        """Return the file of judgements."""
+        return beside(self.target, "judgements.jsonl")
+
+
+def write_candidates(job: PreferenceJob, plan: RunPlan | None) -> Manifest:
+    """Write each row with its `candidates`, the student's of `plan` or (None) its own; return the manifest.
+
+    Raises ConfigurationError where rows have none and there is no student, LoadError, StoreError.
+    """
+    rows = list(read(job.source, job.split, job.limit))
+    backend = plan.seats["student"].backend if plan else None
+    identity = {
+        "stage": "candidates",
+        "field": job.field,
+        "student": backend.fingerprint if backend else None,
+        "options": vars(plan.protocol) if plan else None,
+        "gen_kwargs": job.gen_kwargs,
+        "near_duplicates": job.near_duplicates,
+        "seed": job.seed,
+    }
+    asked: dict[int, tuple[int, Row]] = {}
+    dropped = few = 0
+
+    with Output(job.candidates, identity) as output:
+
+        def keep(number: int, row: Row, found: list[str]) -> None:
+            nonlocal dropped, few
+            kept = distinct(found, job.near_duplicates)
+            dropped += len(found) - len(kept)
+            few += len(kept) < 2
+            output.add(number, [{**(row.fields or {}), "candidates": kept}])
+
+        def open_questions() -> Iterator[Question]:
+            seen: dict[str, int] = {}
+            for number, row in enumerate(rows):
+                if problem := _problem(row, job.field):
+                    output.reject(number, row, "unreadable" if row.fields is None else "incomplete", problem)
+                    continue
+                assert row.fields is not None
+                if (given := row.fields.get("candidates")) is not None:
+                    keep(number, row, given)
+                elif plan is None:
+                    output.reject(number, row, "incomplete", "it has no `candidates`, and no student was named")
+                else:
+                    prompt = row.fields[job.field]
+                    seen[prompt] = seen.get(prompt, -1) + 1
+                    asked[len(asked)] = (number, row)
+                    yield Question(prompt, job.gen_kwargs, "enhance", repeat=seen[prompt])
+
+        def finished(index: int, transcript: Transcript) -> None:
+            number, row = asked[index]
+            if transcript.failure is not None:
+                output.reject(number, row, transcript.failure.code, transcript.failure.message)
+            else:
+                keep(number, row, [turn.completion.text for turn in transcript.turns])
+
+        figures, stopped = _ask(plan, "student", open_questions(), finished, len(rows), job.seed)
+        manifest = {
+            "harness_ext": __version__,
+            "source": str(job.source.absolute()),
+            "student": backend.info() if backend else None,
+            "counts": {"read": len(rows), "written": output.written, "bad": output.bad},
+            "near_duplicates_dropped": dropped,
+            "rows_with_fewer_than_two": few,
+            "figures": figures,
+        }
+        return _end(output, manifest, stopped)
+
+
+def write_judgements(job: PreferenceJob, protocol: Tournament, plan: RunPlan | None) -> Manifest:
+    """Compare the candidates of each row, by the judge of `plan` or (None) by gold answers; return the manifest.
+
+    A row of fewer than two candidates is a contest without a match. Raises ConfigurationError, LoadError, StoreError.
+    """
+    rows = list(read(job.candidates))
+    backend = plan.seats["judge"].backend if plan else None
+    identity = {
+        "stage": "judgements",
+        "field": job.field,
+        "judge": backend.fingerprint if backend else "gold",
+        "options": vars(protocol),
+        "gold": job.templates.digest if job.templates else None,
+    }
+    asked: dict[int, tuple[int, Row, Contest]] = {}
+
+    with Output(job.judgements, identity) as output:
+
+        def keep(number: int, contest: Contest, judgement: Judgement) -> None:
+            row = {
+                "prompt": contest.context,
+                "candidates": contest.candidates,
+                "correct": contest.correct,
+                **judgement.to_json(),
+            }
+            output.add(number, [row])
+
+        def open_questions() -> Iterator[Question]:
+            for number, row in enumerate(rows):
+                contest = _contest(row, job)
+                if plan is None and contest.correct is None:
+                    output.reject(number, row, "incomplete", "it has no gold answer to judge by")
+                elif plan is None:
+                    keep(number, contest, judge_by_gold(protocol.schedule, contest, protocol.rounds, protocol.seed))
+                elif len(contest.candidates) < 2:
+                    keep(number, contest, Judgement(()))
+                else:
+                    asked[len(asked)] = (number, row, contest)
+                    yield contest
+
+        def finished(index: int, transcript: Transcript) -> None:
+            number, row, contest = asked[index]
+            if transcript.failure is not None:
+                output.reject(number, row, transcript.failure.code, transcript.failure.message)
+            else:
+                keep(number, contest, Judgement.from_json(json.loads(transcript.text)))
+
+        show: Callable[[Question], list[Message]] | None = None
+        if protocol.style == "pairwise":
+            show = lambda q: _first_comparison(protocol, q)  # noqa: E731
+        figures, stopped = _ask(plan, "judge", open_questions(), finished, len(rows), 0, show)
+        manifest = {
+            "harness_ext": __version__,
+            "candidates": manifest_of(job.candidates),
+            "judge": backend.info() if backend else "gold",
+            "protocol": vars(protocol),
+            "counts": {"read": len(rows), "written": output.written, "bad": output.bad},
+            "figures": figures,
+        }
+        return _end(output, manifest, stopped)
+
+
+def write_pairs(judgements: Path, target: Path, fallbacks: str | None = None) -> dict[str, Any]:
+    """Write `prompt`, `chosen`, `rejected` from stored judgements, without a call; return the report.
+
+    `fallbacks` reads the judge's replies by other rules than the run did. `<target>.records.jsonl` has, for each
+    prompt, its candidates from best to worst. Raises ConfigurationError where the file is none of `write_judgements`'.
+    """
+    manifest = manifest_of(judgements)
+    if manifest.get("identity", {}).get("stage") != "judgements":
+        raise ConfigurationError([f"{judgements} is no file of judgements with a manifest beside it"])
+    rules = manifest["protocol"]["fallbacks"] if fallbacks is None else fallbacks
+    by_gold = manifest["judge"] == "gold"
+    found = PreferenceReport(rules, by_gold)
+    identity = {"stage": "preferences", "judgements": manifest["identity"], "fallbacks": rules}
+    with Output(target, identity) as output:
+        for number, row in enumerate(read(judgements)):
+            if row.fields is None:
+                raise ConfigurationError([f"{judgements} {row.place}: {row.problem}"])
+            prompt, candidates, correct = (row.fields[name] for name in ("prompt", "candidates", "correct"))
+            judgement = Judgement.from_json(row.fields)
+            played = outcomes(judgement, rules, correct if by_gold else None)
+            pairs = preferred_pairs(len(candidates), played)
+            found.add(Contested(candidates, correct, judgement, played, pairs))
+            lines = [{"prompt": prompt, "chosen": candidates[a], "rejected": candidates[b]} for a, b in pairs]
+            order = ranking(len(candidates), played)
+            output.add(number, lines, {"prompt": prompt, "best_first": [candidates[i] for i in order], "order": order})
+        report = found.to_json()
+        output.finish({"harness_ext": __version__, "report": report, "judgements": manifest})
+    write_json(beside(target, "report.json"), report)
+    return report
+
+
+def _problem(row: Row, field: str) -> str:
+    if row.fields is None:
+        return row.problem
+    prompt, given = row.fields.get(field), row.fields.get("candidates")
+    if not isinstance(prompt, str) or not prompt.strip():
+        return f"field {field!r} is {'missing' if prompt is None else 'empty or no text'}"
+    if given is not None and not (isinstance(given, list) and all(isinstance(one, str) for one in given)):
+        return "field 'candidates' is no list of texts"
+    return ""
+
+
+def _contest(row: Row, job: PreferenceJob) -> Contest:
+    assert row.fields is not None
+    candidates = tuple(row.fields["candidates"])
+    gold = job.templates.gold_of(row.fields) if job.templates else None
+    correct = None
+    if job.templates and gold is not None:
+        reader = job.templates.reader
+        correct = tuple(same_answer(reader.last(one), reader.gold(gold)) for one in candidates)
+    return Contest(row.fields[job.field], {}, "enhance", candidates=candidates, correct=correct)
+
+
+def _first_comparison(protocol: Tournament, question: Question) -> list[Message]:
+    assert isinstance(question, Contest)
+    first, second = question.candidates[:2]
+    return pairwise_messages(protocol.judge_system, protocol.judge_user, question.text, first.strip(), second.strip())
+
+
+def _ask(
+    plan: RunPlan | None,
+    seat: str,
+    questions: Iterator[Question],
+    finished: Callable[[int, Transcript], None],
+    total: int,
+    seed: int,
+    show: Callable[[Question], list[Message]] | None = None,
+) -> tuple[dict[str, Any] | None, str | None]:
+    """Run the questions, or, without a plan, only their side effects; show the first prompt."""
+    if plan is None:
+        assert next(questions, None) is None
+        return None, None
+
+    def shown() -> Iterator[Question]:
+        for number, question in enumerate(questions):
+            if number == 0:
+                as_chat = isinstance(plan.protocol, Candidates) and plan.protocol.as_chat
+                chat: str | list[Message] = [Message("user", question.context)] if as_chat else question.context
+                show_prompt(plan, seat, show(question) if show else chat)
+            yield question
+
+    return run_questions(plan, shown(), finished, total=total, seed=seed)
+
+
+def _end(output: Output, manifest: Manifest, stopped: str | None) -> Manifest:
+    if stopped is not None:
+        output.flush()
+        return {**manifest, "stopped": stopped}
+    output.finish(manifest)
+    return manifest
