@@ -24,6 +24,12 @@ class IndexedPrompt(str):
         return prompt
 
 
+class WireChat(str):
+    """A conversation as JSON, for models that send messages to a server (lm-eval's `JsonChatStr`)."""
+
+    __slots__ = ()
+
+
 class ResultHook:
     """Stands where lm-eval expects a `CacheHook`; calls `found(index, result)` at most once a request."""
 
@@ -32,7 +38,7 @@ class ResultHook:
     def __init__(self, prompts: Sequence[Any], found: Callable[[int, Any], None]) -> None:
         self.found = found
         self.seen: set[int] = set()
-        texts = [str(p) for p in prompts]
+        texts = [str(getattr(p, "prompt", p)) for p in prompts]
         counts: dict[str, int] = {}
         for text in texts:
             counts[text] = counts.get(text, 0) + 1
@@ -42,7 +48,7 @@ class ResultHook:
         """Called by lm-eval's models with the request's arguments and its result."""
         index = getattr(req[0], "position", None)
         if not isinstance(index, int):
-            index = self.unique.get(str(req[0]))
+            index = self.unique.get(str(getattr(req[0], "prompt", req[0])))
         if index is not None:
             self.deliver(index, res)
 
@@ -61,7 +67,7 @@ def call_lm(lm: Any, requests: Sequence[Request], found: Callable[[int, Any], No
     from lm_eval.api.instance import Instance
 
     method = "loglikelihood" if isinstance(requests[0], ScoreRequest) else "generate_until"
-    prompts = [IndexedPrompt(r.prompt, i) for i, r in enumerate(requests)]
+    prompts = [_as_argument(r.prompt, i) for i, r in enumerate(requests)]
     instances = [
         Instance(
             request_type=method,
@@ -79,3 +85,11 @@ def call_lm(lm: Any, requests: Sequence[Request], found: Callable[[int, Any], No
             hook.deliver(index, result)
     finally:
         lm.set_cache_hook(former)
+
+
+def _as_argument(prompt: str, position: int) -> Any:
+    if not isinstance(prompt, WireChat):
+        return IndexedPrompt(prompt, position)
+    from lm_eval.models.api_models import JsonChatStr
+
+    return JsonChatStr(str(prompt))

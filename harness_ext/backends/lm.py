@@ -122,13 +122,19 @@ def make_lm_backend(backend: str, name: str, args: Mapping[str, Any]) -> LMBacke
     operational = {k: args[k] for k in ("batch_size", "max_batch_size", "device") if args.get(k) is not None}
     own = typed_arguments(cls.__init__, {k: v for k, v in args.items() if k not in operational})
     own[takes] = name
-    lane = f"{backend}:{name}" if "base_url" in parameters else str(args.get("device") or backend)
-    return LMBackend(
-        f"{backend}:{name}",
-        lane,
-        model_fingerprint(backend, own),
-        lambda: cls.create_from_arg_obj(own, operational),
-    )
+    served = "base_url" in parameters
+    lane = f"{backend}:{name}@{own.get('base_url', '')}" if served else str(args.get("device") or backend)
+    fingerprint = model_fingerprint(backend, own)
+    kinds = {base.__name__ for base in cls.__mro__}
+
+    def make() -> Any:
+        return cls.create_from_arg_obj(own, operational)
+
+    if "TemplateAPI" in kinds:
+        from harness_ext.backends.lm_api import LMAPIBackend
+
+        return LMAPIBackend(f"{backend}:{name}", lane, fingerprint, make, "LocalChatCompletion" in kinds)
+    return LMBackend(f"{backend}:{name}", lane, fingerprint, make)
 
 
 def wrap_lm(lm: Any) -> LMBackend:

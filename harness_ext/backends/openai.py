@@ -207,11 +207,10 @@ class OpenAIBackend(ServedBackend):
         return json.dumps({**fields, "temperature": 0.0, "echo": True, "logprobs": 1}).encode()
 
     def _scored(self, data: Any, request: ScoreRequest) -> Completion:
-        prompt_tokens, cached, _ = usage_of(data)
+        prompt_tokens, cached, new = usage_of(data)
         logprobs = first_choice(data).get("logprobs") or {}
         values, tokens, offsets = (logprobs.get(n) or [] for n in ("token_logprobs", "tokens", "text_offset"))
-        new = (data.get("usage") or {}).get("completion_tokens")
-        end = len(tokens) - (1 if new is None else int(new))
+        end = len(tokens) - (1 if new is None else new)
         if end < 1 or not len(values) == len(tokens) == len(offsets):
             raise LoadError(
                 f"{self.name} gives no log-probabilities of a prompt (`echo` with `logprobs`), so this run cannot use "
@@ -270,9 +269,13 @@ def text_of(content: Any) -> str:
 
 def usage_of(data: Any) -> tuple[int | None, int | None, int | None]:
     """Return prompt, cached and completion tokens as the server counted them, None where it does not say."""
+
+    def count(found: Any) -> int | None:
+        return found if isinstance(found, int) and not isinstance(found, bool) and found >= 0 else None
+
     usage = data.get("usage") or {}
     cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
-    return usage.get("prompt_tokens"), cached, usage.get("completion_tokens")
+    return count(usage.get("prompt_tokens")), count(cached), count(usage.get("completion_tokens"))
 
 
 def make_openai_backend(name: str, args: Mapping[str, Any]) -> OpenAIBackend:
@@ -304,6 +307,7 @@ def split_name(name: str) -> tuple[str, str]:
     model, at, address = name.partition("@http")
     url = f"http{address}" if at else os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL
     parts = urlsplit(url)
-    if not model or parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+    strange = not parts.hostname or parts.query or parts.fragment or re.search(r"@[\w.-]+:\d", model)
+    if not model or strange or parts.scheme not in ("http", "https"):
         raise ValueError(f"`{name}` must be `<model>@<base url>`, as in `my-model@http://localhost:8000/v1`")
     return model, re.sub(r"(/chat)?/completions$", "", url.rstrip("/"))
