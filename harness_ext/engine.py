@@ -188,6 +188,7 @@ class _Run:
             text=solution.text,
             stop=solution.stop,
             failure=failure,
+            details=solution.details,
         )
         self.finished(number, transcript)
         for observer in self.observers:

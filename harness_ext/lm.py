@@ -204,7 +204,7 @@ class ProtocolLM(LM):  # type: ignore[misc]
             if budgets:
                 self._summary["budget"] = {"cap": self.plan.options.budget, **total_spending(budgets)}
             write_json(self.run.path / "summary.json", {"demonstration_pair": self.plan.demonstration, **self._summary})
-            print(self._closing_words(), file=sys.stderr)
+            print(self._closing_words(summary.events.counts.get("same_call", 0)), file=sys.stderr)
         self.ranks.barrier()
         if error is not None:
             raise error
@@ -213,8 +213,10 @@ class ProtocolLM(LM):  # type: ignore[misc]
         if failures and self.plan.options.on_failure == "stop":
             raise RunFailed(_failure_message(failures, self.run.path))
 
-    def _closing_words(self) -> str:
+    def _closing_words(self, same_calls: int = 0) -> str:
         words = f"[harness-ext] records of this run: {self.run.path}"
+        if same_calls:
+            words = f"[harness-ext] {same_calls} {SAME_CALL}\n{words}"
         return f"{words}\n{DEMONSTRATION}" if self.plan.demonstration else words
 
     def _seat_names(self) -> dict[Backend, str]:
@@ -356,6 +358,11 @@ def _versions() -> dict[str, str]:
     return found
 
 
+SAME_CALL = (
+    "calls were the same greedy call as another one of their question: agents or draws of one model that decode "
+    "greedily are one voice, counted several times. Let them sample (`--gen_kwargs do_sample=True,temperature=0.8`), "
+    "or give them other models or system texts"
+)
 DEMONSTRATION = """\
 +----------------------------------------------------------------------------+
 | No seat was named: the built-in demonstration pair was used. It is a tiny  |
