@@ -171,10 +171,11 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, nargs="+", default=list(range(1, 21)))
     parser.add_argument("--limit", type=int)
     parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--folder", type=Path, help="keeps call store and run directories here, and goes on from them")
     parser.add_argument("--output", type=Path, help="writes <output>.md and <output>.json")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        rows, summaries = evaluate(args.tasks, args.limit, args.batch_size, Path(folder))
+        rows, summaries = evaluate(args.tasks, args.limit, args.batch_size, args.folder or Path(folder))
     text = report(rows, summaries)
     print(text)
     if args.output:
