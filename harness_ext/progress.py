@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from types import TracebackType
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
 LINE_EVERY = 15.0
+SILENT_AT_MOST = 60.0  # a line comes after so long even if no call ended meanwhile
 
 
 class Progress:
@@ -32,6 +34,7 @@ class Progress:
         self._started = self._said = time.monotonic()
         self._terminal = self.stream.isatty() if terminal is None else terminal
         self._bar: Bar | None = None
+        self._over = threading.Event()
 
     def __enter__(self) -> Progress:
         if self._terminal:
@@ -46,11 +49,14 @@ class Progress:
             )  # fmt: skip
             self._task = self._bar.add_task("questions", total=self.total, status="")
             self._bar.start()
+        elif self.total:
+            threading.Thread(target=self._break_silence, name="harness-ext progress", daemon=True).start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._over.set()
         if self._bar is not None:
             self._bar.update(self._task, completed=self.done, status=self.status())
             self._bar.stop()
@@ -94,6 +100,12 @@ class Progress:
         elif now - self._said > LINE_EVERY:
             self._said = now
             self._line()
+
+    def _break_silence(self) -> None:
+        while not self._over.wait(SILENT_AT_MOST / 4):
+            if time.monotonic() - self._said > SILENT_AT_MOST:
+                self._said = time.monotonic()
+                self._line()
 
     def _line(self) -> None:
         elapsed = time.monotonic() - self._started
