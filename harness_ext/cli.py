@@ -39,9 +39,14 @@ class Command:
 COMMANDS = {
     "lm-eval": Command("harness_ext.cli:lm_eval", "lm-eval's own command line, with plugins loaded in any case"),
     "score": Command("harness_ext.scoring.cli:main", "accuracy a round, flips, oracle and leaks of a run"),
+    "compare": Command("harness_ext.compare.cli:main", "runs side by side: paired differences, tests, flips, cost"),
+    "estimate": Command("harness_ext.estimate:main", "calls, tokens, time and price of a run, from a few of its questions"),
     "doctor": Command("harness_ext.doctor:main", "versions, plugins and devices, and what is missing"),
     "enhance": Command("harness_ext.enhance.cli:main", "rationales and preferences from a teacher, for training rows"),
     "finetune": Command("harness_ext.finetune.cli:main", "train a student, a teacher or an adapter"),
+    "checkpoints": Command("harness_ext.finetune.checkpoints_cli:main", "accuracy of every epoch of a training"),
+    "export": Command("harness_ext.finetune.export:main", "a plain model folder from a checkpoint or an adapter"),
+    "slurm": Command("harness_ext.finetune.slurm:main", "a batch script that trains on one or several nodes"),
 }
 
 

@@ -1,0 +1,262 @@
+"""The comparison itself: from matched scores to rows of figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import fmean
+from typing import Any
+
+from harness_ext.compare import statistics as st
+from harness_ext.compare.equal_cost import EqualCost, equal_costs
+from harness_ext.compare.matching import Matched
+from harness_ext.compare.runs import UNNAMED, CompareError, Metric, Question, Run, mean_usage
+from harness_ext.records import Usage
+from harness_ext.scoring.replay import numeric
+
+Place = tuple[str, Question]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Questions that are looked at together: one task, or several."""
+
+    name: str
+    tasks: tuple[str, ...]
+    two_way: bool = False
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A run against the first: the mean difference, its interval and p-value (`adjusted` by Holm over the runs), how
+    many questions went up and down, and the smallest difference that this sample would have shown 4 times in 5."""
+
+    value: float
+    interval: st.Interval
+    p_value: float
+    test: str
+    up: int
+    down: int
+    detectable: float | None
+    adjusted: float | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run's figures for one pool and metric. `task_mean` and `task_deviation` are over tasks, for pools of
+    several; `cost` is the mean of a question, None where nothing is known."""
+
+    pool: Pool
+    metric: str
+    run: str
+    number: int
+    value: float
+    interval: st.Interval
+    higher_is_better: bool
+    difference: Difference | None = None
+    task_mean: float | None = None
+    task_deviation: float | None = None
+    cost: Usage | None = None
+    equal_cost: Mapping[str, EqualCost] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All rows, and what there is to say beside them."""
+
+    runs: tuple[str, ...]
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...]
+    clusters: str | None = None
+
+
+def compare(
+    runs: Sequence[Run],
+    matched: Matched,
+    groups: Mapping[str, Sequence[str]] | None = None,
+    cluster: str | None = None,
+    seed: int = 0,
+) -> Comparison:
+    """Compare runs with the first of them on the matched questions.
+
+    `groups` are pools of tasks beside those that lm-eval knows. `cluster` names a field of the documents (or a Jinja
+    template over them, as in task files; or `task`): questions that have it in common are drawn together.
+    """
+    notes = [note for run in runs for note in run.notes]
+    rows: list[Row] = []
+    labels = _labels(runs[0], matched, cluster) if cluster else None
+    for pool in _pools(runs, matched, groups or {}):
+        for metric in dict.fromkeys(m for task in pool.tasks for m in matched.questions.get(task, {})):
+            places = [(t, q) for t in pool.tasks for q in matched.questions.get(t, {}).get(metric, ())]
+            if any(metric not in matched.questions.get(t, {}) for t in pool.tasks):
+                continue
+            found = _rows(runs, pool, metric, places, labels, seed, notes)
+            rows += found
+    return Comparison(tuple(r.label for r in runs), tuple(rows), tuple(dict.fromkeys(notes)), cluster)
+
+
+def _rows(
+    runs: Sequence[Run], pool: Pool, metric: str, places: Sequence[Place],
+    labels: Mapping[Place, Any] | None, seed: int, notes: list[str],
+) -> list[Row]:  # fmt: skip
+    measured = [[run.tasks[task].metrics[metric] for task in pool.tasks] for run in runs]
+    higher = measured[0][0].higher_is_better
+    odd = [m for found in measured for m in found if not _is_mean(m)]
+    if odd:
+        if len(pool.tasks) > 1:
+            return []  # a corpus metric is no mean over questions: it has no value over tasks
+        return _corpus_rows(runs, pool, metric, places, higher, notes)
+    values = [
+        [fmean(float(numeric(v) or 0.0) for v in run.tasks[t].metrics[metric].values[q]) for t, q in places]
+        for run in runs
+    ]
+    names = [labels[place] for place in places] if labels else None
+    everything = [v for found in values for v in found]
+    low, high = _scale(everything)
+    binary = st.is_binary(everything) and names is None
+    rows: list[Row] = []
+    for run, found in zip(runs, values, strict=True):
+        interval = (
+            st.share_interval(round(sum(found)), len(found))
+            if binary
+            else st.mean_interval(st.Clusters.of(found, names), low, high)
+        )
+        row = Row(pool, metric, run.label, len(found), fmean(found), interval, higher, cost=_cost(run, places))
+        if len(pool.tasks) > 1:
+            means = [fmean(v for v, p in zip(found, places, strict=True) if p[0] == task) for task in pool.tasks]
+            row = replace(row, task_mean=fmean(means), task_deviation=st.spread(means))
+        if rows:
+            row = replace(row, difference=_difference(values[0], found, names, high - low, binary, seed))
+        rows.append(row)
+    rows = _adjusted(rows)
+    costs = [row.cost for row in rows]
+    equal = equal_costs([r.label for r in runs], values, costs, names, higher, high - low)
+    return [replace(row, equal_cost=found) for row, found in zip(rows, equal, strict=True)]
+
+
+def _difference(
+    first: Sequence[float], second: Sequence[float], names: Sequence[Any] | None, span: float, binary: bool, seed: int
+) -> Difference:
+    changes = [b - a for a, b in zip(first, second, strict=True)]
+    clusters = st.Clusters.of(changes, names)
+    up, down = sum(c > 0 for c in changes), sum(c < 0 for c in changes)
+    return Difference(
+        fmean(changes),
+        st.mean_interval(clusters, -span, span),
+        st.mcnemar(up, down) if binary else st.bootstrap_test(clusters, seed),
+        "exact McNemar" if binary else "paired bootstrap" + (" over clusters" if names else ""),
+        up,
+        down,
+        st.detectable_share(len(changes), (up + down) / len(changes)) if binary else st.detectable_mean(clusters, span),
+    )
+
+
+def _corpus_rows(
+    runs: Sequence[Run], pool: Pool, metric: str, places: Sequence[Place], higher: bool, notes: list[str]
+) -> list[Row]:
+    """Return rows of a metric that is a function of all questions at once (`f1`, `bleu`, `perplexity`)."""
+    task = pool.tasks[0]
+    function = _aggregation(runs[0].tasks[task].metrics[metric].aggregation, metric.rpartition(",")[0])
+    if function is None:
+        notes.append(
+            f"{task}: {metric} is left out: it is no mean over questions, and its aggregation "
+            f"({runs[0].tasks[task].metrics[metric].aggregation[:60]!r}) is the task's own code"
+        )
+        return []
+    items = [[v for t, q in places for v in run.tasks[t].metrics[metric].values[q][:1]] for run in runs]
+    rows: list[Row] = []
+    for run, found in zip(runs, items, strict=True):
+        interval, _ = st.bootstrap_statistic(found, None, function)
+        row = Row(pool, metric, run.label, len(found), function(found), interval, higher, cost=_cost(run, places))
+        if rows:
+            between, p_value = st.bootstrap_statistic(items[0], found, function)
+            change = function(found) - function(items[0])
+            p = 1.0 if p_value is None else p_value
+            row = replace(row, difference=Difference(change, between, p, "paired bootstrap", 0, 0, None))
+        rows.append(row)
+    return _adjusted(rows)
+
+
+def _adjusted(rows: Sequence[Row]) -> list[Row]:
+    """Adjust the p-values of all runs against the first by Holm's method."""
+    found = [row.difference for row in rows if row.difference is not None]
+    adjusted = iter(st.holm([d.p_value for d in found])) if found else iter(())
+    return [
+        replace(row, difference=replace(row.difference, adjusted=next(adjusted))) if row.difference else row
+        for row in rows
+    ]
+
+
+def _is_mean(metric: Metric) -> bool:
+    """Return whether a metric is the mean of numbers: by its name, and by the value its source reports."""
+    numbers = [numeric(v) for values in metric.values.values() for v in values]
+    if any(n is None or n != n for n in numbers):
+        return False
+    if metric.total is None or metric.aggregation == "mean":
+        return metric.aggregation in ("mean", UNNAMED)
+    return abs(fmean(n for n in numbers if n is not None) - metric.total) <= 1e-6 * max(1.0, abs(metric.total))
+
+
+def _aggregation(name: str, metric: str) -> Callable[[list[Any]], float] | None:
+    """Return lm-eval's aggregation of that name, or the metric's own where none is named."""
+    import lm_eval.api.metrics  # noqa: F401  (registers them)
+    from lm_eval.api.registry import AGGREGATION_REGISTRY, METRIC_AGGREGATION_REGISTRY
+
+    known = {n: f for key, f in AGGREGATION_REGISTRY.items() for n in (key, getattr(f, "__name__", key))}
+    function = METRIC_AGGREGATION_REGISTRY.get(metric) if name == UNNAMED else known.get(name)
+    return None if function is None else lambda items: float(function(items))
+
+
+def _scale(values: Sequence[float]) -> tuple[float, float]:
+    """Return the ends of the scale that values lie on: 0 to 1, 0 to 100, or what was seen."""
+    low, high = min(values), max(values)
+    if low >= 0:
+        return (0.0, 1.0) if high <= 1 else (0.0, 100.0) if high <= 100 else (low, high)
+    return low, high
+
+
+def _cost(run: Run, places: Sequence[Place]) -> Usage | None:
+    usages = []
+    for task, question in places:
+        costs = run.tasks[task].costs
+        if costs is None or question not in costs:
+            return None
+        usages.append(costs[question])
+    return mean_usage(usages)
+
+
+def _pools(runs: Sequence[Run], matched: Matched, groups: Mapping[str, Sequence[str]]) -> list[Pool]:
+    """Return every task, then the groups whose tasks are all there, then all tasks by whether a verdict tells."""
+    tasks = list(matched.questions)
+    two_way = {t for t in tasks if all(run.tasks[t].two_way for run in runs)}
+    named = {name: members for run in runs for name, members in run.groups.items()} | dict(groups)
+    pools = [Pool(task, (task,), task in two_way) for task in tasks]
+    several = [(n, tuple(m)) for n, m in named.items() if len(m) > 1 and set(m) <= set(tasks)]
+    if len(tasks) > 1 and not any(set(m) == set(tasks) for _, m in several):
+        several.append(("all tasks", tuple(tasks)))
+    if two_way and len(two_way) < len(tasks):
+        several += [
+            ("two-way tasks", tuple(t for t in tasks if t in two_way)),
+            ("other tasks", tuple(t for t in tasks if t not in two_way)),
+        ]
+    return pools + [Pool(n, m, set(m) <= two_way) for n, m in several if len(m) > 1]
+
+
+def _labels(run: Run, matched: Matched, cluster: str) -> dict[Place, Any]:
+    """Return the cluster of each question; equal fields of different tasks are different clusters."""
+    from lm_eval.utils import apply_template
+
+    labels: dict[Place, Any] = {}
+    for task, metrics in matched.questions.items():
+        for question in dict.fromkeys(q for questions in metrics.values() for q in questions):
+            doc = run.tasks[task].documents[question]
+            if cluster == "task":
+                labels[task, question] = task
+            elif isinstance(doc, Mapping) and cluster in doc:
+                labels[task, question] = (task, str(doc[cluster]))
+            elif "{{" in cluster or "{%" in cluster:
+                labels[task, question] = (task, apply_template(cluster, doc))
+            else:
+                fields = ", ".join(map(str, doc)) if isinstance(doc, Mapping) else "none"
+                raise CompareError(f"--cluster {cluster}: documents of {task} have no such field; they have: {fields}")
+    return labels

@@ -1,0 +1,215 @@
+"""Intervals and paired tests that hold for small samples. Pure functions over numpy arrays.
+
+Chosen by simulation (`benchmarks/statistics.py`; docs/compare.md says why): Clopper-Pearson for shares, the exact
+McNemar test for pairs of them, and for every other mean, differences among them, the t-interval after one imagined
+question at each end of the scale (Bonett and Price 2012 do this for paired shares) with a studentised paired bootstrap
+as its test. Textbook t and bootstrap intervals cover far too seldom where few questions differ.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+Floats = NDArray[np.float64]
+
+ALPHA = 0.05
+POWER = 0.8
+RESAMPLES = 9999
+FEWER = 1999  # of tens of thousands of different clusters
+_CELLS = 4_000_000  # numbers drawn at once
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A confidence interval, its ends included."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """Values summed by cluster: questions that share something (a story, a template) and so err together.
+
+    Without clusters each question is its own. `sums` and `sizes` have one entry a cluster.
+    """
+
+    sums: Floats
+    sizes: Floats
+
+    @classmethod
+    def of(cls, values: Sequence[float] | Floats, labels: Sequence[Any] | None = None) -> Clusters:
+        """Sum values by label; None makes each value a cluster."""
+        array = np.asarray(values, dtype=np.float64)
+        if labels is None:
+            return cls(array, np.ones(len(array)))
+        numbers = {label: i for i, label in enumerate(dict.fromkeys(labels))}
+        index = np.array([numbers[label] for label in labels])
+        return cls(np.bincount(index, weights=array), np.bincount(index).astype(np.float64))
+
+    @property
+    def mean(self) -> float:
+        """Return the mean over questions."""
+        return float(self.sums.sum() / self.sizes.sum())
+
+    def with_ends(self, low: float, high: float) -> Clusters:
+        """Return the sample with one more cluster of mean size at each end of the scale."""
+        size = self.sizes.mean()
+        return Clusters(np.append(self.sums, [low * size, high * size]), np.append(self.sizes, [size, size]))
+
+
+def standard_error(clusters: Clusters) -> float:
+    """Return the cluster-robust standard error of the mean (the usual one where each question is its own cluster)."""
+    return float(_errors(np.ones((1, len(clusters.sums))), clusters.sums, clusters.sizes)[0])
+
+
+def share_interval(successes: int, number: int, level: float = 1 - ALPHA) -> Interval:
+    """Return the Clopper-Pearson interval of a share; it covers at least `level` at any sample size."""
+    found = stats.binomtest(successes, number).proportion_ci(level, method="exact")
+    return Interval(float(found.low), float(found.high))
+
+
+def mean_interval(clusters: Clusters, low: float, high: float, level: float = 1 - ALPHA) -> Interval:
+    """Return the interval of a mean of values that lie between `low` and `high`, cut to that range.
+
+    t-interval of the sample with one imagined cluster at each end of the scale, with as many degrees of freedom as
+    there are clusters less one.
+    """
+    if len(clusters.sums) < 2:
+        return Interval(low, high)
+    wide = clusters.with_ends(low, high)
+    half = stats.t.ppf((1 + level) / 2, len(clusters.sums) - 1) * standard_error(wide)
+    return Interval(max(low, wide.mean - half), min(high, wide.mean + half))
+
+
+def mcnemar(gained: int, lost: int) -> float:
+    """Return the two-sided p-value of the exact McNemar test: `gained` questions went wrong to right, `lost` back."""
+    return float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+
+
+def bootstrap_test(clusters: Clusters, seed: int = 0, resamples: int = RESAMPLES) -> float:
+    """Return the two-sided p-value that a mean of paired differences is 0, by the studentised bootstrap over clusters.
+
+    A resample without spread counts as extreme. Efron and Tibshirani (1993), section 16.4, with cluster-robust errors.
+    """
+    number, mean, error = len(clusters.sums), clusters.mean, standard_error(clusters)
+    # Equal clusters are drawn together: how often each kind comes is multinomial.
+    kinds, counts = np.unique(np.stack([clusters.sums, clusters.sizes]), axis=1, return_counts=True)
+    sums, sizes = kinds
+    if number < 2 or not np.any(sums):
+        return 1.0
+    if len(counts) == 1:
+        return float(2.0 ** (1 - number))  # all differ alike: the sign test
+    if len(counts) * resamples > _CELLS * 10:
+        resamples = FEWER
+    random = np.random.default_rng(seed)
+    extreme = done = 0
+    while done < resamples:
+        rows = min(resamples - done, max(1, _CELLS // len(counts)))
+        drawn = random.multinomial(number, counts / number, size=rows).astype(np.float64)
+        shifts = np.abs(drawn @ sums / (drawn @ sizes) - mean)
+        extreme += int(np.sum(shifts >= abs(mean / error) * _errors(drawn, sums, sizes) * (1 - 1e-12)))
+        done += rows
+    return (extreme + 1) / (resamples + 1)
+
+
+def bootstrap_statistic(
+    first: Sequence[Any], second: Sequence[Any] | None, statistic: Callable[[list[Any]], float], seed: int = 0,
+    resamples: int = 999, level: float = 1 - ALPHA,
+) -> tuple[Interval, float | None]:  # fmt: skip
+    """Return the percentile interval of a statistic of all questions (`f1`, `bleu`), or of its paired difference
+    (`second` - `first`) with the p-value that it is 0, over resampled questions."""
+    random = np.random.default_rng(seed)
+    found = np.empty(resamples)
+    for i in range(resamples):
+        drawn = random.integers(len(first), size=len(first))
+        value = statistic([first[j] for j in drawn])
+        found[i] = value if second is None else statistic([second[j] for j in drawn]) - value
+    low, high = np.nanquantile(found, [(1 - level) / 2, (1 + level) / 2])
+    if second is None:
+        return Interval(float(low), float(high)), None
+    below, above = int(np.sum(found <= 0)), int(np.sum(found >= 0))
+    return Interval(float(low), float(high)), min(1.0, 2 * (min(below, above) + 1) / (resamples + 1))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values adjusted by Holm's step-down method, in their order."""
+    order = np.argsort(p_values, kind="stable")
+    adjusted = np.empty(len(p_values))
+    worst = 0.0
+    for rank, i in enumerate(order):
+        worst = max(worst, min(1.0, (len(p_values) - rank) * p_values[i]))
+        adjusted[i] = worst
+    return [float(p) for p in adjusted]
+
+
+def mcnemar_power(number: int, discordant: float, difference: float, alpha: float = ALPHA) -> float:
+    """Return how likely the exact McNemar test finds a difference of shares, where `discordant` is the share of
+    questions on which the runs differ (at least `difference`) and `number` that of questions."""
+    fewest, most = stats.binom.ppf([1e-12, 1 - 1e-12], number, discordant)
+    pairs = np.arange(fewest, most + 1)
+    chances = stats.binom.pmf(pairs, number, discordant)
+    # The largest count of the rarer direction that is still significant, for each number of discordant pairs.
+    critical = stats.binom.ppf(alpha / 2, pairs, 0.5)
+    critical = np.where(2 * stats.binom.cdf(critical, pairs, 0.5) > alpha, critical - 1, critical)
+    up = (1 + difference / discordant) / 2 if discordant else 0.5
+    rejects = stats.binom.cdf(critical, pairs, 1 - up) + stats.binom.sf(pairs - critical - 1, pairs, 1 - up)
+    return float(np.sum(chances * np.where(critical >= 0, rejects, 0.0)))
+
+
+def detectable_share(number: int, discordant: float, alpha: float = ALPHA, power: float = POWER) -> float | None:
+    """Return the smallest difference of paired shares that the exact McNemar test finds with this power.
+
+    The share of questions on which the runs differ is the observed one, or the difference itself where that is larger.
+    None where not even the largest difference is found (fewer than six questions).
+    """
+
+    def missing(difference: float) -> float:
+        return mcnemar_power(number, max(discordant, difference), difference, alpha) - power
+
+    if number < 1 or missing(1.0) < 0:
+        return None
+    low, high = 0.0, 1.0
+    while high - low > 1e-4:
+        middle = (low + high) / 2
+        low, high = (low, middle) if missing(middle) >= 0 else (middle, high)
+    return high
+
+
+def detectable_mean(clusters: Clusters, span: float, alpha: float = ALPHA, power: float = POWER) -> float | None:
+    """Return the smallest mean difference that the test finds with this power, given the spread of the differences.
+
+    `span` is the largest difference that a question can show. Miller (2024), arXiv 2411.00640, section 5, with
+    Student's distribution and the standard error of `mean_interval`.
+    """
+    degrees = len(clusters.sums) - 1
+    if degrees < 1:
+        return None
+    factor = stats.t.ppf(1 - alpha / 2, degrees) + stats.t.ppf(power, degrees)
+    found = float(factor * standard_error(clusters.with_ends(-span, span)))
+    return found if found <= span else None
+
+
+def _errors(counts: Floats, sums: Floats, sizes: Floats) -> Floats:
+    """Return standard errors of the ratio of sums to sizes, one a row of `counts` (how often each cluster is there)."""
+    number, totals = counts.sum(axis=1), counts @ sizes
+    means = counts @ sums / totals
+    squares = counts @ sums**2 - 2 * means * (counts @ (sums * sizes)) + means**2 * (counts @ sizes**2)
+    return np.asarray(np.sqrt(np.maximum(squares, 0) * number / (number - 1)) / totals)
+
+
+def is_binary(values: Sequence[float]) -> bool:
+    """Return whether all values are 0 or 1."""
+    return all(value in (0.0, 1.0) for value in values)
+
+
+def spread(values: Sequence[float]) -> float:
+    """Return the standard deviation over tasks or repeats, or nan for fewer than two."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
