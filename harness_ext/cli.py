@@ -39,6 +39,7 @@ class Command:
 COMMANDS = {
     "lm-eval": Command("harness_ext.cli:lm_eval", "lm-eval's own command line, with plugins loaded in any case"),
     "score": Command("harness_ext.scoring.cli:main", "accuracy a round, flips, oracle and leaks of a run"),
+    "show": Command("harness_ext.show:main", "transcripts in the terminal: turns, verdicts, changes, who was right"),
     "compare": Command("harness_ext.compare.cli:main", "runs side by side: paired differences, tests, flips, cost"),
     "estimate": Command("harness_ext.estimate:main", "calls, tokens, time and price of a run, from a few of its questions"),
     "doctor": Command("harness_ext.doctor:main", "versions, plugins and devices, and what is missing"),
