@@ -9,6 +9,8 @@ from typing import Any
 from harness_ext.records import Message
 
 PLAIN_ROLES = {"system": "Instructions", "user": "User", "assistant": "Assistant"}
+# What our models are called where lm-eval caches rendered contexts: theirs carry messages.
+MESSAGES_TOKENIZER = "harness_ext-messages-1"
 PLAIN_STOP = "\n\nUser:"
 
 

@@ -13,6 +13,7 @@ from typing import Protocol as Interface
 from harness_ext.backends.base import Backend, Request
 from harness_ext.backends.served import ServedBackend
 from harness_ext.budget import Budget
+from harness_ext.conversation import converse, has_parts
 from harness_ext.dispatch import CallPolicy, Lane, Outcome, Pending, ThreadLane
 from harness_ext.errors import BudgetSpent, CallFailed, HarnessExtError, RunAborted
 from harness_ext.protocol import Protocol, Question, question_hash
@@ -164,7 +165,8 @@ class _Run:
         failure: Failure | None = None
         solution = Solution("", "failed")
         try:
-            result = await self.protocol.solve(question, seats)
+            solve = converse(self.protocol, question, seats) if has_parts(question) else None
+            result = await (solve or self.protocol.solve(question, seats))
             solution = result if isinstance(result, Solution) else Solution(result.text)
         except CallFailed as error:
             failure = Failure(error.code, str(error), error.faults)

@@ -16,7 +16,7 @@ from harness_ext import __version__
 from harness_ext.arguments import RUNS, RunPlan, plan_run
 from harness_ext.backends.base import Backend
 from harness_ext.budget import open_budget, total_spending
-from harness_ext.chat import ChatContext
+from harness_ext.chat import MESSAGES_TOKENIZER, ChatContext
 from harness_ext.dispatch import CallPolicy
 from harness_ext.documents import document_hash
 from harness_ext.engine import Engine
@@ -28,6 +28,7 @@ from harness_ext.records import Identity, Transcript
 from harness_ext.rundir import RunDirectory, new_run_path, read_transcripts, write_json
 from harness_ext.store import CallStore
 from harness_ext.summary import Summary
+from harness_ext.tables import Tables
 
 logger = logging.getLogger("harness_ext")
 
@@ -56,6 +57,7 @@ class ProtocolLM(LM):  # type: ignore[misc]
         self.store = CallStore(Path(plan.options.store).expanduser()) if plan.options.store != "off" else None
         self.budget = open_budget(plan.options.budget, plan.seats, self.world_size)
         self.run = self._open_run(plan, label)
+        self.tables = Tables(self.run.path, label, self.rank)
         self.batch_size = batch_size
         self._summary: dict[str, Any] = {}
         if self.rank == 0:
@@ -134,10 +136,15 @@ class ProtocolLM(LM):  # type: ignore[misc]
         answers: dict[int, str] = {}
         open_positions: list[int] = []
 
+        def fill(position: int, text: str) -> None:
+            request = requests[position]
+            self.tables.add(str(request.task_name), int(request.doc_id or 0), request.doc, text)
+
         def unanswered() -> Iterator[Question]:
             for position, question in questions_of(requests):
                 if (text := known.get(question.identity(seed)) if known else None) is not None:
                     answers[position] = text
+                    fill(position, text)
                 else:
                     open_positions.append(position)
                     yield question
@@ -146,6 +153,8 @@ class ProtocolLM(LM):  # type: ignore[misc]
 
         def finished(number: int, transcript: Transcript) -> None:
             self.run.add(transcript)
+            if transcript.failure is None:
+                fill(open_positions[number], transcript.text)
             if self.protocol.readable is not None:
                 self.run.append(self.protocol.readable, self.plan.protocol.write_up(transcript))
             summary.add(transcript)
@@ -155,7 +164,9 @@ class ProtocolLM(LM):  # type: ignore[misc]
                 failures.append(f"{transcript.task}, document {transcript.doc_id}: {transcript.failure.message}")
 
         asked = sum(min(n, r.repeats or 1) for r, n in _occurrences(requests))
-        error = self._answer(unanswered(), max(asked - len(known), 0), finished, seed)
+        tasks = {request.task_name for request in requests}
+        done = sum(identity[0] in tasks for identity in known)
+        error = self._answer(unanswered(), max(asked - done, 0), finished, seed)
         for transcript in failed_before.values():
             summary.add(transcript)
         self._finish(summary, failures, error, asked - len(answers))
@@ -195,6 +206,7 @@ class ProtocolLM(LM):  # type: ignore[misc]
         unfinished = sum(self.ranks.gather(unfinished))
         budgets = [budget for budget in self.ranks.gather(self.budget and self.budget.state) if budget is not None]
         if self.rank == 0:
+            self.tables.merge(self.world_size)
             if self.world_size > 1:
                 self.run.merge()
                 summary = Summary(summary.costs)
@@ -247,7 +259,7 @@ class ProtocolLM(LM):  # type: ignore[misc]
     @property
     def tokenizer_name(self) -> str:
         """Return a constant, so that lm-eval's request cache never hands over strings rendered for another model."""
-        return "harness_ext-messages-1"
+        return MESSAGES_TOKENIZER
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
         """Return what stands for the template in lm-eval's results."""

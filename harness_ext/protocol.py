@@ -24,7 +24,7 @@ class Question:
 
     `context` is the very string lm-eval built, `gen_kwargs` the task's generation settings, `images` what its
     `<image>` marks stand for. `continuations` are the texts to score after it, where the task scores instead of reading
-    replies.
+    replies. `part` counts the parts of a conversation from 1 (0 for a question that stands alone).
     """
 
     context: str
@@ -36,6 +36,7 @@ class Question:
     index: int = 0
     images: tuple[Image, ...] = ()
     continuations: tuple[str, ...] = ()
+    part: int = 0
 
     @property
     def sampled(self) -> bool:
@@ -64,8 +65,11 @@ class Question:
 
     @property
     def text(self) -> str:
-        """Return the task as plain text, as a reader of it (a teacher) is shown it."""
-        return "\n\n".join(m.content.strip() for m in self.messages)
+        """Return the task as plain text, as a reader of it (a teacher) is shown it.
+
+        Of a conversation it is what was asked so far, without the replies.
+        """
+        return "\n\n".join(m.content.strip() for m in self.messages if not (self.part and m.role == "assistant"))
 
     def conversation(self, *later: Message) -> list[Message]:
         """Return the task's messages and then `later`, the reply left open with the task's prefix if it has one."""

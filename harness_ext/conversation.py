@@ -1,0 +1,75 @@
+"""Conversations of several parts: the protocol is applied to one part after another, its answers stay in the history.
+
+A task builds such a request with messages whose role is `part`; each is a user's turn that wants an answer before the
+next is asked. After the feedback setting on bAbI of github.com/racia/research-project, where a story is one chat.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from harness_ext.chat import ChatContext, context_messages
+from harness_ext.protocol import Protocol, Question, reply_of
+from harness_ext.records import Completion, Message, Solution
+from harness_ext.seats import Seats
+from harness_ext.summary import DRAFTS, ROUNDS
+
+PART = "part"
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One part's answer: the first draft (None where the protocol made none), the final text, how often it was refined
+    or continued, and why the protocol stopped."""
+
+    before: str | None
+    after: str
+    rounds: int
+    stop: str
+
+
+def has_parts(question: Question) -> bool:
+    """Tell whether a question is a conversation of parts."""
+    return isinstance(question.context, ChatContext) and any(m.role == PART for m in context_messages(question.context))
+
+
+async def converse(protocol: Protocol, question: Question, seats: Seats) -> Solution:
+    """Answer a conversation part by part.
+
+    The text is the JSON list of `Answered`, which `read_answers` reads. What fails in one part fails the conversation.
+    """
+    messages = context_messages(question.context)
+    history = [m for m in messages if m.role != PART]
+    answered: list[Answered] = []
+    for number, part in enumerate((m for m in messages if m.role == PART), start=1):
+        history.append(Message("user", part.content))
+        asked = replace(question, context=ChatContext.of([asdict(m) for m in history]), part=number)
+        seats.question = asked
+        answered.append(await _answer(protocol, asked, seats))
+        history.append(reply_of(asked, answered[-1].after))
+    stops = list(dict.fromkeys(one.stop for one in answered))
+    return Solution(json.dumps([asdict(one) for one in answered], ensure_ascii=False), "+".join(stops))
+
+
+async def _answer(protocol: Protocol, question: Question, seats: Seats) -> Answered:
+    start = len(seats.turns)
+    result = await protocol.solve(question, seats)
+    solution = Solution(result.text) if isinstance(result, Completion) else result
+    turns = seats.turns[start:]
+    for turn in reversed(turns):
+        if turn.kind in DRAFTS and turn.completion.text == solution.text:
+            seats.note(turn.completion, kept=turn.completion.completion_tokens)
+            break
+    first = next((turn.completion.text for turn in turns if turn.kind in DRAFTS), None)
+    return Answered(first, solution.text, sum(turn.kind in ROUNDS for turn in turns), solution.stop)
+
+
+def read_answers(text: str) -> list[Answered]:
+    """Read what `converse` returned; a text that is none (a failed conversation) has no answers."""
+    try:
+        found: Any = json.loads(text)
+        return [Answered(**one) for one in found]
+    except (ValueError, TypeError):
+        return []
