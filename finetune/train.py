@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from harness_ext.finetune import adapters
 from harness_ext.finetune.args import ConfigError, TrainArgs, final_dir
 from harness_ext.finetune.callbacks import Interrupted, Stop, keeper, sync_hint, trackers
-from harness_ext.finetune.checkpoints import last_complete, mark_complete, marker_facts, why_incomplete
+from harness_ext.finetune.checkpoints import MARKER, last_complete, mark_complete, marker_facts, why_incomplete
 from harness_ext.finetune.plan import Plan
 from harness_ext.finetune.preflight import Machine, check
 from harness_ext.finetune.setup import common_arguments, precision, prepare_environment, weights_dtype
@@ -59,7 +59,7 @@ def run_stage(args: TrainArgs) -> Path:
     out = Path(args.output_dir)
     final = final_dir(out)
     _claim(args, out)
-    if args.resume and not why_incomplete(final):
+    if args.resume and not why_incomplete(final) and marker_facts(final).get("until", _until(args)) == _until(args):
         say(f"{final} is complete: nothing to do.")
         return final
     found = last_complete(out) if args.resume else None
@@ -90,19 +90,25 @@ def report_data(args: TrainArgs, tokenizer: PreTrainedTokenizerBase) -> tuple[An
     return train, validation, facts
 
 
+def _until(args: TrainArgs) -> list[float]:
+    """Return where the training ends. A run at a constant rate may be given another end, and goes on."""
+    return [args.epochs, args.max_steps]
+
+
 def _claim(args: TrainArgs, out: Path) -> None:
     """Write down whose folder this is, or raise ConfigError when it is another run's."""
     if not main_process():
         return
     settings = {**dataclasses.asdict(args), "dtype": precision(args)}
     settings = {key: value for key, value in settings.items() if key not in FREE}
+    free = FREE | ({"epochs", "max_steps"} if args.scheduler == "constant" else set())
     record = out / RUN_FILE
     if record.is_file():
         defaults = {one.name: one.default for one in dataclasses.fields(TrainArgs)}
         before = json.loads(record.read_text(encoding="utf-8"))
         changed = [
             f"{key}: {before.get(key, defaults.get(key))!r} -> {settings.get(key)!r}"
-            for key in sorted((set(before) | set(settings)) - FREE)
+            for key in sorted((set(before) | set(settings)) - free)
             if before.get(key, defaults.get(key)) != settings.get(key)
         ]
         if changed:
@@ -111,7 +117,6 @@ def _claim(args: TrainArgs, out: Path) -> None:
             )
         if not args.resume and any(out.glob("checkpoint-*")):
             raise ConfigError(f"{out} holds checkpoints and `resume` is off. Choose another `output_dir`.")
-        return
     out.mkdir(parents=True, exist_ok=True)
     part = record.with_suffix(".part")
     part.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
@@ -176,6 +181,9 @@ def _train(args: TrainArgs, out: Path, final: Path, checkpoint: Path | None) -> 
 
 
 def _finish(args: TrainArgs, trainer: Any, tokenizer: PreTrainedTokenizerBase, out: Path, final: Path) -> None:
+    if trainer.is_world_process_zero():
+        (final / MARKER).unlink(missing_ok=True)
+    trainer.accelerator.wait_for_everyone()
     trainer.save_model(str(final))
     if trainer.is_world_process_zero():
         tokenizer.save_pretrained(str(final))
@@ -185,11 +193,12 @@ def _finish(args: TrainArgs, trainer: Any, tokenizer: PreTrainedTokenizerBase, o
         write_errors(trainer.state.log_history, out)
     trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():
-        mark_complete(final, step=trainer.state.global_step, epoch=trainer.state.epoch)
+        mark_complete(final, step=trainer.state.global_step, epoch=trainer.state.epoch, until=_until(args))
         if hint := sync_hint(args):
             say(hint)
         if args.push_to_hub:
             _push(args.push_to_hub, final)
+    trainer.accelerator.wait_for_everyone()
 
 
 def _push(repository: str, folder: Path) -> None:

@@ -171,6 +171,8 @@ def hardened(base: type, args: TrainArgs) -> type:
                     processes=self.args.world_size,
                 )
                 prune(folder.parent, args.save_total_limit)
+            # None may end before the marker is written: a scheduler kills what is left soon after the first.
+            self.accelerator.wait_for_everyone()
 
         def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
             if args.adapter == "pkv":

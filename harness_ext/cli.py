@@ -41,7 +41,7 @@ COMMANDS = {
     "score": Command("harness_ext.scoring.cli:main", "accuracy a round, flips, oracle and leaks of a run"),
     "show": Command("harness_ext.show:main", "transcripts in the terminal: turns, verdicts, changes, who was right"),
     "compare": Command("harness_ext.compare.cli:main", "runs side by side: paired differences, tests, flips, cost"),
-    "estimate": Command("harness_ext.estimate:main", "calls, tokens, time and price of a run, from a few of its questions"),
+    "estimate": Command("harness_ext.estimate:main", "calls, tokens, time and price of a run, from a few questions"),
     "doctor": Command("harness_ext.doctor:main", "versions, plugins and devices, and what is missing"),
     "enhance": Command("harness_ext.enhance.cli:main", "rationales and preferences from a teacher, for training rows"),
     "finetune": Command("harness_ext.finetune.cli:main", "train a student, a teacher or an adapter"),

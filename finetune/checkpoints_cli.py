@@ -1,0 +1,118 @@
+"""`harness-ext checkpoints {store_dir}/{run} --tasks …`: every epoch's checkpoint through lm-eval, in one picture."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from harness_ext.finetune import curve
+from harness_ext.finetune.args import ConfigError
+from harness_ext.finetune.evaluate import Score, Scorer, Settings, Subject, finished, subjects
+from harness_ext.finetune.trainers import ERRORS_FILE
+
+
+def main(argv: list[str]) -> int:
+    """Score what is not scored yet, write table and picture.
+
+    Returns 0; 1 when a model could not be scored or the gate is closed; 2 for wrong usage.
+    """
+    options = _parser().parse_args(argv)
+    # What scores is no reason to ask the hub for news about it.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    settings = Settings(**{name: getattr(options, name) for name in vars(Settings()) if hasattr(options, name)})
+    tasks = [task for task in options.tasks.split(",") if task]
+    scorer = Scorer(options.run, settings)
+    failed: dict[tuple[str, str], str] = {}
+    try:
+        while True:
+            # Read before looking for checkpoints: the last one comes before the end.
+            over = not options.wait or finished(options.run)
+            known, skipped = subjects(options.run, options.teacher)
+            if not options.baseline:
+                known = [one for one in known if one.role != "baseline"]
+            scores = _pass(scorer, known, tasks, failed)
+            if over:
+                break
+            time.sleep(options.poll)
+    except ConfigError as error:
+        print(f"harness-ext checkpoints: {error}", file=sys.stderr)
+        return 2
+    for reason in skipped:
+        _say(f"passed over: {reason}")
+    found = curve.points(known, scores)
+    passed, verdict = curve.gate(found, options.gate_alpha) if options.gate else (True, "")
+    folder = options.run / "evaluations"
+    if found:
+        print(curve.write(found, _errors(options.run), verdict, folder))
+        _say(f"wrote {folder}/table.md, points.json and accuracy.png")
+    elif verdict:
+        print(verdict)
+    for (name, task), reason in failed.items():
+        print(f"harness-ext checkpoints: {name} on {task} failed: {reason}", file=sys.stderr)
+    return 0 if passed and not failed and found else 1
+
+
+def _pass(scorer: Scorer, known: list[Subject], tasks: list[str], failed: dict[tuple[str, str], str]) -> list[Score]:
+    """Score what has no score, one subject after the other; a failure is noted and does not end the others."""
+    scores: list[Score] = []
+    for subject in known:
+        there = {task: scorer.stored(subject, task) for task in tasks}
+        scores += [score for score in there.values() if score]
+        missing = [task for task, score in there.items() if score is None and (subject.name, task) not in failed]
+        if not missing:
+            continue
+        _say(f"{subject.name}: {', '.join(missing)}")
+        try:
+            scores += scorer.score(subject, missing)
+        except ConfigError:
+            raise
+        except Exception as error:  # a model that does not load must not cost the others their scores
+            reason = f"{type(error).__name__}: {error}"
+            failed.update({(subject.name, task): reason for task in missing})
+            scores += [score for task in missing if (score := scorer.stored(subject, task))]
+    return scores
+
+
+def _errors(run: Path) -> dict[str, list[list[float]]]:
+    try:
+        loaded: dict[str, list[list[float]]] = json.loads((run / ERRORS_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    return loaded
+
+
+def _say(text: str) -> None:
+    print(f"[harness-ext] {text}", file=sys.stderr, flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="harness-ext checkpoints", description="Accuracy an epoch, by lm-eval.")
+    parser.add_argument("run", type=Path, help="folder of a training: {store_dir}/{run}")
+    parser.add_argument("--tasks", required=True, help="lm-eval tasks, parted by commas")
+    parser.add_argument("--teacher", default="", help="a model to show beside: folder or hub name")
+    parser.add_argument(
+        "--baseline", action=argparse.BooleanOptionalAction, default=True, help="score the untouched model too"
+    )
+    parser.add_argument("--metric", default="", help="name, or name,filter (default: the task's first)")
+    parser.add_argument("--num_fewshot", type=int)
+    parser.add_argument("--limit", type=float, help="questions of each task")
+    parser.add_argument("--apply_chat_template", action="store_true")
+    parser.add_argument("--fewshot_as_multiturn", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--system_instruction")
+    parser.add_argument("--gen_kwargs", help="as lm-eval takes them")
+    parser.add_argument("--model_args", default="", help="more arguments of lm-eval's hf model, such as dtype=bfloat16")
+    parser.add_argument("--include_path", help="folder with tasks of your own")
+    parser.add_argument("--batch_size", default="1")
+    parser.add_argument("--device", help="cpu, cuda:1, … (default: a GPU if there is one)")
+    parser.add_argument("--seed", type=int, default=1234)
+    parser.add_argument(
+        "--gate", action="store_true", help="end with status 1 unless the last epoch beats the untouched"
+    )
+    parser.add_argument("--gate_alpha", type=float, help="… and significantly so, at this level")
+    parser.add_argument("--wait", action="store_true", help="go on until the training has ended")
+    parser.add_argument("--poll", type=float, default=30.0, help="seconds between two looks with --wait (default: 30)")
+    return parser
