@@ -11,6 +11,7 @@ from typing import Any, Literal
 from harness_ext.backends import BackendSpec, make_backend, parse_spec
 from harness_ext.backends.base import Backend, ChatMode
 from harness_ext.budget import Cap, budget_problems
+from harness_ext.choices import CLOSING, INVITATION, Reasoning
 from harness_ext.errors import CallFailed, ConfigurationError
 from harness_ext.options import PromptText, build, known_names, secrets_in, suggest
 from harness_ext.protocol import Protocol, Role
@@ -30,7 +31,9 @@ class RunOptions:
     open at once. `on_failure=stop` finishes and stores everything else, then raises; `score` answers "" and counts.
     `on_overflow=truncate` lets a model cut prompts that do not fit, as lm-eval does; `on_empty=fail` takes an empty
     reply for a failure. `budget` ends the run before it spends more (`calls:1000`, `tokens:2e6`, `price:5`).
-    `progress` is shown on a terminal as a bar, elsewhere as lines.
+    Where a task scores choices, the protocol first reasons about each question (`reason=on`), at most
+    `reason_max_tokens` long, invited by `reason_user`; the choices follow `closing`. With `reason=off` they are scored
+    as lm-eval does. `progress` is shown on a terminal as a bar, elsewhere as lines.
     """
 
     model: str | None = None
@@ -41,14 +44,23 @@ class RunOptions:
     on_overflow: Literal["fail", "truncate"] = "fail"
     on_empty: Literal["keep", "fail"] = "keep"
     budget: str | None = None
+    reason: Literal["on", "off"] = "on"
+    reason_max_tokens: int = 256
+    reason_user: PromptText = field(default_factory=lambda: PromptText(INVITATION))
+    closing: PromptText = field(default_factory=lambda: PromptText(CLOSING))
     progress: Literal["auto", "on", "off"] = "auto"
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
-        if self.window < 1:
-            raise ValueError("`window` must be 1 or more")
+        if self.window < 1 or self.reason_max_tokens < 1:
+            raise ValueError("`window` and `reason_max_tokens` must be 1 or more")
         if self.budget is not None:
             Cap.parse(self.budget)
+
+    @property
+    def reasoning(self) -> Reasoning | None:
+        """Return how choices are reasoned about, or None."""
+        return Reasoning(self.reason_user, self.closing, self.reason_max_tokens) if self.reason == "on" else None
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ class Floor:
         """Count the votes of all agents' newest answers, or of those given in one round."""
         speeches = self.newest()
         if round_ is not None:
-            speeches = [s for said in self.said.values() for s in said if s.round == round_]
+            speeches = [s for a in self.agents for s in self.said.get(a.name, []) if s.round == round_]
         return vote([s.answer for s in speeches], weights), speeches
 
     def end_round(self, round_: int) -> None:

@@ -6,13 +6,20 @@ import json
 from typing import Any
 
 from harness_ext.chat import repair
+from harness_ext.images import Image, is_picture
 
 
 def document_json(doc: Any) -> str:
-    """Return a document as lm-eval writes it before hashing; half a surrogate pair becomes U+FFFD."""
+    """Return a document as lm-eval writes it before hashing; half a surrogate pair becomes U+FFFD.
+
+    A picture counts by its pixels: lm-eval writes its address in memory, which no second run shares.
+    """
     from lm_eval.utils import handle_non_serializable
 
-    return repair(json.dumps(doc, indent=2, default=handle_non_serializable, ensure_ascii=False))
+    def default(value: Any) -> Any:
+        return Image.of(value).digest if is_picture(value) else handle_non_serializable(value)
+
+    return repair(json.dumps(doc, indent=2, default=default, ensure_ascii=False))
 
 
 def document_hash(doc: Any) -> str:

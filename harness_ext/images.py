@@ -46,6 +46,11 @@ class Image:
         return Pillow.open(io.BytesIO(self.png)).convert("RGB")
 
 
+def is_picture(value: Any) -> bool:
+    """Return whether a value is a `PIL.Image.Image`."""
+    return any(cls.__module__ == "PIL.Image" and cls.__name__ == "Image" for cls in type(value).__mro__)
+
+
 def count_marks(prompt: str | Sequence[Message]) -> int:
     """Return how many images a context or a conversation speaks of."""
     return prompt.count(IMAGE_MARK) if isinstance(prompt, str) else sum(m.content.count(IMAGE_MARK) for m in prompt)

@@ -17,10 +17,18 @@ from harness_ext.arguments import RUNS, RunPlan, plan_run
 from harness_ext.backends.base import Backend
 from harness_ext.budget import open_budget, total_spending
 from harness_ext.chat import MESSAGES_TOKENIZER, ChatContext
+from harness_ext.choices import Choose, Score, Whole, choice_questions, scores_of, scoring_seat
 from harness_ext.dispatch import CallPolicy
-from harness_ext.documents import document_hash
 from harness_ext.engine import Engine
 from harness_ext.errors import ConfigurationError, RunFailed, StoreError
+from harness_ext.instances import (
+    continuations_of,
+    count_draws,
+    media_problems,
+    questions_of,
+    spread_to_padding,
+    texts_of,
+)
 from harness_ext.progress import Progress
 from harness_ext.protocol import Protocol, Question
 from harness_ext.ranks import Ranks
@@ -41,6 +49,7 @@ class ProtocolLM(LM):  # type: ignore[misc]
     """
 
     protocol: ClassVar[type[Protocol]]
+    MULTIMODAL = True  # whether its seats take images is known when their models are
 
     def __init__(
         self,
@@ -105,6 +114,7 @@ class ProtocolLM(LM):  # type: ignore[misc]
                 },
                 "on_overflow": plan.options.on_overflow,
                 "on_empty": plan.options.on_empty,
+                "reasoning": vars(plan.options.reasoning) if plan.options.reasoning else None,
             },
         }
         path = plan.options.run_dir.expanduser() if plan.options.run_dir else None
@@ -123,62 +133,120 @@ class ProtocolLM(LM):  # type: ignore[misc]
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """Answer lm-eval's requests; raises RunFailed when some have no answer (`on_failure=stop`)."""
-        seed = _torch_seed()
-        summary = Summary(lambda seat: self.plan.seats[seat].cost)
-        known: dict[Identity, str] = {}
-        failed_before: dict[Identity, Transcript] = {}
-        for transcript in read_transcripts(self.run.path):
-            if transcript.failure is not None:
-                failed_before[transcript.identity] = transcript
-            else:
-                known[transcript.identity] = transcript.text
-                summary.add(transcript)
-        answers: dict[int, str] = {}
-        open_positions: list[int] = []
+        self._check_media(requests, scored=False)
 
         def fill(position: int, text: str) -> None:
             request = requests[position]
             self.tables.add(str(request.task_name), int(request.doc_id or 0), request.doc, text)
 
+        answers = self._run(
+            self.plan.protocol, requests, questions_of(requests), count_draws(requests), lambda t: t.text, told=fill
+        )
+        return spread_to_padding(requests, answers)
+
+    def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[Score]:
+        """Score choices after reasoning (`reason=on`), or just as lm-eval's own model would (`reason=off`)."""
+        self._check_media(requests, scored=True)
+        reasoning = self.plan.options.reasoning
+        groups = choice_questions(continuations_of(requests), reasoning.gen_kwargs if reasoning else None)
+        protocol = Choose(self.plan.protocol, self._scoring_seat(), reasoning)
+        found = self._run(protocol, requests, enumerate(q for _, q in groups), len(groups), scores_of, strict=True)
+        answers = {
+            place: score for i, (places, _) in enumerate(groups) for place, score in zip(places, found[i], strict=True)
+        }
+        return spread_to_padding(requests, answers)
+
+    def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
+        """Score whole texts as lm-eval's own model would; refused with `reason=on`, since there is no question."""
+        if self.plan.options.reason == "on":
+            tasks = ", ".join(sorted({str(r.task_name) for r in requests}))
+            problem = f"{tasks} scores whole texts, about which nobody can reason: give `reason=off` to score them as"
+            raise ConfigurationError([f"{problem} lm-eval's own model would, with the seat `{self._scoring_seat()}`"])
+        self._check_media(requests, scored=True)
+        protocol = Whole(self._scoring_seat())
+        found = self._run(protocol, requests, texts_of(requests), count_draws(requests), scores_of, strict=True)
+        return spread_to_padding(requests, {place: scores[0][0] for place, scores in found.items()})
+
+    def _scoring_seat(self) -> str:
+        seat = scoring_seat(self.plan.protocol, self.plan.seats)
+        backend = self.plan.seats[seat].backend
+        if "score" not in backend.capabilities:
+            problem = f"`{seat}`: the task scores log-likelihoods, and {backend.name} gives none"
+            raise ConfigurationError([f"{problem}: name another model, or use a generative form of the task"])
+        return seat
+
+    def _check_media(self, requests: Sequence[Any], scored: bool) -> None:
+        if problems := media_problems(requests, self.plan.seats, scored):
+            raise ConfigurationError(problems)
+
+    def _run(
+        self,
+        protocol: Protocol,
+        requests: Sequence[Any],
+        questions: Iterable[tuple[int, Question]],
+        asked: int,
+        result: Callable[[Transcript], Any],
+        strict: bool = False,
+        told: Callable[[int, Any], None] = lambda number, answer: None,
+    ) -> dict[int, Any]:
+        """Answer the numbered questions of some requests; return by number what `result` reads from their transcripts.
+
+        What the run directory holds is not asked again; `told` hears of each answer as it is known. Raises what ended
+        the run, and RunFailed for questions without an answer, unless `on_failure=score` scores them; `strict` says
+        that no result could stand for a wrong answer.
+        """
+        seed = _torch_seed()
+        summary = Summary(lambda seat: self.plan.seats[seat].cost)
+        known: dict[Identity, Any] = {}
+        failed_before: dict[Identity, Transcript] = {}
+        for transcript in read_transcripts(self.run.path):
+            if transcript.failure is not None:
+                failed_before[transcript.identity] = transcript
+            else:
+                known[transcript.identity] = result(transcript)
+                summary.add(transcript)
+        answers: dict[int, Any] = {}
+        open_numbers: list[int] = []
+
         def unanswered() -> Iterator[Question]:
-            for position, question in questions_of(requests):
-                if (text := known.get(question.identity(seed)) if known else None) is not None:
-                    answers[position] = text
-                    fill(position, text)
+            for number, question in questions:
+                identity = question.identity(seed) if known else None
+                if identity in known:
+                    answers[number] = known[identity]
+                    told(number, answers[number])
                 else:
-                    open_positions.append(position)
+                    open_numbers.append(number)
                     yield question
 
         failures: list[str] = []
 
         def finished(number: int, transcript: Transcript) -> None:
             self.run.add(transcript)
-            if transcript.failure is None:
-                fill(open_positions[number], transcript.text)
             if self.protocol.readable is not None:
                 self.run.append(self.protocol.readable, self.plan.protocol.write_up(transcript))
             summary.add(transcript)
             failed_before.pop(transcript.identity, None)
-            answers[open_positions[number]] = transcript.text
-            if transcript.failure is not None:
+            answers[open_numbers[number]] = result(transcript)
+            if transcript.failure is None:
+                told(open_numbers[number], answers[open_numbers[number]])
+            else:
                 failures.append(f"{transcript.task}, document {transcript.doc_id}: {transcript.failure.message}")
 
-        asked = sum(min(n, r.repeats or 1) for r, n in _occurrences(requests))
         tasks = {request.task_name for request in requests}
         done = sum(identity[0] in tasks for identity in known)
-        error = self._answer(unanswered(), max(asked - done, 0), finished, seed)
+        error = self._answer(protocol, unanswered(), max(asked - done, 0), finished, seed)
         for transcript in failed_before.values():
             summary.add(transcript)
-        self._finish(summary, failures, error, asked - len(answers))
-        # What was no question of its own pads the ranks of a distributed run: it gets the first answer of its request.
-        first: dict[int, str] = {}
-        for position, request in enumerate(requests):
-            if position in answers:
-                first.setdefault(id(request), answers[position])
-        return [answers.get(position, first[id(request)]) for position, request in enumerate(requests)]
+        self._finish(summary, failures, error, asked - len(answers), strict)
+        return answers
 
     def _answer(
-        self, questions: Iterable[Question], total: int, finished: Callable[[int, Transcript], None], seed: int
+        self,
+        protocol: Protocol,
+        questions: Iterable[Question],
+        total: int,
+        finished: Callable[[int, Transcript], None],
+        seed: int,
     ) -> Exception | None:
         """Run the protocol; return what ended the run early, so that the other processes can be told."""
         options = self.plan.options
@@ -186,10 +254,10 @@ class ProtocolLM(LM):  # type: ignore[misc]
         engine = Engine(self.store, options.window, policy, seed, self.budget)
         try:
             if options.progress == "off" or self.rank != 0:
-                engine.run(self.plan.protocol, self.plan.seats, questions, finished)
+                engine.run(protocol, self.plan.seats, questions, finished)
             else:
                 with Progress(total, self._seat_names(), True if options.progress == "on" else None) as progress:
-                    engine.run(self.plan.protocol, self.plan.seats, questions, finished, [progress])
+                    engine.run(protocol, self.plan.seats, questions, finished, [progress])
         except KeyboardInterrupt:
             print("[harness-ext] interrupted; the same command goes on from here", file=sys.stderr)
             raise
@@ -199,7 +267,9 @@ class ProtocolLM(LM):  # type: ignore[misc]
             self.run.close()
         return None
 
-    def _finish(self, summary: Summary, failures: list[str], error: Exception | None, unfinished: int) -> None:
+    def _finish(
+        self, summary: Summary, failures: list[str], error: Exception | None, unfinished: int, strict: bool
+    ) -> None:
         """Write the summary; raise what ended the run, here or in another process, and what has no answer."""
         errors = self.ranks.gather(str(error) if error else None)
         failures = [failure for part in self.ranks.gather(failures) for failure in part]
@@ -222,7 +292,7 @@ class ProtocolLM(LM):  # type: ignore[misc]
             raise error
         if other := next((e for e in errors if e), None):
             raise RunFailed(f"another process of this run ended early: {other}")
-        if failures and self.plan.options.on_failure == "stop":
+        if failures and (strict or self.plan.options.on_failure == "stop"):
             raise RunFailed(_failure_message(failures, self.run.path))
 
     def _closing_words(self, same_calls: int = 0) -> str:
@@ -236,21 +306,6 @@ class ProtocolLM(LM):  # type: ignore[misc]
         for name, setup in self.plan.seats.items():
             names[setup.backend] = f"{names[setup.backend]}+{name}" if setup.backend in names else name
         return names
-
-    def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """Refused: protocols answer generation tasks."""
-        raise ConfigurationError([self._only_generation(requests)])
-
-    def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
-        """Refused likewise."""
-        raise ConfigurationError([self._only_generation(requests)])
-
-    def _only_generation(self, requests: Sequence[Any]) -> str:
-        tasks = ", ".join(sorted({str(r.task_name) for r in requests}))
-        return (
-            f"{self.protocol_name} answers tasks that generate text, and {tasks} scores log-likelihoods: "
-            "use a generative form of the task"
-        )
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """Return a context that carries the messages: each seat renders them with its own template."""
@@ -306,40 +361,6 @@ class ProtocolLM(LM):  # type: ignore[misc]
 
     def barrier(self) -> None:
         self.ranks.barrier()
-
-
-def questions_of(requests: Sequence[Any]) -> Iterator[tuple[int, Question]]:
-    """Yield lm-eval's `generate_until` Instances as questions, with their positions in the list.
-
-    lm-eval lists an Instance once for each repeat, so the n-th sight of an object is its n-th draw; sights beyond its
-    own `repeats` pad the ranks of a distributed run to equal lengths, and are left out.
-    """
-    seen: dict[int, int] = {}
-    for position, request in enumerate(requests):
-        repeat = seen[id(request)] = seen.get(id(request), -1) + 1
-        if repeat >= (request.repeats or 1):
-            continue
-        context, gen_kwargs = request.args[:2]
-        yield (
-            position,
-            Question(
-                context=context,
-                gen_kwargs=gen_kwargs,
-                task=str(request.task_name or ""),
-                doc_id=int(request.doc_id or 0),
-                doc_hash=document_hash(request.doc),
-                repeat=repeat,
-                index=int(request.idx),
-            ),
-        )
-
-
-def _occurrences(requests: Sequence[Any]) -> list[tuple[Any, int]]:
-    """Return each request once, and how often it is listed."""
-    counts: dict[int, tuple[Any, int]] = {}
-    for request in requests:
-        counts[id(request)] = (request, counts.get(id(request), (request, 0))[1] + 1)
-    return list(counts.values())
 
 
 def _torch_seed() -> int:

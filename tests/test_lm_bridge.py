@@ -143,15 +143,6 @@ def test_use_cache_is_refused(tmp_path: Path) -> None:
     lm.set_cache_hook(CacheHook(None))
 
 
-@pytest.mark.parametrize("method", ["loglikelihood", "loglikelihood_rolling"])
-def test_scoring_tasks_are_refused(tmp_path: Path, method: str) -> None:
-    lm = make(tmp_path)
-    with pytest.raises(
-        ConfigurationError, match="baseline answers tasks that generate text, and arc scores log-likelihoods"
-    ):
-        getattr(lm, method)([instance("a", task="arc")])
-
-
 def test_the_model_info_is_json(tmp_path: Path) -> None:
     lm = make(tmp_path, echo, **{"student.price_in": 1, "student.price_out": 2})
     json.dumps(lm.get_model_info())

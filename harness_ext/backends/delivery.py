@@ -67,12 +67,14 @@ def call_lm(lm: Any, requests: Sequence[Request], found: Callable[[int, Any], No
     from lm_eval.api.instance import Instance
 
     method = "loglikelihood" if isinstance(requests[0], ScoreRequest) else "generate_until"
+    if isinstance(requests[0], ScoreRequest) and requests[0].rolling:
+        method = "loglikelihood_rolling"
     prompts = [_as_argument(r.prompt, i) for i, r in enumerate(requests)]
     instances = [
         Instance(
             request_type=method,
             doc={},
-            arguments=(p, r.continuation if isinstance(r, ScoreRequest) else dict(r.gen_kwargs)),
+            arguments=_arguments(p, r),
             idx=i,
             metadata=(None, i, 1),
         )
@@ -85,6 +87,13 @@ def call_lm(lm: Any, requests: Sequence[Request], found: Callable[[int, Any], No
             hook.deliver(index, result)
     finally:
         lm.set_cache_hook(former)
+
+
+def _arguments(prompt: Any, request: Request) -> tuple[Any, ...]:
+    if isinstance(request, ScoreRequest):
+        return (prompt,) if request.rolling else (prompt, request.continuation)
+    images = getattr(request, "images", ())
+    return (prompt, dict(request.gen_kwargs), *([{"visual": [i.open() for i in images]}] if images else []))
 
 
 def _as_argument(prompt: str, position: int) -> Any:

@@ -100,7 +100,7 @@ class HFBackend(Backend):
         return text
 
     def check(self, request: Request) -> CallFailed | None:
-        if not request.prompt:
+        if not request.prompt and not isinstance(request, ScoreRequest):
             return CallFailed("empty", f"the prompt is empty, and {self.name} cannot continue nothing")
         if not is_utf8(request.prompt):
             return CallFailed(
@@ -158,16 +158,23 @@ class HFBackend(Backend):
 
     def score(self, requests: Sequence[ScoreRequest], deliver: Deliver) -> None:
         started = time.perf_counter()
-        results: dict[int, tuple[float, bool]] = {}
+        results: dict[int, Any] = {}
         call_lm(self.lm, requests, results.__setitem__)
         share = (time.perf_counter() - started) / len(requests)
-        for index, (logprob, greedy) in results.items():
+        for index, result in results.items():
             tokens = len(self.lm.tok_encode(requests[index].prompt + requests[index].continuation))
-            deliver(index, Completion("", None, tokens, 0, 0, share, logprob=float(logprob), greedy=bool(greedy)))
+            deliver(index, scored(result, tokens, 0, share))
 
     def info(self) -> dict[str, Any]:
         args = {k: v for k, v in self.args.items() if isinstance(v, str | int | float | bool) or v is None}
         return super().info() | {"backend": "hf", "args": args, "max_length": self.lm.max_length}
+
+
+def scored(result: Any, read: int | None, cached: int | None, seconds: float) -> Completion:
+    """Return what lm-eval's models say of a scored text: log-probability and greedy, or of a whole one the former."""
+    logprob, greedy = result if isinstance(result, tuple | list) else (result, None)
+    greedy = None if greedy is None else bool(greedy)
+    return Completion("", None, read, cached, 0, seconds, float(logprob), greedy)
 
 
 def groups_by_bos(lm: Any, requests: Sequence[GenerateRequest]) -> list[list[int]]:
@@ -182,8 +189,17 @@ def check_length(lm: Any, name: str, request: Request) -> CallFailed | None:
     """Return the failure of a request that is too long for an `HFLM`, which would cut it with a mere log line."""
     prompt_tokens, room = len(lm.tok_encode(request.prompt)), lm.max_length
     if isinstance(request, ScoreRequest):
+        if request.rolling:
+            return None
         room += 1  # the last token is scored, not read
-        new = len(lm.tok_encode(request.continuation, add_special_tokens=False))
+        new = count_scored(lm, request)
+        if not new:
+            return CallFailed(
+                "backend",
+                f"the tokenizer of {name} makes one token of the end of the context ({request.prompt[-8:]!r}) and the "
+                f"continuation {request.continuation!r}, so that nothing is left to score: let a blank part them "
+                '(`target_delimiter: " "` in the task), or use a generative form of the task',
+            )
     else:
         new = effective_settings(request.gen_kwargs, lm.max_gen_toks)["max_gen_toks"]
         if new >= lm.max_length:
@@ -201,6 +217,13 @@ def check_length(lm: Any, name: str, request: Request) -> CallFailed | None:
             can_cut=True,
         )
     return None
+
+
+def count_scored(lm: Any, request: ScoreRequest) -> int:
+    """Return how many tokens a continuation has as an `HFLM` parts it from its context."""
+    if not request.prompt:
+        return len(lm.tok_encode(request.continuation, add_special_tokens=False))
+    return len(lm._encode_pair(request.prompt, request.continuation)[1])
 
 
 def effective_settings(gen_kwargs: Any, default_max_gen_toks: int) -> dict[str, Any]:

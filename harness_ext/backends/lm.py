@@ -11,7 +11,7 @@ from typing import Any
 from harness_ext.backends.arguments import typed_arguments
 from harness_ext.backends.base import Backend, Deliver, GenerateRequest, Prompt, Request, ScoreRequest
 from harness_ext.backends.delivery import call_lm
-from harness_ext.backends.hf import check_length, groups_by_bos
+from harness_ext.backends.hf import check_length, groups_by_bos, scored
 from harness_ext.chat import is_utf8
 from harness_ext.errors import CallFailed
 from harness_ext.fingerprint import model_fingerprint
@@ -63,7 +63,7 @@ class LMBackend(Backend):
         if not is_utf8(request.prompt):
             return CallFailed("undecodable", "the prompt holds lone surrogates: mend the task's data")
         if self._is_hflm:
-            if not request.prompt:
+            if not request.prompt and not isinstance(request, ScoreRequest):
                 return CallFailed("empty", f"the prompt is empty, and {self.name} cannot continue nothing")
             return check_length(self.lm, self.name, request)
         return None
@@ -94,8 +94,7 @@ class LMBackend(Backend):
             request = requests[index]
             read = self._count(request.prompt)
             if isinstance(request, ScoreRequest):
-                logprob, greedy = float(result[0]), bool(result[1])
-                deliver(index, Completion("", None, read, None, 0, seconds, logprob=logprob, greedy=greedy))
+                deliver(index, scored(result, read, None, seconds))
             elif isinstance(result, str):
                 deliver(index, Completion(result, None, read, None, self._count(result), seconds))
             # anything else is a class's own sign of failure: left unanswered, so that the engine counts it
