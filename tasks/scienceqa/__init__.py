@@ -1,1 +1,1 @@
-"""ScienceQA in four settings: Lu et al. 2022, arXiv 2209.09513; settings of github.com/katja-kolos/foundation_models."""
+"""ScienceQA (Lu et al. 2022, arXiv 2209.09513) in the four settings of github.com/katja-kolos/foundation_models."""
