@@ -44,7 +44,7 @@ def add_estimate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reply_tokens", type=int, help="length of a reply to reckon with (default: its limit)")
     parser.add_argument("--seconds_a_call", type=float, help="to reckon hours with")
     parser.add_argument("--at_once", type=float, default=1.0, help="calls answered side by side (default: 1)")
-    parser.add_argument("--probe", type=int, default=0, help="answer so many first prompts (stored) and go by them")
+    parser.add_argument("--probe", type=int, default=0, help="answer so many of the prompts (stored) and go by them")
     parser.add_argument("--batched_rounds", type=int, default=0, help="first rounds of a bracket at a discount")
     parser.add_argument("--batch_discount", type=float, default=0.5, help="that discount (default: 0.5)")
 

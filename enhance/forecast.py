@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from itertools import islice
 
 from harness_ext.arguments import RunPlan
 from harness_ext.backends.hf import effective_settings
@@ -17,6 +16,7 @@ from harness_ext.enhance.rows import read
 from harness_ext.enhance.running import run_questions
 from harness_ext.enhance.schedules import round_sizes
 from harness_ext.enhance.tournament import Tournament
+from harness_ext.estimate import spread_evenly
 from harness_ext.models.feedback_pair import REVIEW_SYSTEM, REVIEW_USER
 from harness_ext.options import PromptText
 from harness_ext.protocol import Question
@@ -27,7 +27,7 @@ from harness_ext.records import Message
 class Assumptions:
     """What an estimate takes for given; None is unknown.
 
-    `tokens` is the length of a reply (default: its limit), `pace` the speed of calls, `probe` the number of first
+    `tokens` is the length of a reply (default: its limit), `pace` the speed of calls, `probe` the number of
     prompts answered to measure both (their replies are stored, and not paid again). `batched` rounds of a bracket go to
     an interface that takes `discount` off the price.
     """
@@ -111,8 +111,8 @@ def _seat(
 
 
 def _probe(plan: RunPlan, questions: list[Question], assume: Assumptions, seed: int) -> Assumptions:
-    """Answer the first questions and go by their mean length and speed."""
-    few = list(islice(questions, assume.probe))
+    """Answer some of the questions and go by their mean length and speed."""
+    few = spread_evenly(questions, assume.probe)
     figures, _ = run_questions(plan, iter(few), lambda number, transcript: None, total=len(few), seed=seed)
     total = next(iter(figures["usage"].values()), {}).get("total")
     if not total or not total["calls"]:

@@ -32,22 +32,23 @@ class Verdict:
 
 
 def read_choice(text: str, fallbacks: Sequence[str] = FALLBACKS) -> Verdict:
-    """Return a judge's verdict. Any text is read; one that says nothing has no verdict, never a default one."""
+    """Return a judge's verdict. Any text is read; one that says nothing has no verdict, never a default one.
+
+    A reply that is one JSON object but names no choice, or two, is not read by other rules.
+    """
     reply = text.strip()
-    if (choice := _from_json(reply)) is not None:
-        return Verdict(choice, "json")
+    try:
+        whole = json.loads(reply)
+    except (ValueError, RecursionError):
+        whole = None
+    if isinstance(whole, dict):
+        choice = _choice_in(whole)
+        return Verdict(choice, "none" if choice is None else "json")
     for rule in fallbacks:
         found = list(_READERS[rule](reply))
         if found:
             return Verdict(found[-1], rule)
     return Verdict(None, "none")
-
-
-def _from_json(text: str) -> int | None:
-    try:
-        return _choice_in(json.loads(text))
-    except (ValueError, RecursionError):
-        return None
 
 
 def _choice_in(value: Any) -> int | None:

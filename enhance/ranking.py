@@ -67,9 +67,11 @@ def strengths(n: int, outcomes: Iterable[Outcome], prior: float = 0.5, steps: in
     wins[n, :n] = wins[:n, n] = prior
     games, total = wins + wins.T, wins.sum(axis=1)
     p = np.ones(n + 1)
-    for _ in range(steps):
-        p = total / (games / (p[:, None] + p[None, :])).sum(axis=1)
+    for _ in range(steps if n else 0):
+        former, p = p, total / (games / (p[:, None] + p[None, :])).sum(axis=1)
         p /= p[n]
+        if np.allclose(p, former, rtol=1e-9):
+            break
     return [round(log(x), 6) for x in p[:n]]
 
 

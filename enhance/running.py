@@ -10,7 +10,7 @@ from typing import Any
 
 from harness_ext.arguments import RunPlan, plan_run
 from harness_ext.backends.base import Backend
-from harness_ext.budget import Budget, Cap
+from harness_ext.budget import open_budget, total_spending
 from harness_ext.dispatch import CallPolicy
 from harness_ext.embedded import SEATS, model_path
 from harness_ext.engine import Engine
@@ -66,7 +66,7 @@ def run_questions(
         finished(number, transcript)
 
     store = CallStore(Path(plan.options.store).expanduser()) if plan.options.store != "off" else None
-    budget = _budget(plan)
+    budget = open_budget(plan.options.budget, plan.seats, 1)
     policy = CallPolicy(plan.options.on_overflow == "truncate", plan.options.on_empty == "keep")
     engine = Engine(store, plan.options.window, policy, seed, budget)
     names: dict[Backend, str] = {setup.backend: name for name, setup in plan.seats.items()}
@@ -81,15 +81,8 @@ def run_questions(
     finally:
         if store is not None:
             store.close()
-    return {**summary.to_json(), **({"budget": budget.to_json()} if budget else {})}, stopped
-
-
-def _budget(plan: RunPlan) -> Budget | None:
-    cap = getattr(plan.options, "budget", None)
-    if cap is None:
-        return None
-    cap = Cap.parse(cap) if isinstance(cap, str) else cap
-    return Budget(cap, {setup.backend: setup.cost for setup in plan.seats.values()})
+    spending = {"budget": {"cap": plan.options.budget, **total_spending([budget.state])}} if budget else {}
+    return {**summary.to_json(), **spending}, stopped
 
 
 def show_prompt(plan: RunPlan, seat: str, prompt: str | list[Message]) -> None:

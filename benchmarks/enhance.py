@@ -1,0 +1,202 @@
+"""What `harness-ext enhance` does on real rows and on the project's own stories, with the embedded models.
+
+    python benchmarks/enhance.py throughput --rows 192 --output benchmarks/results/enhance_throughput.json
+    HARNESS_EXT_DATA=<folder> python benchmarks/enhance.py creak --rows 200 --output benchmarks/results/enhance_creak.json
+    python benchmarks/enhance.py stories --rows 300 --output benchmarks/results/enhance_stories.json
+
+- `throughput`: wall time of `annotate` from the input file to the checked output, of the same calls as one flat batch of
+  the same model, and of the published way, one row a `generate`. The three take turns; the fastest of `--repeats` counts.
+- `creak`: all training rows through `prepare`; the first rows through the teacher, each of the three prompts. The
+  embedded teacher knows stories only: what it writes on CREAK is noise, and the checks have to say so.
+- `stories`: rationales held against the answers, and preferences between four candidates of the embedded student, judged
+  by the embedded teacher's reviews and by gold answers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from harness_ext.backends.base import GenerateRequest
+from harness_ext.backends.hf import HFBackend
+from harness_ext.embedded import model_path
+from harness_ext.enhance.annotate import Annotate, Job, annotate, settings
+from harness_ext.enhance.candidates import Candidates
+from harness_ext.enhance.postprocess import finish
+from harness_ext.enhance.preferences import PreferenceJob, write_candidates, write_judgements, write_pairs
+from harness_ext.enhance.prepare import prepare
+from harness_ext.enhance.running import plan_seats
+from harness_ext.enhance.templates import load_templates
+from harness_ext.enhance.tournament import Tournament
+from harness_ext.tasks.babi_stories.rows import draw
+
+SEED = 9_000_000  # of stories that are neither trained nor tested on
+PROMPTS = ("cot_text", "error_text", "fundamental_text")
+
+
+def stories(folder: Path, rows: int) -> Path:
+    """Write own stories of 2 to 6 lines, prepared; return the file."""
+    raw = folder / "raw.jsonl"
+    raw.write_text("".join(json.dumps(row) + "\n" for row in draw(SEED, rows, (2, 6))))
+    prepare(raw, folder / "stories.jsonl", load_templates("stories"))
+    return folder / "stories.jsonl"
+
+
+def model(seat: str, batch_size: int) -> HFBackend:
+    backend = HFBackend({"pretrained": str(model_path(seat)), "batch_size": batch_size, "device": "cpu"})
+    backend.load()
+    backend.loaded = True
+    return backend
+
+
+def seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def throughput(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    templates = load_templates("stories")
+    gen_kwargs = settings(templates, {})
+    source = stories(folder, args.rows)
+    teacher = model("teacher", args.batch_size)
+    prompts = [json.loads(line)["cot_text"] for line in source.read_text().splitlines()]
+    requests = [GenerateRequest(prompt, gen_kwargs) for prompt in prompts]
+    number = 0
+
+    def run() -> None:
+        nonlocal number
+        number += 1
+        arguments = {"progress": "off", "store": str(folder / f"calls{number}")}
+        plan = plan_seats(Annotate, {"teacher": teacher}, arguments)
+        annotate(Job(source, folder / f"out{number}.jsonl", "cot_text", gen_kwargs, templates), plan)
+
+    def flat() -> None:
+        teacher.generate(requests, lambda i, completion: None)
+
+    def one_by_one() -> None:
+        for request in requests[: args.loop_rows]:
+            teacher.generate([request], lambda i, completion: None)
+
+    flat()
+    times = {"annotate": [seconds(run)], "flat": [seconds(flat)], "one_by_one": [seconds(one_by_one)]}
+    for _ in range(args.repeats - 1):
+        times["flat"].append(seconds(flat))
+        times["annotate"].append(seconds(run))
+    best = {name: min(found) for name, found in times.items()}
+    loop = best["one_by_one"] * args.rows / min(args.rows, args.loop_rows)
+    row = {
+        "rows": args.rows,
+        "annotate_seconds": round(best["annotate"], 2),
+        "flat_seconds": round(best["flat"], 2),
+        "efficiency": round(best["flat"] / best["annotate"], 3),
+        "one_by_one_seconds": round(loop, 2),
+        "speed_up": round(loop / best["annotate"], 2),
+    }
+    return {"rows": [row], "batch_size": args.batch_size, "all_seconds": times, "loop_rows": args.loop_rows}
+
+
+def creak(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    source = Path(os.environ["HARNESS_EXT_DATA"]) / "creak" / "train.jsonl"
+    templates = load_templates("creak")
+    prepared = prepare(source, folder / "creak.jsonl", templates)
+    gen_kwargs = settings(templates, {"max_gen_toks": args.max_gen_toks})
+    plan = plan_seats(
+        Annotate, {"teacher": model("teacher", args.batch_size)}, {"progress": "off", "store": str(folder / "calls")}
+    )
+    rows = []
+    for prompt in PROMPTS:
+        target = folder / f"{prompt}.jsonl"
+        job = Job(folder / "creak.jsonl", target, prompt, gen_kwargs, templates, limit=args.rows)
+        took = seconds(lambda job=job: annotate(job, plan))  # type: ignore[misc]
+        rows.append(checked_row(prompt, target, took))
+    saved = finish(folder / "cot_text.jsonl", folder / "set")
+    fields = sorted(json.loads((folder / "cot_text.jsonl").read_text().splitlines()[0]))
+    return {"prepared": prepared["counts"], "rows": rows, "saved": saved["counts"], "fields": [*fields, "cot_tail"]}
+
+
+def checked_row(prompt: str, target: Path, took: float) -> dict[str, Any]:
+    """Return one line of the table: rows, seconds, flags."""
+    manifest = json.loads(target.with_suffix(".manifest.json").read_text())
+    report = json.loads(target.with_suffix(".report.json").read_text())
+    flags = {flag: one["rows"] for flag, one in report["flags"].items()}
+    return {"prompt": prompt, **manifest["counts"], "seconds": round(took, 1), **flags}
+
+
+def tell(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    templates = load_templates("stories")
+    gen_kwargs = settings(templates, {})
+    source = stories(folder, args.rows)
+    teacher, student = model("teacher", args.batch_size), model("student", args.batch_size)
+    arguments = {"progress": "off", "store": str(folder / "calls")}
+    rationales, preferences = [], []
+    for prompt in PROMPTS:
+        job = Job(source, folder / f"{prompt}.jsonl", prompt, {**gen_kwargs, "max_gen_toks": 120}, templates)
+        plan = plan_seats(Annotate, {"teacher": teacher}, arguments)
+        took = seconds(lambda job=job, plan=plan: annotate(job, plan))  # type: ignore[misc]
+        rationales.append(checked_row(prompt, folder / f"{prompt}.jsonl", took))
+    for judge in ("review", "pairwise", "gold"):
+        if judge == "pairwise" and args.pairwise_rows == 0:
+            continue
+        limit = args.pairwise_rows if judge == "pairwise" else None
+        job = PreferenceJob(
+            source, folder / f"{judge}.jsonl", "cot_text", {**gen_kwargs, "max_gen_toks": 120}, templates, 1.0,
+            limit=limit,
+        )  # fmt: skip
+        write_candidates(job, plan_seats(Candidates, {"student": student}, {**arguments, "k": 4, "temperature": 1.2}))
+        if judge == "gold":
+            write_judgements(job, Tournament(), None)
+        else:
+            chosen = {**arguments, "style": judge, "judge_max_tokens": 120}
+            plan = plan_seats(Tournament, {"judge": teacher}, chosen)
+            assert isinstance(plan.protocol, Tournament)
+            write_judgements(job, plan.protocol, plan)
+        report = write_pairs(job.judgements, job.target)
+        gold = report["gold"] or {}
+        preferences.append(
+            {
+                "judge": {"review": "teacher's reviews", "pairwise": "teacher, two at once", "gold": "gold"}[judge],
+                "prompts": report["contests"],
+                "candidates": report["candidates"],
+                "matches": report["matches"],
+                "pairs": report["pairs"],
+                "tie_rate": report["ties"]["rate"],
+                "unread": report["ties"].get("unread", 0),
+                "longer_won_rate": report["length"]["longer_won_rate"],
+                "both_decide": gold.get("of_these_judge_decides", ""),
+                "agreement_with_gold": gold.get("agreement", ""),
+            }
+        )
+    return {"rows": rationales, "preferences": preferences}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("measure", choices=("throughput", "creak", "stories"))
+    parser.add_argument("--rows", type=int, default=192)
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--loop_rows", type=int, default=48, help="rows of the loop; its time is scaled to all rows")
+    parser.add_argument("--max_gen_toks", type=int, default=48)
+    parser.add_argument("--pairwise_rows", type=int, default=20)
+    parser.add_argument("--output", type=Path)
+    args = parser.parse_args()
+    load = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory() as folder:
+        result = {"throughput": throughput, "creak": creak, "stories": tell}[args.measure](args, Path(folder))
+    result["machine"] = f"{platform.machine()}, {os.cpu_count()} cores, load {load:.1f} at the start"
+    text = json.dumps(result, indent=2) + "\n"
+    print(text, end="")
+    if args.output:
+        args.output.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
