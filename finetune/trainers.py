@@ -152,6 +152,21 @@ def hardened(base: type, args: TrainArgs) -> type:
     """
 
     class Hardened(base):  # type: ignore[misc]
+        def __init__(self, *, model: Any, **parts: Any) -> None:
+            # Training turns the cache off and would save that: the model would generate many times slower ever after.
+            use_cache = getattr(model.config, "use_cache", None)
+            super().__init__(model=model, **parts)
+            self._use_cache = use_cache
+
+        def save_model(self, *arguments: Any, **options: Any) -> None:
+            config = self.accelerator.unwrap_model(self.model).config
+            in_training = getattr(config, "use_cache", None)
+            try:
+                config.use_cache = self._use_cache
+                super().save_model(*arguments, **options)
+            finally:
+                config.use_cache = in_training
+
         def _save_checkpoint(self, model: Any, trial: Any) -> None:
             folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
             if self.is_world_process_zero():
@@ -177,8 +192,14 @@ def hardened(base: type, args: TrainArgs) -> type:
         def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
             if args.adapter == "pkv":
                 load_encoder(self.accelerator.unwrap_model(model or self.model), resume_from_checkpoint)
-            else:
-                super()._load_from_checkpoint(resume_from_checkpoint, model=model)
+                return
+            trained = model or self.model
+            types = {name: value.dtype for name, value in trained.named_parameters() if value.requires_grad}
+            super()._load_from_checkpoint(resume_from_checkpoint, model=model)
+            # PEFT turns adapters it loads to float32; a run begun in bfloat16 would go on as another one.
+            for name, value in trained.named_parameters():
+                if name in types:
+                    value.data = value.data.to(types[name])
 
         def _get_train_sampler(self, train_dataset: Any = None) -> Any:
             if not args.group_by_length:
