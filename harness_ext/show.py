@@ -105,7 +105,7 @@ def render(transcript: Transcript, scored: Scored | None, seats: Mapping[str, st
     title = f"── {safe_line(transcript.task)}, document {transcript.doc_id}"
     title += f", repeat {transcript.repeat}" if transcript.repeat else ""
     yield Text(f"{title} ──", style="bold")
-    yield Text(_shortened(safe_text(transcript.context), full), style="dim")
+    yield Text(_shortened(safe_text(_readable(transcript.context)), full), style="dim")
     drafts: dict[str, str] = {}
     for turn in transcript.turns:
         colour = seats.get(turn.seat, "white")
@@ -188,6 +188,15 @@ def _place(transcript: Transcript) -> tuple[str, str, int]:
 
 def _seats(transcripts: Sequence[Transcript]) -> list[str]:
     return list(dict.fromkeys(turn.seat for t in transcripts for turn in t.turns))
+
+
+def _readable(context: str) -> str:
+    """Return a context as a person reads it: one that carries messages (JSON) as these."""
+    try:
+        messages = [(message["role"], message["content"]) for message in json.loads(context)]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return context
+    return "\n\n".join(f"{role}: {content}" for role, content in messages)
 
 
 def _shortened(text: str, full: bool) -> str:

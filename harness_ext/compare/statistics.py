@@ -1,6 +1,6 @@
 """Intervals and paired tests that hold for small samples. Pure functions over numpy arrays.
 
-Chosen by simulation (`benchmarks/statistics.py`; docs/compare.md says why): Clopper-Pearson for shares, the exact
+Chosen by simulation (`benchmarks/intervals.py`; docs/compare.md says why): Clopper-Pearson for shares, the exact
 McNemar test for pairs of them, and for every other mean, differences among them, the t-interval after one imagined
 question at each end of the scale (Bonett and Price 2012 do this for paired shares) with a studentised paired bootstrap
 as its test. Textbook t and bootstrap intervals cover far too seldom where few questions differ.

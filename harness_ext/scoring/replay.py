@@ -8,7 +8,8 @@ from typing import Any
 
 from harness_ext.errors import HarnessExtError
 
-Reply = str | tuple[float, bool]
+Reply = str | tuple[float, bool] | float
+"""A text, a choice's log-probability and whether greedy decoding writes it, or a whole text's log-probability."""
 Scores = dict[str, dict[str, Any]]
 
 
@@ -35,11 +36,10 @@ def replay(task: Any, name: str, cases: Sequence[Case]) -> list[Scores]:
 
     if not cases:
         return []
-    kind = "generate_until" if task.OUTPUT_TYPE == "generate_until" else "loglikelihood"
     groups = [
         [
             Instance(
-                request_type=kind,
+                request_type=task.OUTPUT_TYPE,
                 doc=case.doc,
                 arguments=("", {}),
                 idx=index,

@@ -12,6 +12,7 @@ from typing import Any
 
 from harness_ext import __version__
 from harness_ext.chat import repair
+from harness_ext.choices import SCORED, scores_of
 from harness_ext.records import Transcript
 from harness_ext.rundir import read_transcripts, write_json
 from harness_ext.scoring.documents import TaskSource, find_documents, load_tasks
@@ -27,27 +28,45 @@ Replies = tuple[tuple[Reply, ...], ...]
 
 @dataclass(frozen=True)
 class Draw:
-    """One repeat of a document: its transcripts, one a request, and the answers that stood in each."""
+    """One repeat of a document: its transcripts, one a question, and the answers that stood in each.
 
-    repeat: int
+    A question whose choices were scored has its log-probabilities at the end alone, so it has one state.
+    """
+
     transcripts: tuple[Transcript, ...]
     trajectories: tuple[Trajectory, ...]
+    rolling: bool = False
+
+    @property
+    def repeat(self) -> int:
+        return self.transcripts[0].repeat
 
     @property
     def states(self) -> range:
         """Return the places of the answers that stood one after the other."""
-        return range(max(len(t.answers) for t in self.trajectories))
+        return range(max(1 if is_scored(t) else len(a.answers) for t, a in self._pairs))
 
     def at(self, state: int) -> Replies:
         """Return the answers to all requests at one of them; what ended before keeps its last."""
-        return tuple((t.at(state),) for t in self.trajectories)
+        found: list[Reply] = []
+        for transcript, trajectory in self._pairs:
+            if is_scored(transcript):
+                found += [score[0] if self.rolling else score for score in scores_of(transcript)]
+            else:
+                found.append(trajectory.at(state))
+        return tuple((reply,) for reply in found)
 
     @property
     def agents(self) -> list[list[Replies]]:
         """Return the texts of each round, where several agents or draws answered one request; else nothing."""
-        if len(self.trajectories) > 1 or all(len(texts) == 1 for texts in self.trajectories[0].rounds):
+        first = self.trajectories[0].rounds
+        if len(self.transcripts) > 1 or is_scored(self.transcripts[0]) or all(len(texts) == 1 for texts in first):
             return []
-        return [[((text,),) for text in texts] for texts in self.trajectories[0].rounds]
+        return [[((text,),) for text in texts] for texts in first]
+
+    @property
+    def _pairs(self) -> list[tuple[Transcript, Trajectory]]:
+        return list(zip(self.transcripts, self.trajectories, strict=True))
 
 
 @dataclass(frozen=True)
@@ -142,6 +161,13 @@ def transcripts_digest(run: Path) -> str:
 
 def _documents(task: Any, name: str, transcripts: Sequence[Transcript]) -> list[Document]:
     places, docs = find_documents(task, name, [(t.doc_id, t.doc_hash) for t in transcripts])
+    rolling = task.OUTPUT_TYPE == "loglikelihood_rolling"
+    failed = [t.doc_id for t in transcripts if t.failure is not None]
+    if failed and task.OUTPUT_TYPE != "generate_until":
+        raise ScoringError(
+            f"task {name}: {len(failed)} documents have no answer ({', '.join(map(str, failed[:10]))}), and no "
+            "log-probability stands for a wrong one. Run the same command again to try these alone"
+        )
     found: dict[int, dict[int, dict[int, Transcript]]] = {}
     for transcript in transcripts:
         place = places[transcript.doc_id, transcript.doc_hash]
@@ -157,15 +183,20 @@ def _documents(task: Any, name: str, transcripts: Sequence[Transcript]) -> list[
             place,
             next(iter(found[place][min(found[place])].values())).doc_hash,
             docs[place],
-            tuple(_draw(repeat, found[place][repeat]) for repeat in sorted(found[place])),
+            tuple(_draw(found[place][repeat], rolling) for repeat in sorted(found[place])),
         )
         for place in sorted(found)
     ]
 
 
-def _draw(repeat: int, by_index: Mapping[int, Transcript]) -> Draw:
+def _draw(by_index: Mapping[int, Transcript], rolling: bool) -> Draw:
     transcripts = tuple(by_index[index] for index in sorted(by_index))
-    return Draw(repeat, transcripts, tuple(trajectory_of(t) for t in transcripts))
+    return Draw(transcripts, tuple(trajectory_of(t) for t in transcripts), rolling)
+
+
+def is_scored(transcript: Transcript) -> bool:
+    """Return whether a question was answered by log-probabilities, not by a text."""
+    return any(turn.kind == SCORED for turn in transcript.turns)
 
 
 def _row(
