@@ -299,7 +299,7 @@ def _capability_problems(protocol: Protocol, seats: Mapping[str, SeatSetup]) -> 
         if missing := needed - seats[seat].backend.capabilities:
             problems.append(
                 f"`{seat}`: this run needs a model that can {', '.join(sorted(missing))}, "
-                f"and {seats[seat].backend.name} cannot"
+                f"and {seats[seat].backend.name} cannot{seats[seat].backend.remedy}"
             )
     return problems + protocol.problems({name: setup.backend for name, setup in seats.items()})
 

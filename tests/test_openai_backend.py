@@ -296,7 +296,10 @@ def test_no_more_requests_at_once_than_allowed(tmp_path: Path) -> None:
 
 
 def test_scoring_needs_the_completions_endpoint(tmp_path: Path) -> None:
-    with Server() as server, pytest.raises(ConfigurationError, match="needs a model that can continue, score"):
+    with (
+        Server() as server,
+        pytest.raises(ConfigurationError, match=r"can continue, score.*`endpoint=completions` it can"),
+    ):
         FeedbackPairLM(student=f"openai:m@{server.url}", teacher=f"openai:m@{server.url}", verdict="logprob")
 
 

@@ -112,7 +112,8 @@ class Backend(abc.ABC):
 
     `name` is what records and messages call it, `lane` the device it occupies (backends of one lane take turns),
     `fingerprint` what tells its answers from any other model's, `capabilities` what protocols may ask of it,
-    `token_counts` how far its counts can be trusted, `parameters` the number of weights, None if unknown.
+    `token_counts` how far its counts can be trusted, `parameters` the number of weights, None if unknown, `remedy` what
+    a user can do who needs more than its capabilities.
     """
 
     name: str
@@ -122,6 +123,7 @@ class Backend(abc.ABC):
     token_counts: Literal["exact", "estimated", "none"] = "none"
     parameters: int | None = None
     default_max_gen_toks: int = 256
+    remedy: str = ""
     tokens: Tokens | None = None
     loaded: bool = False
 

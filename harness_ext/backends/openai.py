@@ -92,6 +92,8 @@ class OpenAIBackend(ServedBackend):
         self._is_chat = options.endpoint == "chat"
         chat_only: set[Capability] = {"images", "continue"} if options.continue_final else {"images"}
         self.capabilities = frozenset({"generate", "seeds"}) | (chat_only if self._is_chat else {"continue", "score"})
+        if self._is_chat:
+            self.remedy = "; with `endpoint=completions` it can continue, and score where the server can (`echo`)"
         self._url = f"{base_url}/chat/completions" if self._is_chat else f"{base_url}/completions"
         hosted = urlsplit(base_url).hostname == urlsplit(DEFAULT_URL).hostname
         self._limit = "max_completion_tokens" if hosted and self._is_chat else "max_tokens"
