@@ -1,15 +1,15 @@
 """What `harness-ext enhance` does on real rows and on the project's own stories, with the embedded models.
 
     python benchmarks/enhance.py throughput --rows 192 --output benchmarks/results/enhance_throughput.json
-    HARNESS_EXT_DATA=<folder> python benchmarks/enhance.py creak --rows 200 --output benchmarks/results/enhance_creak.json
+    python benchmarks/enhance.py creak --rows 200 --output benchmarks/results/enhance_creak.json
     python benchmarks/enhance.py stories --rows 300 --output benchmarks/results/enhance_stories.json
 
-- `throughput`: wall time of `annotate` from the input file to the checked output, of the same calls as one flat batch of
-  the same model, and of the published way, one row a `generate`. The three take turns; the fastest of `--repeats` counts.
-- `creak`: all training rows through `prepare`; the first rows through the teacher, each of the three prompts. The
-  embedded teacher knows stories only: what it writes on CREAK is noise, and the checks have to say so.
-- `stories`: rationales held against the answers, and preferences between four candidates of the embedded student, judged
-  by the embedded teacher's reviews and by gold answers.
+- `throughput`: wall time of `annotate` from the input file to the checked output, of the same calls as one flat batch
+  of the same model, and of the published way, one row a `generate`. They take turns; the fastest of `--repeats` counts.
+- `creak` (with HARNESS_EXT_DATA): all training rows through `prepare`; the first rows through the teacher, each of the
+  three prompts. The embedded teacher knows stories only: what it writes on CREAK is noise, and the checks must say so.
+- `stories`: rationales held against the answers, and preferences between four candidates of the embedded student,
+  judged by the embedded teacher's reviews, by its comparisons of two at once, and by gold answers.
 """
 
 from __future__ import annotations

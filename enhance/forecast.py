@@ -114,9 +114,10 @@ def _probe(plan: RunPlan, questions: list[Question], assume: Assumptions, seed: 
     """Answer some of the questions and go by their mean length and speed."""
     few = spread_evenly(questions, assume.probe)
     figures, _ = run_questions(plan, iter(few), lambda number, transcript: None, total=len(few), seed=seed)
-    total = next(iter(figures["usage"].values()), {}).get("total")
-    if not total or not total["calls"]:
+    totals = [seat["total"] for seat in figures["usage"].values()]
+    if not totals or not totals[0]["calls"]:
         return assume
+    total = totals[0]
     tokens = total["completion_tokens"]
     return replace(
         assume,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -106,7 +106,7 @@ class Output:
         for file in self._files.values():
             file.close()
 
-    def add(self, number: int, fields: list[Mapping[str, Any]], record: Mapping[str, Any] | None = None) -> None:
+    def add(self, number: int, fields: Sequence[Mapping[str, Any]], record: Mapping[str, Any] | None = None) -> None:
         """Take what row `number` (from 0) became: any number of output rows, and one record."""
         lines = [("", to_line(one)) for one in fields]
         self._take(number, [*lines, *([("records.jsonl", to_line(record))] if record is not None else [])])

@@ -139,7 +139,7 @@ def test_templates_name_all_problems() -> None:
 
 def test_templates_cannot_reach_out() -> None:
     found = read_templates({"fields": {"a": "{{ x.__class__.__mro__ }}"}}, "mine.yaml")
-    with pytest.raises(RowProblem, match="unsafe|cannot be made"):
+    with pytest.raises(RowProblem, match="unsafe"):
         found.fill({"x": "1"})
 
 
@@ -190,7 +190,8 @@ def test_bad_rows_stand_beside_and_the_counts_add_up(tmp_path: Path) -> None:
 
 def test_hostile_rows_come_out_as_they_went_in(tmp_path: Path) -> None:
     texts = [
-        "<script>alert(1)</script> & <|im_end|> </s>", "tab\there \r\n\x00\x07\x1b[31m", "日本語 العربية 👩‍👩‍👧 e\u0301",
+        "<script>alert(1)</script> & <|im_end|> </s>", "tab\there \r\n\x00\x07\x1b[31m",
+        "日本語 العربية 👩‍👩‍👧 e\u0301",
         "line\u2028sep\u2029para\x85next", "\ufeffbom", "{{ x }} {% y %} %s {0}", '"quotes" \\ back',
     ]  # fmt: skip
     rows = [{"sentence": t, "label": "true", "note": t, "big": "ab\u2028" * 200_000 if i == 0 else i * 10**30}
@@ -260,7 +261,8 @@ def test_other_outputs_are_not_overwritten(tmp_path: Path) -> None:
 def test_checks_find_what_is_wrong(tmp_path: Path) -> None:
     replies = {
         "Thing 0": " It is. The answer is (A).", "Thing 1": " The answer is (A), no: the answer is (B).",
-        "Thing 2": "   ", "Thing 3": Completion(" It is and", "length", 1, 0, 3), "Thing 4": " It IS.  The answer is (A).",
+        "Thing 2": "   ", "Thing 3": Completion(" It is and", "length", 1, 0, 3),
+        "Thing 4": " It IS.  The answer is (A).",
         "Thing 5": " So the answer is True.",
     }  # fmt: skip
     rows = [{"sentence": f"Thing {i} is.", "label": "true"} for i in range(6)]
@@ -318,7 +320,7 @@ def test_columns_of_two_kinds_are_named_before_anything_is_saved(tmp_path: Path)
 
 def test_overlap_with_evaluation_documents() -> None:
     documents = {
-        "long": [{"q": "The quick brown fox jumps over the lazy dog again"}, {"q": "Nothing of this is met anywhere at all"}],
+        "long": [{"q": "The quick brown fox jumps over the lazy dog again"}, {"q": "None of this is met anywhere"}],
         "short": [{"q": "Cats purr very often indeed", "label": 1, "choices": ["too short"]}],
     }  # fmt: skip
     rows = [
