@@ -57,13 +57,15 @@ class Ruling:
     `accepted` counts the approved units, `probabilities` has a figure for each unit judged (the rejected one included;
     what it is, a policy's `figure` says). `correction` is the token that the teacher's pass puts in place of the
     rejected unit, or after the draft, with its probability; None where the teacher has to be asked. `teacher_ends`
-    says that the teacher would end the reply after the draft. `passes` are the calls that judged.
+    says that the teacher would end the reply after the draft. `passes` are the calls that judged, `source` the one
+    that the correction comes from.
     """
 
     accepted: int
     probabilities: tuple[float, ...]
     passes: tuple[Completion, ...]
     correction: tuple[int, float] | None = None
+    source: Completion | None = None
     teacher_ends: bool = False
     undecided: int = 0
     malformed: int = 0
@@ -144,6 +146,7 @@ class TokenPolicy(Policy):
             tuple(probabilities),
             (completion,),
             (token, exp(logprob)),
+            completion,
             failed is None and self.ends(checks),
             undecided,
         )
@@ -250,14 +253,14 @@ class Sampled(TokenPolicy):
             probabilities.append(exp(p))
             if random.random() >= exp(min(p - q, 0.0)):
                 prefix = (*reply, *draft[:place])
-                correction = await self._residual(proposal, prefix, random, passes)
-                return Ruling(place, tuple(probabilities), tuple(passes), correction)
+                correction, source = await self._residual(proposal, prefix, random, passes)
+                return Ruling(place, tuple(probabilities), tuple(passes), correction, source)
         token, logprob = teacher.checks.drawn[0]
-        return Ruling(len(draft), tuple(probabilities), tuple(passes), (token, exp(logprob)))
+        return Ruling(len(draft), tuple(probabilities), tuple(passes), (token, exp(logprob)), teacher)
 
     async def _residual(
         self, proposal: Proposal, prefix: tuple[int, ...], random: Any, passes: list[Completion]
-    ) -> tuple[int, float]:
+    ) -> tuple[tuple[int, float], Completion]:
         seats, context = proposal.seats, proposal.question.context
         for _ in range(self.attempts):
             uniforms = tuple(random.random() for _ in range(self.draws))
@@ -271,8 +274,8 @@ class Sampled(TokenPolicy):
             passes += [teacher, student]
             for (token, p), q in zip(drawn, student.checks.candidates, strict=True):
                 if random.random() < 1.0 - exp(min(q - p, 0.0)):
-                    return token, exp(p)
-        return drawn[-1][0], exp(drawn[-1][1])  # then p and q are equal up to rounding
+                    return (token, exp(p)), teacher
+        return (drawn[-1][0], exp(drawn[-1][1])), teacher  # then p and q are equal up to rounding
 
 
 @dataclass(frozen=True)

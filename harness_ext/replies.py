@@ -7,9 +7,9 @@ answer messages, it is shown the text and asked for the rest. Where text is join
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from harness_ext.backends.base import Backend, Tokens
 from harness_ext.chat import ChatContext
@@ -26,16 +26,39 @@ Seam = Literal["token_straddles", "word_straddles", "repeated", "blank_added"]
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The beginning of a reply. `ids` are its tokens in the vocabulary of `tokens`, None without one."""
+    """The beginning of a reply under the generation settings `settings`. `ids` are its tokens in the vocabulary of
+    `tokens`, None without one."""
 
     text: str = ""
     ids: tuple[int, ...] | None = None
     tokens: Tokens | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @staticmethod
-    def empty(tokens: Tokens | None) -> Reply:
-        """Return the reply of which nothing is written yet."""
-        return Reply("", None if tokens is None else (), tokens)
+    def of(seat: Seat, question: Question) -> Reply:
+        """Return the reply of which nothing is written yet, in the tokens of a seat's model and under its settings."""
+        tokens = seat.backend.tokens
+        return Reply("", None if tokens is None else (), tokens, seat.rendered(question.context)[1])
+
+    @property
+    def room(self) -> int | None:
+        """Return how many tokens it may still have; None where nobody counts them."""
+        return None if self.tokens is None or self.ids is None else self.tokens.limit(self.settings) - len(self.ids)
+
+    @property
+    def final(self) -> str:
+        """Return the text as lm-eval hands it to a task's filters: cut at the first stop text."""
+        if self.tokens is not None and self.ids is not None:
+            return self.tokens.read(self.ids, self.settings)[0]
+        until = self.settings.get("until") or []
+        return min((self.text.split(stop)[0] for stop in _list(until) if stop), key=len, default=self.text)
+
+    @property
+    def ended(self) -> bool:
+        """Return whether it has come to an end."""
+        if self.tokens is not None and self.ids is not None:
+            return self.tokens.read(self.ids, self.settings)[1]
+        return self.final != self.text
 
     def with_ids(self, new: Sequence[int]) -> Reply:
         """Return the reply with more tokens, in this reply's own vocabulary."""
@@ -79,7 +102,9 @@ class Continuation:
             return self
         decode, before, whole = reply.tokens.decode, reply.ids, reply.text + self.text
         count = bisect_left(
-            range(len(self.ids) + 1), len(whole), key=lambda n: len(decode((*before, *self.ids[:n])))  # type: ignore[index]
+            range(len(self.ids) + 1),
+            len(whole),
+            key=lambda n: len(decode((*before, *self.ids[:n]))),  # type: ignore[index]
         )
         ids = self.ids[:count]
         if decode((*before, *ids)) != whole:  # a token reaches over the end
@@ -110,18 +135,16 @@ async def continue_reply(
         completion = await seat.generate(question.context, kind=kind, reply=reply.ids, only=only)
         return Continuation(completion, completion.text, completion.ids)
     gen_kwargs = dict(question.gen_kwargs)
-    room = only if isinstance(only, int) else None
-    if reply.ids is not None and reply.tokens is not None:
-        left = max(1, reply.tokens.limit(gen_kwargs) - len(reply.ids))
-        room = left if room is None else min(room, left)
-    if room is not None:
-        gen_kwargs = {k: v for k, v in gen_kwargs.items() if k not in LENGTHS} | {"max_gen_toks": room}
+    bounds = [n for n in (only, reply.room) if isinstance(n, int)]
+    if bounds:
+        gen_kwargs = {k: v for k, v in gen_kwargs.items() if k not in LENGTHS} | {"max_gen_toks": max(1, min(bounds))}
     if "continue" in backend.capabilities:
         completion = await seat.generate(open_prompt(question, reply.text), kind=kind, gen_kwargs=gen_kwargs)
         return _joined(reply, completion, completion.text)
     messages = [*question.messages, Message("user", resume)]
     completion = await seat.generate(messages, kind=kind, gen_kwargs=gen_kwargs)
-    return _joined(reply, completion, *after(reply.text, completion.text))
+    new, seam = after(question.prefix + reply.text, completion.text)
+    return _joined(reply, completion, new, seam)
 
 
 LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
@@ -165,9 +188,11 @@ def _joined(reply: Reply, completion: Completion, new: str, seam: Seam | None = 
     return Continuation(completion, new, ids, seam)
 
 
+def _list(value: str | Sequence[str]) -> Sequence[str]:
+    return [value] if isinstance(value, str) else value
+
+
 def first_units(continuation: Continuation, pieces: Sequence[str], size: int) -> Continuation:
     """Return a continuation cut after its first `size` pieces."""
     text = "".join(pieces[:size])
     return replace(continuation, text=text, ids=None if continuation.ids is None else continuation.ids[:size])
-
-

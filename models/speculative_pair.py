@@ -1,0 +1,236 @@
+"""Speculative: a student writes, a teacher goes through it and corrects the first mistake, the student goes on.
+
+After the speculative-decoding setting on bAbI of github.com/racia/research-project (its ends and its resume prompt);
+`accept=judge` is SpecReason's rule, `accept=reward` RSD's, `accept=sampled` that of speculative sampling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from itertools import count
+from typing import ClassVar, Literal
+
+from harness_ext.acceptance import POLICIES, Judge, Policy, Proposal, Ruling, TokenPolicy, table, vocabulary_problem
+from harness_ext.backends.base import Backend
+from harness_ext.errors import CallFailed
+from harness_ext.ledger import Ledger
+from harness_ext.lm import ProtocolLM
+from harness_ext.options import PromptText
+from harness_ext.protocol import Capability, Protocol, Question, Role
+from harness_ext.records import Solution
+from harness_ext.replies import Continuation, Reply, continue_reply, first_units, shares
+from harness_ext.seats import Seats
+from harness_ext.splitting import Unit, splitter
+
+
+@dataclass(frozen=True)
+class SpeculativePair(Protocol):
+    """Options of `speculative_pair`; prompts are given as files.
+
+    `unit` is what is approved or replaced as a whole (a chunk has `chunk_tokens` tokens), `accept` the rule, `threshold`
+    its number. `max_corrections` bounds the teacher's corrections (0 is the baseline); `greedy` and `sampled`, whose
+    text is the teacher's own, know no bound. `on_malformed` says what a rating without a number is.
+    """
+
+    unit: Unit = "token"
+    accept: Literal["greedy", "topk", "prob", "topp", "sampled", "judge", "reward"] = "topk"
+    threshold: float | None = None
+    chunk_tokens: int = 32
+    max_corrections: int = 15
+    on_malformed: Literal["reject", "accept"] = "reject"
+    judge_max_tokens: int = 1
+    judge_system: PromptText = field(default_factory=lambda: PromptText(JUDGE_SYSTEM))
+    judge_user: PromptText = field(default_factory=lambda: PromptText(JUDGE_USER))
+    correct_user: PromptText = field(default_factory=lambda: PromptText(CORRECT_USER))
+    resume_user: PromptText = field(default_factory=lambda: PromptText(RESUME_USER))
+
+    roles: ClassVar[Mapping[str, Role]] = {
+        "student": Role("answers the task and goes on after corrections"),
+        "teacher": Role("approves the student's answer unit by unit, and corrects it"),
+        "reward": Role("scores units (`accept=reward`)"),
+    }
+
+    def __post_init__(self) -> None:
+        policy = POLICIES[self.accept]
+        if self.chunk_tokens < 1 or self.max_corrections < 0 or self.judge_max_tokens < 1:
+            raise ValueError("`chunk_tokens` and `judge_max_tokens` must be 1 or more, `max_corrections` 0 or more")
+        if self.unit not in policy.units:
+            units = " or ".join(f"`unit={unit}`" for unit in policy.units)
+            raise ValueError(f"`accept={self.accept}` judges no `unit={self.unit}`: give {units}\n{table()}")
+        if self.threshold is not None and not policy.valid(self.threshold):
+            what = "takes no threshold" if policy.default is None else f"has another threshold ({policy.rule})"
+            raise ValueError(f"`threshold={self.threshold:g}`: `accept={self.accept}` {what}\n{table()}")
+
+    @property
+    def policy(self) -> Policy:
+        """Return the rule with its threshold."""
+        kind = POLICIES[self.accept]
+        threshold = self.threshold if self.threshold is not None else kind.default or 0
+        if kind is not Judge:
+            return kind(threshold)
+        keep = self.on_malformed == "accept"
+        return Judge(threshold, self.judge_system, self.judge_user, JUDGE_OPENING, self.judge_max_tokens, keep)
+
+    def needs(self) -> Mapping[str, frozenset[Capability]]:
+        policy = POLICIES[self.accept]
+        third = {"reward": policy.third} if policy.third else {}
+        return {"student": policy.student, "teacher": policy.teacher, **third}
+
+    def problems(self, seats: Mapping[str, Backend]) -> list[str]:
+        lacks = [seat for seat, needed in self.needs().items() if seat in seats and needed - seats[seat].capabilities]
+        found = [f"what `accept={self.accept}` and its likes need of the seats:\n{table()}"] if lacks else []
+        if {"student", "teacher"} <= seats.keys():
+            found += filter(None, [vocabulary_problem(POLICIES[self.accept], seats["student"], seats["teacher"])])
+        return found
+
+    async def solve(self, question: Question, seats: Seats) -> Solution:
+        policy, ledger = self.policy, Ledger()
+        reply = Reply.of(seats.teacher if isinstance(policy, TokenPolicy) else seats.student, question)
+        draft = first = await self._draft(question, seats, policy, reply)
+        for corrections in count():
+            ledger.source(draft.completion, draft.seam)
+            if not policy.exact and (corrections == self.max_corrections or not draft.text):
+                proposal = self._proposal(question, seats, reply, draft)
+                reply = _approve(ledger, reply, proposal, draft, Ruling(len(proposal.sizes), (), ()))
+                return _end(ledger, seats, reply, first, "max_corrections" if draft.text else "student_stopped")
+            proposal = self._proposal(question, seats, reply, draft)
+            ruling = await policy.judge(proposal)
+            ledger.ruled(ruling)
+            reply = _approve(ledger, reply, proposal, draft, ruling)
+            if ruling.accepted == len(proposal.sizes) and not policy.exact:
+                stop = "length" if draft.completion.finish == "length" else "student_stopped"
+                return _end(ledger, seats, reply, first, "teacher_stops" if ruling.teacher_ends else stop)
+            if policy.exact and reply.ended:
+                return _end(ledger, seats, reply, None)
+            reply, over = await self._correct(question, seats, ledger, reply, proposal, ruling)
+            if reply.ended or (over and not policy.exact):
+                return _end(ledger, seats, reply, None if policy.exact else first)
+            if ledger.repeats() and not policy.exact:
+                return _end(ledger, seats, reply, first, "repetition")
+            resume = self.resume_user.fill(approved=question.prefix + reply.text)
+            draft = await continue_reply(seats.student, question, reply, resume, kind="continue")
+            draft = draft if policy.exact else draft.within(reply)
+        raise AssertionError("unreachable")
+
+    async def _draft(self, question: Question, seats: Seats, policy: Policy, reply: Reply) -> Continuation:
+        """Return the student's first draft: the baseline's own call, but for draws that must be known by their ids."""
+        if self.accept == "sampled" and not (seats.student.samples() and seats.teacher.samples()):
+            raise CallFailed(
+                "protocol",
+                "`accept=sampled` draws the teacher's samples, and this task's settings are greedy: give "
+                "`--gen_kwargs do_sample=True,temperature=1.0`, or `accept=greedy`",
+            )
+        how = {"reply": ()} if self.accept == "sampled" else {"keep_ids": True}
+        completion = await seats.student.generate(question.context, kind="draft", **how)
+        known = reply.tokens is not None and shares(seats.student.backend, reply.tokens)
+        draft = Continuation(completion, completion.text, completion.ids if known else None)
+        return draft if policy.exact else draft.within(reply)
+
+    def _proposal(self, question: Question, seats: Seats, reply: Reply, draft: Continuation) -> Proposal:
+        """Return a draft as the policy sees it: cut into units."""
+        if reply.tokens is not None and draft.ids is None:
+            draft = replace(draft, ids=reply.encode(draft.text)[0])
+        if reply.tokens is not None and reply.ids is not None and draft.ids is not None:
+            draft = replace(draft, ids=draft.ids[: reply.room])
+        pieces = draft.pieces(reply)
+        return Proposal(question, seats, reply, pieces, splitter(self.unit, self.chunk_tokens)(pieces), draft.ids)
+
+    async def _correct(
+        self, question: Question, seats: Seats, ledger: Ledger, reply: Reply, proposal: Proposal, ruling: Ruling
+    ) -> tuple[Reply, bool]:
+        """Return the reply with the teacher's own unit, and whether the teacher ends it there."""
+        figure: float | None = None
+        if self.unit == "token" and ruling.correction is not None and ruling.source is not None:
+            token, figure = ruling.correction
+            longer, over = reply.with_ids([token]), False
+            ledger.source(ruling.source)
+            ledger.write("teacher", longer.text[len(reply.text) :], figure, ruling.source, 1)
+        else:
+            only: Literal["step"] | int = "step" if self.unit == "step" else self.chunk_tokens
+            told = self.correct_user.fill(approved=question.prefix + reply.text)
+            unit = await continue_reply(seats.teacher, question, reply, told, kind="correct", only=only)
+            ledger.source(unit.completion, unit.seam)
+            if not self.policy.exact:
+                unit = unit.within(reply)
+            pieces = unit.pieces(reply)
+            sizes = splitter(self.unit, self.chunk_tokens)(pieces)
+            ends = len(sizes) < 2 and unit.completion.finish == "stop"
+            unit = first_units(unit, pieces, sizes[0] if sizes else 0)
+            longer = reply.with_ids(unit.ids) if unit.ids is not None else reply.with_text(unit.text)
+            ledger.write("teacher", unit.text, None, unit.completion, None if unit.ids is None else len(unit.ids))
+            over = ends or not unit.text
+        if ruling.accepted < len(proposal.sizes):
+            rejected, before = proposal.units[ruling.accepted], ruling.probabilities[ruling.accepted]
+            ledger.correct(rejected, before, ledger.written[-1].text, figure)
+        return longer, over
+
+
+def _approve(ledger: Ledger, reply: Reply, proposal: Proposal, draft: Continuation, ruling: Ruling) -> Reply:
+    """Return the reply with the approved units."""
+    for number, ((start, end), text) in enumerate(zip(proposal.spans[: ruling.accepted], proposal.units, strict=False)):
+        figure = ruling.probabilities[number] if ruling.probabilities else None
+        tokens = end - start if proposal.ids is not None else None
+        ledger.write("student", text, figure, draft.completion, tokens)
+    taken = sum(proposal.sizes[: ruling.accepted])
+    if proposal.ids is not None:
+        return reply.with_ids(proposal.ids[:taken])
+    return reply.with_text("".join(proposal.pieces[:taken]))
+
+
+def _end(ledger: Ledger, seats: Seats, reply: Reply, first: Continuation | None, stop: str | None = None) -> Solution:
+    """Return the solution. A reply without a correction is the student's first draft, to the letter; where the reply
+    has come to nothing, the first draft stands again (`first` is None where it must not)."""
+    stop = stop or ("length" if reply.room is not None and reply.room <= 0 else "teacher_stops")
+    text = reply.final
+    if first is not None and not ledger.corrections:
+        text = first.text
+    elif first is not None and (stop == "repetition" or not text.strip()):
+        stop, text = "repetition" if stop == "repetition" else "empty_correction", first.text
+        ledger.restart("student", text, first.completion)
+    return Solution(text, stop, ledger.close(seats, text))
+
+
+class SpeculativePairLM(ProtocolLM):
+    """`lm_eval --model speculative_pair --model_args student=<spec>,teacher=<spec>,unit=…,accept=…`."""
+
+    protocol = SpeculativePair
+
+
+JUDGE_OPENING = "Rating from 0 to 9: "
+JUDGE_SYSTEM = """\
+You are a strict, logical and attentive teacher. A student answers a task step by step, and you rate one step of the answer.
+Rate whether the step is correct, follows from the task and the steps before it, and helps to answer the task.
+Reply with a single digit from 0 (wrong or useless) to 9 (certainly right), and nothing else."""  # noqa: E501
+
+JUDGE_USER = '''\
+The student was given this task:
+"""
+{task}
+"""
+
+The answer so far, which is approved:
+"""
+{approved}
+"""
+
+The next step of the answer, which you rate:
+"""
+{unit}
+"""'''
+
+CORRECT_USER = '''\
+This is the beginning of an answer to the task above:
+"""
+{approved}
+"""
+
+Write the next step of this answer, and nothing else. Begin where it ends; repeat nothing of it.'''
+
+RESUME_USER = '''\
+Your teacher found a mistake in your answer. This is the part of it that is right, the last words being your teacher's own:
+"""
+{approved}
+"""
+
+Go on from this point to the end of the answer, in the same style and format. Write only what comes after that part; repeat nothing of it, and mention neither the teacher nor the correction.'''  # noqa: E501
