@@ -62,10 +62,19 @@ def real_rows(data_dir: Path, name: str, split: str = "test") -> list[dict[str, 
     return [json.loads(line) for line in (data_dir / name / f"{split}.jsonl").read_bytes().splitlines() if line.strip()]
 
 
-def evaluate(lm: Any, manager: TaskManager, *names: str, num_fewshot: int | None = None, **options: Any) -> Any:
+def evaluate(
+    lm: Any,
+    manager: TaskManager,
+    *names: str,
+    num_fewshot: int | None = None,
+    max_gen_toks: int | None = None,
+    **options: Any,
+) -> Any:
     """Run tasks as `lm_eval` does, without what it finds out about the machine, which takes seconds."""
     loaded = manager.load(list(names))
     for task in loaded["tasks"].values():
+        if max_gen_toks is not None and task.config.generation_kwargs:
+            task.set_config("generation_kwargs", {"max_gen_toks": max_gen_toks}, update=True)
         if num_fewshot is not None or task.get_config("num_fewshot") is None:
             task.set_config(key="num_fewshot", value=num_fewshot or 0)
         task.set_fewshot_seed(seed=1234)
