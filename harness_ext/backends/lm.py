@@ -133,13 +133,21 @@ def make_lm_backend(backend: str, name: str, args: Mapping[str, Any]) -> LMBacke
         from harness_ext.backends.lm_api import LMAPIBackend
 
         return LMAPIBackend(f"{backend}:{name}", lane, fingerprint, make, "LocalChatCompletion" in kinds)
-    return LMBackend(f"{backend}:{name}", lane, fingerprint, make)
+    return _class_for(cls)(f"{backend}:{name}", lane, fingerprint, make)
 
 
 def wrap_lm(lm: Any) -> LMBackend:
     """Make a seat of a ready `lm_eval.api.model.LM`. No later run reuses its calls: nothing identifies it."""
-    backend = LMBackend(
-        type(lm).__name__, str(getattr(lm, "device", None) or type(lm).__name__), f"object:{uuid.uuid4()}", lambda: lm
-    )
+    name = type(lm).__name__
+    lane = str(getattr(lm, "device", None) or name)
+    backend = _class_for(type(lm))(name, lane, f"object:{uuid.uuid4()}", lambda: lm)
     backend.prepare()
     return backend
+
+
+def _class_for(cls: type[Any]) -> type[LMBackend]:
+    if getattr(cls, "MULTIMODAL", False):
+        from harness_ext.backends.multimodal import MultimodalBackend
+
+        return MultimodalBackend
+    return LMBackend

@@ -1,0 +1,176 @@
+"""Tasks with images: the pictures reach every seat that takes them, and no seat loses one silently."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lm_eval.api.model import LM
+
+from harness_ext.backends.base import Deliver, GenerateRequest
+from harness_ext.backends.scripted import ScriptedBackend
+from harness_ext.errors import ConfigurationError
+from harness_ext.images import NOT_SHOWN, Image
+from harness_ext.models.baseline import BaselineLM
+from harness_ext.models.feedback_pair import FeedbackPairLM
+from harness_ext.rundir import read_transcripts
+
+COLOURS = ["red", "blue", "green"]
+
+
+def picture(colour: str) -> Any:
+    from PIL import Image as Pillow
+
+    return Pillow.new("RGB", (4, 4), colour)
+
+
+def colour_of(image: Any) -> str:
+    from PIL import ImageColor
+
+    return {ImageColor.getrgb(c): c for c in COLOURS}[image.getpixel((0, 0))]
+
+
+class Seeing(ScriptedBackend):
+    """A scripted model that names the colours it is sent."""
+
+    capabilities = frozenset({"generate", "continue", "score", "images"})
+
+    def generate(self, requests: Sequence[GenerateRequest], deliver: Deliver) -> None:
+        for i, request in enumerate(requests):
+            colours = "+".join(colour_of(image.open()) for image in request.images)
+            super().generate([request], lambda _, c, i=i, colours=colours: deliver(i, _named(c, colours)))
+
+
+def _named(completion: Any, colours: str) -> Any:
+    from dataclasses import replace
+
+    return replace(completion, text=completion.text.replace("COLOURS", colours or "nothing"))
+
+
+class ScriptedVLM(LM):
+    """An lm-eval model class as `hf-multimodal` is one: images come as the third argument."""
+
+    MULTIMODAL = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
+        self.sizes.append(len(requests))
+        assert len({len(r.args) for r in requests}) == 1  # hf-multimodal decides for all from the first
+        return [
+            "+".join(colour_of(p) for p in r.args[2]["visual"]) if len(r.args) > 2 else "Correct." for r in requests
+        ]
+
+    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[Any]:
+        raise NotImplementedError
+
+    loglikelihood_rolling = loglikelihood
+
+
+def make_task(text: str = "<image>Which colour?", images: Any = None, **more: Any) -> Any:
+    from datasets import Dataset
+    from lm_eval.api.task import ConfigurableTask
+
+    rows = [{"colour": colour} for colour in COLOURS]
+    return ConfigurableTask(
+        config={
+            "task": "colours", "custom_dataset": lambda **_: {"test": Dataset.from_list(rows)}, "test_split": "test",
+            "output_type": "generate_until", "doc_to_text": text, "doc_to_target": "{{colour}}",
+            "doc_to_image": images or (lambda doc: [picture(doc["colour"])]),
+            "generation_kwargs": {"until": ["\n\n"], "max_gen_toks": 8}, "metric_list": [{"metric": "exact_match"}],
+            **more,
+        }
+    )  # fmt: skip
+
+
+def run(lm: Any, task: Any, **more: Any) -> float:
+    from lm_eval.evaluator import evaluate
+
+    results = evaluate(lm, {"colours": task}, bootstrap_iters=0, **more)
+    assert results is not None
+    return float(results["results"]["colours"]["exact_match,none"])
+
+
+def own(tmp_path: Path, cls: Any = BaselineLM, **seats: Any) -> Any:
+    return cls(store=str(tmp_path / "store"), run_dir=tmp_path / "run", progress="off", **seats)
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_pictures_reach_every_seat_that_is_shown_the_task(tmp_path: Path, chat: bool) -> None:
+    student = Seeing(lambda p: "COLOURS" if "Hint" in p else "no idea", name="student")
+    teacher = Seeing(lambda p: "Correct." if "no idea" not in p else "Incorrect.\nHint: it is COLOURS", name="teacher")
+    lm = own(tmp_path, FeedbackPairLM, student=student, teacher=teacher)
+    assert run(lm, make_task(), apply_chat_template=chat) == 1.0
+    first = min(read_transcripts(lm.run.path), key=lambda t: t.doc_id)
+    assert [t.completion.text for t in first.turns] == [
+        "no idea", "Incorrect.\nHint: it is red", "red", "Correct.",
+    ]  # fmt: skip
+
+
+def test_equal_texts_with_other_pictures_are_other_calls(tmp_path: Path) -> None:
+    student = Seeing(lambda p: "COLOURS")
+    assert run(own(tmp_path / "a", student=student), make_task()) == 1.0
+    assert sum(map(len, student.calls)) == 3
+    again = own(tmp_path / "a", student=student)
+    assert run(again, make_task()) == 1.0  # pictures are hashed by their pixels: the run directory knows the documents
+    assert sum(map(len, student.calls)) == 3
+
+
+def test_a_seat_without_eyes_is_an_error_or_gets_the_text_alone(tmp_path: Path) -> None:
+    student, teacher = Seeing(lambda p: "COLOURS", name="s"), ScriptedBackend(lambda p: "Correct.", name="blind")
+    with pytest.raises(
+        ConfigurationError, match=r"`teacher`: the task has images, and blind takes none.*teacher.images=off"
+    ):
+        run(own(tmp_path / "a", FeedbackPairLM, student=student, teacher=teacher), make_task())
+    assert student.calls == []
+    lm = own(tmp_path / "b", FeedbackPairLM, student=student, teacher=teacher, **{"teacher.images": "off"})
+    assert run(lm, make_task()) == 1.0
+    assert all(NOT_SHOWN in p and "<image>" not in p for batch in teacher.calls for p in batch)
+    assert lm.get_model_info()["harness_ext"]["summary"]["events"]["image_left_out"] == 3
+
+
+def test_pictures_and_marks_must_fit(tmp_path: Path) -> None:
+    def two(doc: Any) -> list[Any]:
+        return [picture(doc["colour"]), picture("blue")]
+
+    student = Seeing(lambda p: "COLOURS")
+    lm = own(tmp_path / "two", student=student)
+    run(lm, make_task("<image> then <image>?", two))
+    assert sorted(t.text for t in read_transcripts(lm.run.path)) == ["blue+blue", "green+blue", "red+blue"]
+    lm = own(tmp_path / "none", student=student, on_failure="score")
+    run(lm, make_task("Which colour?"))
+    failures = {t.failure.message for t in read_transcripts(lm.run.path) if t.failure}
+    assert failures == {"the task hands over 1 images, and its text holds 0 `<image>` marks"}
+
+
+def test_what_no_backend_takes_is_refused(tmp_path: Path) -> None:
+    student = Seeing(lambda p: "COLOURS")
+    with pytest.raises(ConfigurationError, match="no backend scores texts after images"):
+        run(
+            own(tmp_path, student=student),
+            make_task(output_type="multiple_choice", doc_to_choice=COLOURS, metric_list=[{"metric": "acc"}]),
+        )
+    sounds = make_task()
+    sounds.config.doc_to_audio = lambda doc: [b"beep"]
+    sounds._config.doc_to_audio = sounds.config.doc_to_audio
+    with pytest.raises(ConfigurationError, match="the task hands over audio"):
+        run(own(tmp_path / "b", student=student), sounds)
+
+
+def test_lm_evals_own_multimodal_classes_sit_on_seats(tmp_path: Path) -> None:
+    student, teacher = ScriptedVLM(), ScriptedVLM()
+    lm = own(tmp_path, FeedbackPairLM, student=student, teacher=teacher, **{"teacher.images": "off"})
+    assert run(lm, make_task()) == 1.0
+    assert (student.sizes, teacher.sizes) == ([3], [3])
+
+
+def test_an_image_is_its_pixels() -> None:
+    assert Image.of(picture("red")) == Image.of(picture("red"))
+    assert Image.of(picture("red")).digest != Image.of(picture("blue")).digest
+    assert colour_of(Image.of(picture("green")).open()) == "green"
+    assert Image.of(picture("red").convert("RGBA")).open().getpixel((0, 0)) == (255, 0, 0)
+    assert Image.of(picture("red")).data_url.startswith("data:image/png;base64,")
