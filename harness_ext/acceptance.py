@@ -12,7 +12,7 @@ import asyncio
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from math import exp
 from typing import Any, ClassVar
 
@@ -47,7 +47,7 @@ class Proposal:
     def spans(self) -> list[tuple[int, int]]:
         """Return which pieces each unit is made of, as (first, end)."""
         ends = list(accumulate(self.sizes, initial=0))
-        return list(zip(ends, ends[1:], strict=False))
+        return list(pairwise(ends))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Literal
 
 Unit = Literal["token", "step", "chunk"]
@@ -101,7 +101,7 @@ def splitter(unit: Unit, chunk_tokens: int = 32) -> Splitter:
 def group(pieces: Sequence[str], sizes: Sequence[int]) -> list[str]:
     """Return the texts of units."""
     ends = list(accumulate(sizes, initial=0))
-    return ["".join(pieces[a:b]) for a, b in zip(ends, ends[1:], strict=False)]
+    return ["".join(pieces[a:b]) for a, b in pairwise(ends)]
 
 
 def words(text: str) -> list[str]:

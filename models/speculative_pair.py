@@ -28,9 +28,9 @@ from harness_ext.splitting import Unit, splitter
 class SpeculativePair(Protocol):
     """Options of `speculative_pair`; prompts are given as files.
 
-    `unit` is what is approved or replaced as a whole (a chunk has `chunk_tokens` tokens), `accept` the rule, `threshold`
-    its number. `max_corrections` bounds the teacher's corrections (0 is the baseline); `greedy` and `sampled`, whose
-    text is the teacher's own, know no bound. `on_malformed` says what a rating without a number is.
+    `unit` is what is approved or replaced as a whole (a chunk has `chunk_tokens` tokens), `accept` the rule,
+    `threshold` its number. `max_corrections` bounds the teacher's corrections (0 is the baseline); `greedy` and
+    `sampled`, whose text is the teacher's own, know no bound. `on_malformed` says what a rating without a number is.
     """
 
     unit: Unit = "token"
