@@ -66,10 +66,45 @@ OVERHEAD = """\
 Cost of a call beside the model's, with a backend that answers at once; call store and transcripts on:
 """
 
+HTTP = """\
+    python benchmarks/http_cost.py --questions 5000 --output benchmarks/results/http_cost.json
+
+The same for a [served seat](http-seats.md), against a server that answers at once; CPU of the client alone:
+"""
+
 STOCK = """\
 ## Is `max_rounds=0` lm-eval's own `hf`?
 
     HARNESS_EXT_DATA=<folder> python benchmarks/stock.py --limit 20 --output benchmarks/results/stock.json
+"""
+
+ENHANCE_THROUGHPUT = """\
+## What `enhance` adds
+
+    python benchmarks/enhance.py throughput --rows 192 --output benchmarks/results/enhance_throughput.json
+
+`annotate` from the input file to the checked output, against the same calls as one flat batch of the same model
+(efficiency: 1 is perfect) and against the published way, one row a `generate`; embedded teacher, own stories:
+"""
+
+ENHANCE_CREAK = """\
+    HARNESS_EXT_DATA=<folder> python benchmarks/enhance.py creak --rows 200 \\
+        --output benchmarks/results/enhance_creak.json
+
+CREAK's 10,176 training rows through `prepare`, the first of them through the embedded teacher, which knows stories
+only: its texts are noise here, and the checks say so.
+"""
+
+ENHANCE_STORIES = """\
+    python benchmarks/enhance.py stories --rows 300 --output benchmarks/results/enhance_stories.json
+
+The same on own stories. `error_text` and `fundamental_text` are prompts the teacher never learned: it solves the story
+instead, which shows as leaks.
+"""
+
+ENHANCE_PREFERENCES = """\
+Preferences between four sampled candidates of the embedded student (near-duplicates dropped). Agreement is over the
+matches that both decide; the teacher has learned to review one answer, not to compare two:
 """
 
 STARTUP = """\
@@ -117,9 +152,27 @@ def protocol_part(name: str) -> str:
     return f"{table(result['rows'])}\nBatch size {result['batch_size']}; {result['machine']}.\n"
 
 
+def http_part() -> str:
+    result = load("http_cost.json")
+    at_once = f"{result['questions']} calls, {result['num_concurrent']} at once"
+    return f"{table(result['rows'])}\n{at_once}; {result['machine']}, load {result['load_average'][0]}.\n"
+
+
 def overhead_part() -> str:
     result = load("overhead.json")
     return f"{table(overhead_rows(result))}\n{result['machine']}, load {result['load_average'][0]}.\n"
+
+
+def creak_part() -> str:
+    result = load("enhance_creak.json")
+    prepared = result["prepared"]
+    words = f"Prepared: {prepared['written']} of {prepared['read']} rows. Fields at the end: "
+    return f"{table(result['rows'])}\n{words}{', '.join(f'`{f}`' for f in result['fields'])}. {result['machine']}.\n"
+
+
+def stories_part() -> str:
+    result = load("enhance_stories.json")
+    return f"{table(result['rows'])}\n{ENHANCE_PREFERENCES}\n{table(result['preferences'])}\n{result['machine']}.\n"
 
 
 SECTIONS = (
@@ -129,6 +182,10 @@ SECTIONS = (
     ("invariance.json", INVARIANCE, lambda: protocol_part("invariance")),
     ("repeat.json", REPEAT, lambda: protocol_part("repeat")),
     ("overhead.json", OVERHEAD, overhead_part),
+    ("http_cost.json", HTTP, http_part),
+    ("enhance_throughput.json", ENHANCE_THROUGHPUT, lambda: protocol_part("enhance_throughput")),
+    ("enhance_creak.json", ENHANCE_CREAK, creak_part),
+    ("enhance_stories.json", ENHANCE_STORIES, stories_part),
     ("stock.json", STOCK, lambda: table(load("stock.json"))),
 )
 

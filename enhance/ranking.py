@@ -70,7 +70,7 @@ def strengths(n: int, outcomes: Iterable[Outcome], prior: float = 0.5, steps: in
     for _ in range(steps if n else 0):
         former, p = p, total / (games / (p[:, None] + p[None, :])).sum(axis=1)
         p /= p[n]
-        if np.allclose(p, former, rtol=1e-9):
+        if np.abs(p - former).max() < 1e-9:
             break
     return [round(log(x), 6) for x in p[:n]]
 

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 HERE = Path(__file__).parent
 ROWS, CANDIDATES = 40, 4
 
@@ -16,13 +18,14 @@ ROWS, CANDIDATES = 40, 4
 def run(folder: Path, *moments: int) -> dict[str, Any]:
     ended = subprocess.run(
         [sys.executable, str(HERE / "enhance_kill.py"), str(folder), *map(str, moments)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=240, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=580, check=False,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr[-3000:]
     found: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
     return found
 
 
+@pytest.mark.timeout(600)
 def test_killed_at_five_moments(tmp_path: Path) -> None:
     found = run(tmp_path, 0, 7, 55, 150, 260)
     whole, killed = found["whole"], found["killed"]
