@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import sys
@@ -21,6 +22,9 @@ def main(argv: list[str]) -> int:
     Returns 0; 1 when a model could not be scored or the gate is closed; 2 for wrong usage.
     """
     options = _parser().parse_args(argv)
+    if importlib.util.find_spec("matplotlib") is None:
+        print("harness-ext checkpoints: matplotlib is not installed. Remedy: pip install matplotlib", file=sys.stderr)
+        return 2
     # What scores is no reason to ask the hub for news about it.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     settings = Settings(**{name: getattr(options, name) for name in vars(Settings()) if hasattr(options, name)})

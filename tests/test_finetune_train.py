@@ -91,26 +91,70 @@ def test_stages_follow_one_another(train_file: Path, tmp_path: Path) -> None:
         assert (final / name).is_file()
 
 
-def test_deepspeed_zero2_trains_on_two_processes(train_file: Path, tmp_path: Path) -> None:
-    config = tmp_path / "run.yaml"
-    config.write_text(
-        f"model: {model_path('student')}\ntrain_file: {train_file}\noutput_dir: {tmp_path / 'out'}\nmax_steps: 2\n"
-        "batch_size: 4\nlearning_rate: 1.0e-3\ndevice: cpu\ndeepspeed: zero2\nlogging_steps: 1\n",
-        encoding="utf-8",
-    )
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+ROOT = Path(__file__).parent.parent
+
+
+def finetune_sh(*arguments: object) -> str:
+    """Run finetune.sh in two processes on the CPU; return what it said."""
     done = subprocess.run(
-        [*torchrun, "-m", "harness_ext.finetune", "--config", str(config)],
-        env={**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
-        cwd=Path(__file__).parent.parent,
+        ["bash", str(ROOT / "finetune" / "finetune.sh"), *map(str, arguments)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "NPROC": "2", "PYTHON": sys.executable},
+        cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=280,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    final = tmp_path / "out" / "final"
-    assert why_incomplete(final) == ""
-    assert weights(final) != weights(model_path("student"))
-    log = json.loads((tmp_path / "out" / "log.json").read_text(encoding="utf-8"))
-    assert [entry["step"] for entry in log if "loss" in entry] == [1, 2]
+    return done.stderr
+
+
+def steps(out: Path) -> list[int]:
+    log = json.loads((out / "log.json").read_text(encoding="utf-8"))
+    return [entry["step"] for entry in log if "loss" in entry]
+
+
+@pytest.mark.timeout(600)
+def test_ten_positionals_train_on_two_processes_under_zero3_and_go_on(tmp_path: Path) -> None:
+    from datasets import Dataset, DatasetDict
+
+    texts = [f"Q: {number} A: The answer is (A). Let's think step by step." for number in range(15)]
+    saved = DatasetDict(train=Dataset.from_dict({"cot_tail": [*texts, ""]}))
+    saved.save_to_disk(str(tmp_path / "data"))
+
+    def run(epochs: int) -> str:
+        ten = (model_path("student"), tmp_path / "data", 2, 2, "1e-3", epochs, "cot_tail", "NAME", tmp_path, "project")
+        return finetune_sh(*ten, "--device", "cpu", "--logging_steps", 1)
+
+    out = tmp_path / "NAME"
+    said = run(1)
+    assert "16 rows, 15 used, 1 dropped" in said
+    assert (out / "checkpoint-2" / "model.safetensors").is_file()
+    assert why_incomplete(out / "final") == ""
+    settings = json.loads((out / "run.json").read_text(encoding="utf-8"))
+    assert (settings["deepspeed"], settings["gradient_checkpointing"]) == ("zero3", True)
+    assert (settings["scheduler"], settings["run_name"], settings["project"]) == ("constant", "NAME", "project")
+    assert steps(out) == [1, 2]
+    said = run(2)
+    assert "resuming from" in said
+    assert "checkpoint-2" in said
+    assert steps(out) == [1, 2, 3, 4]
+    errors = json.loads((out / "errors.json").read_text(encoding="utf-8"))["train"]
+    assert [epoch for epoch, _ in errors] == [1, 2]
+    assert errors[1][1] < errors[0][1]
+
+
+def test_preferences_train_an_adapter_on_two_processes_under_zero2(tmp_path: Path) -> None:
+    pairs = tmp_path / "pairs.jsonl"
+    row = {"prompt": "1 Mary went to the garden.\nWhere is Mary?\n", "chosen": "Answer: garden", "rejected": "no"}
+    pairs.write_text(json.dumps(row) + "\n" + json.dumps({**row, "rejected": "yes"}) + "\n", encoding="utf-8")
+    config = tmp_path / "run.yaml"
+    config.write_text(
+        f"model: {model_path('student')}\ntrain_file: {pairs}\noutput_dir: {tmp_path / 'out'}\nmethod: dpo\n"
+        "adapter: lora\ndeepspeed: zero2\nepochs: 2\nbatch_size: 1\ndevice: cpu\nlogging_steps: 1\n",
+        encoding="utf-8",
+    )
+    finetune_sh("--config", config)
+    assert steps(tmp_path / "out") == [1, 2]
+    assert why_incomplete(tmp_path / "out" / "final") == ""
+    assert (tmp_path / "out" / "final" / "adapter_model.safetensors").is_file()

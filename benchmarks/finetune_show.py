@@ -1,0 +1,281 @@
+"""From data to checkpoints that the harness scores, on a CPU with the embedded pair: each show is one command.
+
+    HARNESS_EXT_DATA=<folder> python benchmarks/finetune_show.py chain
+    HARNESS_EXT_DATA=<folder> python benchmarks/finetune_show.py preferences
+    HARNESS_EXT_DATA=<folder> python benchmarks/finetune_show.py targets
+    HARNESS_EXT_DATA=<folder> python benchmarks/finetune_show.py creak
+
+- `chain`: bAbI's training rows -> the embedded teacher's rationales -> the embedded student trained on them -> every
+  epoch on bAbI's test rows -> `compare` with the untouched student.
+- `preferences`: candidates of the student, judged by the teacher -> DPO and ORPO -> every epoch on bAbI's test rows.
+- `targets`: golden against teacher targets, for full training, LoRA, prefix and System 1's prefix, in one table.
+- `creak`: CREAK's training rows -> the teacher's rationales -> training -> `creak` and `creak_cot` on the validation
+  rows. The embedded pair knows stories only; the figures are what they are.
+
+Every step is a command that a user could type, and is printed. What is finished is not done again (`--work`). The table
+goes to `benchmarks/results/finetune_<show>.md`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from harness_ext.embedded import model_path
+
+ROOT = Path(__file__).resolve().parent.parent
+# What the embedded pair has learned to reason about; the other 14 tasks are noise to it.
+BABI_TASKS = (1, 6, 9, 11, 12, 13)
+STUDENT, TEACHER = str(model_path("student")), str(model_path("teacher"))
+
+
+class Show:
+    """Runs the steps of a show and keeps count of their time."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        """Make the working folder."""
+        self.options = options
+        self.work = (options.work or Path("harness_ext_runs") / "finetune_show" / options.show).resolve()
+        self.work.mkdir(parents=True, exist_ok=True)
+        self.steps: list[tuple[str, float]] = []
+
+    def run(self, name: str, *command: object, produces: Path | None = None) -> None:
+        """Run a command unless what it produces is there."""
+        words = [str(word) for word in command]
+        if produces is not None and produces.exists():
+            print(f"# {name}: {produces} is there", file=sys.stderr)
+            return
+        print(f"$ {shlex.join(words)}", file=sys.stderr, flush=True)
+        start = time.perf_counter()
+        env = {**os.environ, "OMP_NUM_THREADS": str(self.options.threads), "PYTHON": sys.executable}
+        subprocess.run(words, check=True, env=env, cwd=self.work, stdout=sys.stderr)
+        self.steps.append((name, time.perf_counter() - start))
+
+    def ours(self, name: str, *arguments: object, produces: Path | None = None) -> None:
+        """Run `harness-ext` with these arguments."""
+        self.run(name, sys.executable, "-m", "harness_ext", *arguments, produces=produces)
+
+    def finetune(self, name: str, data: Path, column: str, **settings: object) -> Path:
+        """Train the embedded student by finetune.sh's ten positionals and more settings by name; return the run."""
+        options = {"deepspeed": "", "gradient_checkpointing": False, "device": "cpu", **settings}
+        ten = [STUDENT, data, 16, 1, options.pop("learning_rate"), self.options.epochs, column, name, self.work, "show"]
+        more = [word for key, value in options.items() for word in (f"--{key}", value)]
+        self.run(f"finetune {name}", "bash", ROOT / "finetune" / "finetune.sh", *ten, *more)
+        return self.work / name
+
+    def checkpoints(self, run: Path, tasks: str, *more: object) -> list[dict[str, Any]]:
+        """Score a run's checkpoints; return the points of its curve."""
+        arguments = ["--tasks", tasks, "--limit", self.options.limit, "--batch_size", 32, "--device", "cpu", *more]
+        self.ours(f"checkpoints {run.name}", "checkpoints", run, *arguments)
+        points: list[dict[str, Any]] = json.loads((run / "evaluations" / "points.json").read_text(encoding="utf-8"))
+        return points
+
+    def babi(self) -> Path:
+        """Write the training rows of bAbI that the pair can read, with the teacher's prompts; return the file."""
+        rows = self.work / "rows.jsonl"
+        write(rows, first_of_each(read(data("babi", "train")), "task", BABI_TASKS, self.options.rows))
+        prompts = self.work / "prompts.jsonl"
+        self.ours("prepare", "enhance", "prepare", rows, prompts, "--templates", "stories", produces=prompts)
+        return prompts
+
+    def annotated(self, prompts: Path, drop: str) -> Path:
+        """Have the embedded teacher answer the prompts; return the data set for training."""
+        told, folder = self.work / "annotated.jsonl", self.work / "data"
+        words = ["enhance", "annotate", "embedded", prompts, told, "cot_text", "--batch_size", 32, "--device", "cpu"]
+        self.ours("annotate", *words, produces=told)
+        self.ours("finish", "enhance", "finish", told, folder, "--drop", drop, produces=folder)
+        return folder
+
+    def report(self, text: str) -> None:
+        """Write the show's page: what was measured, and how long each step took."""
+        lines = [
+            f"# Show: {self.options.show}",
+            "",
+            f"`python benchmarks/finetune_show.py {self.options.show} --rows {self.options.rows} --epochs "
+            f"{self.options.epochs} --limit {self.options.limit}` (CPU, {self.options.threads} thread(s)).",
+            "",
+            text,
+            "",
+            "| step | seconds |",
+            "| --- | --- |",
+            *(f"| {name} | {seconds:.0f} |" for name, seconds in self.steps),
+            f"| all | {sum(seconds for _, seconds in self.steps):.0f} |",
+        ]
+        self.options.output.mkdir(parents=True, exist_ok=True)
+        path = self.options.output / f"finetune_{self.options.show}.md"
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        print(path.read_text(encoding="utf-8"))
+
+
+def chain(show: Show) -> None:
+    """Prepare, enhance, train, score every epoch, compare."""
+    folder = show.annotated(show.babi(), "empty,cut_off,no_answer,contradicts_gold")
+    run = show.finetune("student", folder, "cot", prompt_column="cot_text", learning_rate=5e-4)
+    tasks = ",".join(f"babi_reasoning_{number}" for number in BABI_TASKS)
+    show.checkpoints(run, tasks, "--teacher", TEACHER, "--gate")
+    shutil.copy(run / "evaluations" / "accuracy.png", show.options.output / "finetune_chain.png")
+    runs = []
+    for label, model in (("untouched", STUDENT), ("finetuned", run / "final")):
+        folder = show.work / "runs" / label
+        arguments = f"student={model},run_dir={folder},model={label},store=off"
+        words = ["lm-eval", "run", "--model", "baseline", "--model_args", arguments, "--tasks", tasks]
+        more = ["--limit", show.options.limit, "--batch_size", 32, "--device", "cpu"]
+        show.ours(f"evaluate {label}", *words, *more, produces=folder)
+        show.ours(f"score {label}", "score", folder)
+        runs.append(folder)
+    compared = show.work / "compared"
+    show.ours("compare", "compare", *runs, "--output", compared, produces=compared)
+    show.report(pooled(run))
+
+
+def preferences(show: Show) -> None:
+    """Candidates, judgements, DPO and ORPO."""
+    prompts, pairs = show.babi(), show.work / "pairs.jsonl"
+    show.ours(
+        "preferences", "enhance", "preferences", prompts, pairs, "--student", "embedded", "--judge", "embedded",
+        "--style", "review", "--field", "cot_text", "--k", 4, "--batch_size", 32, "--device", "cpu", produces=pairs,
+    )  # fmt: skip
+    tasks = ",".join(f"babi_reasoning_{number}" for number in BABI_TASKS)
+    parts = []
+    for method, rate in (("dpo", 2e-5), ("orpo", 2e-4)):
+        run = show.finetune(method, pairs, "cot", method=method, learning_rate=rate)
+        show.checkpoints(run, tasks)
+        parts.append(f"## {method}\n\n{pooled(run)}")
+    show.report("\n\n".join(parts))
+
+
+def targets(show: Show) -> None:
+    """Golden against teacher targets, four ways of training, one table."""
+    folder = show.annotated(show.babi(), "empty,cut_off,no_answer")
+    rows = show.work / "targets.jsonl"
+    # bAbI has answers and no rationales: that is all a golden target can say.
+    write(rows, ({**row, "solution": f"Answer: {row['answer']}", "explanation": row["cot"]} for row in saved(folder)))
+    tasks = ",".join(f"babi_reasoning_{number}" for number in BABI_TASKS)
+    rates = {"full": 5e-4, "lora": 2e-3, "prefix": 2e-2, "pkv": 2e-3}
+    lines = ["| adapter | targets | untouched | accuracy | 95% interval | change | p |", "| " + "--- | " * 7]
+    for adapter, rate in rates.items():
+        for kind in ("golden", "teacher"):
+            run = show.finetune(
+                f"{adapter}-{kind}", rows, "", method="kd", adapter=adapter, targets=kind, prompt_column="cot_text",
+                learning_rate=rate, save_total_limit=1,
+            )  # fmt: skip
+            show.checkpoints(run, tasks)
+            lines.append(f"| {adapter} | {kind} | {' | '.join(last_line(run))} |")
+    show.report("\n".join(lines))
+
+
+def creak(show: Show) -> None:
+    """CREAK, as it comes."""
+    rows, prompts = show.work / "rows.jsonl", show.work / "prompts.jsonl"
+    write(rows, list(read(data("creak", "train")))[: show.options.rows])
+    show.ours("prepare", "enhance", "prepare", rows, prompts, "--templates", "creak", produces=prompts)
+    folder = show.annotated(prompts, "empty")
+    run = show.finetune("creak", folder, "cot_tail", learning_rate=5e-4)
+    show.checkpoints(run, "creak,creak_cot")
+    show.report((run / "evaluations" / "table.md").read_text(encoding="utf-8"))
+
+
+def pooled(run: Path) -> str:
+    """Return the table of a run's epochs over all tasks together, and the tables of the tasks."""
+    from harness_ext.finetune.curve import points, table
+    from harness_ext.finetune.evaluate import Score, subjects
+
+    stored = [json.loads(path.read_text(encoding="utf-8")) for path in (run / "evaluations" / "scores").glob("*.json")]
+    values: dict[str, dict[str, float]] = {}
+    for one in stored:
+        values.setdefault(one["subject"], {}).update(one["values"])
+    metric = stored[0]["metric"]
+    known, _ = subjects(run, TEACHER)
+    scores = [
+        Score(name, f"{len({one['task'] for one in stored})} tasks", metric, found) for name, found in values.items()
+    ]
+    errors = json.loads((run / "errors.json").read_text(encoding="utf-8"))
+    return table(points(known, scores), errors)
+
+
+def last_line(run: Path) -> list[str]:
+    """Return untouched accuracy, and of the last epoch accuracy, interval, change and p, from the pooled table."""
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in pooled(run).splitlines() if "|" in line][2:]
+    untouched = next(row for row in rows if row[0].startswith("untouched"))
+    last = [row for row in rows if row[0].startswith("checkpoint")][-1]
+    return [untouched[2], last[2], last[3], last[4], last[6]]
+
+
+def data(folder: str, split: str) -> Path:
+    """Return a file of real rows; end with a message where there is none."""
+    root = os.environ.get("HARNESS_EXT_DATA")
+    path = Path(root or "") / folder / f"{split}.jsonl"
+    if not root or not path.is_file():
+        sys.exit(f"HARNESS_EXT_DATA must name a folder with {folder}/{split}.jsonl (docs/tasks.md).")
+    return path
+
+
+def read(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a file of JSON lines."""
+    with path.open(encoding="utf-8") as lines:
+        yield from map(json.loads, lines)
+
+
+def saved(folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield the training rows of a folder of `save_to_disk`."""
+    from datasets import load_from_disk
+
+    loaded = load_from_disk(str(folder))
+    yield from loaded["train"] if isinstance(loaded, dict) else loaded
+
+
+def write(path: Path, rows: Any) -> None:
+    """Write rows as JSON lines, unless they are there."""
+    if not path.exists():
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def first_of_each(
+    rows: Iterator[dict[str, Any]], key: str, wanted: tuple[int, ...], number: int
+) -> list[dict[str, Any]]:
+    """Return rows in their order, of each wanted value of `key` the same number, `number` in all."""
+    each = dict.fromkeys(wanted, number // len(wanted))
+    kept = []
+    for row in rows:
+        if each.get(row[key], 0) > 0:
+            each[row[key]] -= 1
+            kept.append(row)
+    return kept
+
+
+SHOWS: dict[str, Callable[[Show], None]] = {
+    "chain": chain,
+    "preferences": preferences,
+    "targets": targets,
+    "creak": creak,
+}
+ROWS = {"chain": 1200, "preferences": 240, "targets": 600, "creak": 300}
+
+
+def main() -> None:
+    """Run a show."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("show", choices=SHOWS)
+    parser.add_argument("--rows", type=int, help="training rows")
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--limit", type=int, default=50, help="test rows of each task")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--work", type=Path, help="working folder")
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results")
+    options = parser.parse_args()
+    options.rows = options.rows or ROWS[options.show]
+    options.output = options.output.resolve()
+    SHOWS[options.show](Show(options))
+
+
+if __name__ == "__main__":
+    main()

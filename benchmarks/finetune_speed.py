@@ -1,0 +1,113 @@
+"""Tokens a second of `harness-ext finetune` against a bare TRL script with the same settings.
+
+    python benchmarks/finetune_speed.py --output benchmarks/results/finetune_speed.json
+
+Both train the embedded student on the same rows, batch size, optimizer and number of epochs, and save a checkpoint an
+epoch. They take turns, `--repeats` times each; a run's time is what the trainer itself measures, from its first step to
+its last checkpoint. The figure is the ratio of the medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from harness_ext.embedded import model_path
+
+# What a user would write who has only TRL.
+BARE = """
+import json, sys
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import SFTConfig, SFTTrainer
+
+model, rows, out, epochs, batch = sys.argv[1:]
+data = Dataset.from_list([json.loads(line) for line in open(rows)])
+config = SFTConfig(
+    output_dir=out, num_train_epochs=float(epochs), per_device_train_batch_size=int(batch), learning_rate=2e-5,
+    lr_scheduler_type="cosine", max_length=2048, logging_steps=10, save_strategy="epoch", bf16=False, use_cpu=True,
+    gradient_checkpointing=False, report_to="none", disable_tqdm=True, dataloader_pin_memory=False, seed=0, data_seed=0,
+)
+trainer = SFTTrainer(
+    model=AutoModelForCausalLM.from_pretrained(model, dtype="float32"), args=config, train_dataset=data,
+    processing_class=AutoTokenizer.from_pretrained(model),
+)
+trainer.train()
+json.dump(trainer.state.log_history, open(out + "/log.json", "w"))
+"""
+
+
+def rows(path: Path, number: int) -> int:
+    """Write training rows of the project's own stories as plain text; return their number of tokens."""
+    from transformers import AutoTokenizer
+
+    from harness_ext.finetune.recipes.embedded_pair.rows import rows as drawn
+
+    tokenizer = AutoTokenizer.from_pretrained(model_path("student"))
+    shares = {"draft": 1.0}
+    tokens = 0
+    with path.open("w", encoding="utf-8") as file:
+        for row in itertools.islice(drawn("student", 1, ("one_fact", "negation"), (2, 6), shares), number):
+            prompt = row["prompt"] if isinstance(row["prompt"], str) else row["prompt"][-1]["content"]
+            file.write(json.dumps({"prompt": prompt, "completion": row["completion"]}) + "\n")
+            tokens += len(tokenizer(prompt + row["completion"])["input_ids"]) + 1
+    return tokens
+
+
+def seconds(out: Path) -> float:
+    """Return how long the trainer says it trained."""
+    log = json.loads((out / "log.json").read_text(encoding="utf-8"))
+    return float(next(entry["train_runtime"] for entry in reversed(log) if "train_runtime" in entry))
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rows", type=int, default=2000)
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--batch_size", type=int, default=16)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--output", type=Path)
+    options = parser.parse_args()
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    model = str(model_path("student"))
+    found: dict[str, list[float]] = {"bare TRL": [], "harness-ext": []}
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder) / "rows.jsonl"
+        tokens = rows(data, options.rows) * options.epochs
+        for turn in range(options.repeats):
+            out = Path(folder) / f"bare{turn}"
+            out.mkdir()
+            bare = [model, data, out, options.epochs, options.batch_size]
+            ours_out = Path(folder) / f"ours{turn}"
+            given = {
+                "model": model, "train_file": data, "output_dir": ours_out, "epochs": options.epochs,
+                "batch_size": options.batch_size, "device": "cpu",
+            }  # fmt: skip
+            ours = [word for key, value in given.items() for word in (f"--{key}", value)]
+            commands = {
+                "bare TRL": ([sys.executable, "-c", BARE, *bare], out),
+                "harness-ext": ([sys.executable, "-m", "harness_ext.finetune", *ours], ours_out),
+            }
+            for name, (command, place) in commands.items():
+                subprocess.run([str(word) for word in command], env=env, check=True, capture_output=True)
+                found[name].append(tokens / seconds(place))
+                print(f"{name}: {found[name][-1]:.0f} tokens/s", flush=True)
+    medians = {name: statistics.median(values) for name, values in found.items()}
+    ratio = medians["harness-ext"] / medians["bare TRL"]
+    print(f"ratio of medians: {ratio:.3f}")
+    if options.output:
+        settings = {name: value for name, value in vars(options).items() if name != "output"}
+        record = {"settings": settings, "tokens": tokens, "tokens_per_second": found, "ratio": ratio}
+        options.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

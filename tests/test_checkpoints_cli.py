@@ -1,0 +1,175 @@
+"""`harness-ext checkpoints`: each epoch scored once, with its base, adapter and tokenizer; table, picture, gate."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from harness_ext.embedded import model_path
+from harness_ext.finetune import checkpoints_cli, curve
+from harness_ext.finetune.args import ConfigError, TrainArgs
+from harness_ext.finetune.checkpoints import MARKER
+from harness_ext.finetune.checkpoints_cli import main
+from harness_ext.finetune.curve import Change, change, gate, points, table
+from harness_ext.finetune.evaluate import Score, Scorer, Settings, Subject, hf_arguments, read_samples, subjects
+from harness_ext.finetune.train import run_stage
+
+QUESTION = "1 Mary went to the garden.\nWhere is Mary?\n"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Return trainings that teach one wrong answer, so that an epoch can only win where that is asked for."""
+    folder = tmp_path_factory.mktemp("runs")
+    rows = folder / "rows.jsonl"
+    rows.write_text(json.dumps({"prompt": QUESTION, "completion": "attic"}) + "\n", encoding="utf-8")
+    base = TrainArgs(str(model_path("student")), str(rows), "", epochs=6, scheduler="constant", device="cpu")
+    for adapter, rate in (("full", 1e-3), ("lora", 2e-2), ("pkv", 2e-2)):
+        run_stage(dataclasses.replace(base, output_dir=str(folder / adapter), adapter=adapter, learning_rate=rate))
+    return {adapter: folder / adapter for adapter in ("full", "lora", "pkv")}
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tasks")
+    questions = [{"question": QUESTION, "answer": "attic"}] * 3
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in questions), encoding="utf-8")
+    (folder / "attic.yaml").write_text(
+        f"task: attic\ndataset_path: json\ndataset_kwargs: {{data_files: {{test: {folder}/rows.jsonl}}}}\n"
+        "test_split: test\noutput_type: multiple_choice\ndoc_to_text: '{{question}}'\ntarget_delimiter: ''\n"
+        "doc_to_choice: ['attic', 'garden', 'Reasoning']\ndoc_to_target: 0\nmetric_list: [{metric: acc}]\n",
+        encoding="utf-8",
+    )
+    return folder
+
+
+def arguments(run: Path, tasks: Path, *more: str) -> list[str]:
+    return [str(run), "--tasks", "attic", "--include_path", str(tasks), "--batch_size", "4", "--device", "cpu", *more]
+
+
+def test_adapters_are_read_with_their_base_and_their_tokenizer(runs: dict[str, Path]) -> None:
+    student = str(model_path("student"))
+    for adapter in ("lora", "pkv"):
+        folder = runs[adapter] / "checkpoint-1"
+        assert hf_arguments(folder) == {"pretrained": student, "peft": str(folder), "tokenizer": str(folder)}
+    folder = runs["full"] / "checkpoint-1"
+    assert hf_arguments(folder) == {"pretrained": str(folder), "tokenizer": str(folder)}
+
+
+def test_torn_checkpoints_wait(runs: dict[str, Path]) -> None:
+    marker = runs["full"] / "checkpoint-2" / MARKER
+    kept = marker.read_bytes()
+    marker.unlink()
+    try:
+        found, skipped = subjects(runs["full"])
+    finally:
+        marker.write_bytes(kept)
+    assert [one.name for one in found][:3] == ["untouched", "checkpoint-1", "checkpoint-3"]
+    assert [one.epoch for one in found][1:] == [1, 3, 4, 5, 6]
+    assert "checkpoint-2" in skipped[0]
+
+
+@pytest.mark.parametrize("adapter", ["lora", "pkv"])
+def test_every_epoch_is_scored_once_beside_the_untouched_model(
+    adapter: str,
+    runs: dict[str, Path],
+    tasks: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = runs[adapter]
+    assert main(arguments(run, tasks, "--gate", "--wait")) == 0
+    said = capsys.readouterr().out
+    assert "gate: open: checkpoint-6 wins 3 and loses 0 questions" in said
+    assert "| untouched |  | 0.000 |" in said
+    assert "| checkpoint-6 " in said
+    assert (run / "evaluations" / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+    assert (run / "evaluations" / "table.md").read_text(encoding="utf-8").strip() == said.strip()
+    numbers = json.loads((run / "evaluations" / "points.json").read_text(encoding="utf-8"))
+    assert [one["epoch"] for one in numbers] == [None, 1, 2, 3, 4, 5, 6]
+    # Nothing is scored again; what asks otherwise is.
+    monkeypatch.setattr(Scorer, "score", lambda self, subject, _: pytest.fail(f"{subject.name} is scored again"))
+    assert main(arguments(run, tasks)) == 0
+    known, _ = subjects(run)
+    assert Scorer(run, Settings(limit=2.0)).stored(known[0], "attic") is None
+    assert Scorer(run, Settings(batch_size="8")).stored(dataclasses.replace(known[0], identity="x"), "attic") is None
+
+
+def test_one_model_that_fails_does_not_cost_the_others(
+    runs: dict[str, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def score(self: Scorer, subject: Subject, names: list[str]) -> list[Score]:
+        if subject.name == "checkpoint-3":
+            raise RuntimeError("no memory")
+        return [Score(subject.name, name, "acc,none", {"q:0": 1.0}) for name in names]
+
+    monkeypatch.setattr(checkpoints_cli.Scorer, "score", score)
+    assert main([str(runs["full"]), "--tasks", "a,b"]) == 1
+    said = capsys.readouterr()
+    assert "checkpoint-3 on a failed: RuntimeError: no memory" in said.err
+    assert "| checkpoint-4 |" in said.out
+    assert "| checkpoint-3 |" not in said.out
+
+
+def test_a_folder_that_is_no_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path), "--tasks", "a"]) == 2
+    assert "no run.json" in capsys.readouterr().err
+
+
+def score(name: str, *values: float) -> Score:
+    return Score(name, "t", "acc,none", {f"t:{at}": value for at, value in enumerate(values)})
+
+
+def test_changes_are_counted_question_by_question() -> None:
+    found = change(score("a", 0, 0, 0, 1, 1), score("b", 1, 1, 0, 0, 1))
+    assert found == Change(pytest.approx(0.2), 2, 1, 1.0)
+    better = change(score("a", *[0] * 10), score("b", *[1] * 10))
+    assert better.p == pytest.approx(2 / 1024)
+    graded = change(score("a", 0.5, 0.5, 0.5), score("b", 0.75, 0.75, 1.0))
+    assert (graded.gained, graded.lost) == (3, 0)
+    assert change(score("a", 1), score("b")).difference == 0
+
+
+def test_the_gate_wants_more_wins_than_losses_of_the_last_epoch() -> None:
+    known = [
+        Subject("untouched", "baseline", {}, ""),
+        Subject("checkpoint-1", "epoch", {}, "", 1.0, 1),
+        Subject("checkpoint-2", "epoch", {}, "", 2.0, 2),
+    ]
+
+    def closed(*last: float) -> tuple[bool, str]:
+        scores = [score("untouched", 0, 1, 0, 0), score("checkpoint-1", 1, 1, 1, 1), score("checkpoint-2", *last)]
+        return gate(points(known, scores))
+
+    assert closed(1, 1, 0, 0)[0]
+    assert not closed(1, 0, 0, 0)[0]
+    assert not closed(0, 0, 0, 0)[0]
+    passed, said = gate(points(known, [score("untouched", 0, 1, 0, 0), score("checkpoint-2", 1, 1, 0, 0)]), alpha=0.05)
+    assert not passed
+    assert "p < 0.05" in said
+    assert gate([])[0] is False
+
+
+def test_the_table_shows_errors_beside_accuracy() -> None:
+    known = [Subject("untouched", "baseline", {}, ""), Subject("checkpoint-4", "epoch", {}, "", 1.0, 4)]
+    found = points(known, [score("untouched", 0, 1), score("checkpoint-4", 1, 1)])
+    text = table(found, {"train": [[1, 0.25]], "validation": [[1, 0.5]]})
+    assert "| checkpoint-4 (best) | 1 | 1.000 | 0.158–1.000 | +0.500 | 1 / 0 | 1 | 0.2500 | 0.5000 |" in text
+    assert curve.points(known, []) == []
+
+
+def test_the_first_metric_of_the_first_filter_counts_unless_one_is_named() -> None:
+    rows = [
+        {"doc_id": 0, "filter": name, "metrics": ["exact_match", "f1"], "exact_match": value, "f1": 0.5}
+        for name, value in (("strict", 0.0), ("flexible", 1.0))
+    ]
+    assert read_samples({"t": rows}, "s", "t", "").values == {"t:0": 0.0}
+    assert read_samples({"t": rows}, "s", "t", "exact_match,flexible").mean == 1.0
+    assert read_samples({"t": rows}, "s", "t", "f1").metric == "f1,strict"
+    with pytest.raises(ConfigError, match="There are: exact_match,strict"):
+        read_samples({"t": rows}, "s", "t", "bleu")
+    with pytest.raises(ConfigError, match="no such filter"):
+        read_samples({"t": rows}, "s", "t", "f1,other")
