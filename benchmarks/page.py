@@ -72,6 +72,12 @@ HTTP = """\
 The same for a [served seat](http-seats.md), against a server that answers at once; CPU of the client alone:
 """
 
+HTTP = """\
+    python benchmarks/http_cost.py --questions 5000 --output benchmarks/results/http_cost.json
+
+The same for a [served seat](http-seats.md), against a server that answers at once; CPU of the client alone:
+"""
+
 STOCK = """\
 ## Is `max_rounds=0` lm-eval's own `hf`?
 
@@ -158,6 +164,12 @@ def http_part() -> str:
     return f"{table(result['rows'])}\n{at_once}; {result['machine']}, load {result['load_average'][0]}.\n"
 
 
+def http_part() -> str:
+    result = load("http_cost.json")
+    at_once = f"{result['questions']} calls, {result['num_concurrent']} at once"
+    return f"{table(result['rows'])}\n{at_once}; {result['machine']}, load {result['load_average'][0]}.\n"
+
+
 def overhead_part() -> str:
     result = load("overhead.json")
     return f"{table(overhead_rows(result))}\n{result['machine']}, load {result['load_average'][0]}.\n"
@@ -182,6 +194,7 @@ SECTIONS = (
     ("invariance.json", INVARIANCE, lambda: protocol_part("invariance")),
     ("repeat.json", REPEAT, lambda: protocol_part("repeat")),
     ("overhead.json", OVERHEAD, overhead_part),
+    ("http_cost.json", HTTP, http_part),
     ("http_cost.json", HTTP, http_part),
     ("enhance_throughput.json", ENHANCE_THROUGHPUT, lambda: protocol_part("enhance_throughput")),
     ("enhance_creak.json", ENHANCE_CREAK, creak_part),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from servers import Server, completion
 from support import instance, instances
 
-from harness_ext.backends.openai import make_openai_backend, split_name
+from harness_ext.backends.openai import ServerOptions, make_openai_backend, split_name
 from harness_ext.chat import ChatContext
 from harness_ext.errors import ConfigurationError, LoadError, RunFailed
 from harness_ext.lm import ProtocolLM
@@ -376,3 +377,12 @@ def test_lm_evals_api_models_send_each_draw_with_a_seed_of_its_own(tmp_path: Pat
         assert lm.generate_until([asked] * 3) == ["re: a"] * 3
     assert len({r["seed"] for r in server.requests}) == 3
     assert {r["prompt"] for r in server.requests} == {"a"}
+
+
+def test_all_arguments_are_described() -> None:
+    page = (Path(__file__).resolve().parent.parent / "docs" / "http-seats.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \| `?([^|`]+?)`? \|", page, re.MULTILINE))
+    defaults = {name: str(value) for name, value in vars(ServerOptions()).items()}
+    assert {n: d.replace("none", "") for n, d in rows.items()} == {
+        n: d.replace("None", "").replace("600.0", "600") for n, d in defaults.items()
+    }

@@ -26,6 +26,7 @@ from harness_ext.records import Completion, Finish, Message
 DEFAULT_URL = "https://api.openai.com/v1"
 KEY_VARIABLE = "OPENAI_API_KEY"
 MOST_STOPS = 4  # OpenAI refuses more; the rest is cut here
+_encode = json.JSONEncoder(ensure_ascii=False).encode
 FINISH: Mapping[str, Finish] = {"stop": "stop", "length": "length", "eos": "stop"}
 
 
@@ -69,7 +70,7 @@ class WirePrompt(str):
 
     def __new__(cls, messages: Sequence[Message]) -> WirePrompt:
         wire = [{"role": m.role, "content": m.content} for m in messages]
-        prompt = super().__new__(cls, json.dumps(wire, ensure_ascii=False))
+        prompt = super().__new__(cls, _encode(wire))
         prompt.is_open = bool(messages) and messages[-1].role == "assistant"
         return prompt
 
@@ -90,8 +91,8 @@ class OpenAIBackend(ServedBackend):
         self.default_max_gen_toks = options.max_gen_toks
         self.num_concurrent = options.num_concurrent
         self._is_chat = options.endpoint == "chat"
-        chat_only: set[Capability] = {"images", "continue"} if options.continue_final else {"images"}
-        self.capabilities = frozenset({"generate", "seeds"}) | (chat_only if self._is_chat else {"continue", "score"})
+        able: set[Capability] = {"generate", "seeds"} | ({"images"} if self._is_chat else {"continue", "score"})
+        self.capabilities = frozenset(able | ({"continue"} if options.continue_final else set()))
         if self._is_chat:
             self.remedy = "; with `endpoint=completions` it can continue, and score where the server can (`echo`)"
         self._url = f"{base_url}/chat/completions" if self._is_chat else f"{base_url}/completions"
@@ -156,6 +157,8 @@ class OpenAIBackend(ServedBackend):
             async def ask(request: Request) -> Completion:
                 if isinstance(request, ScoreRequest):
                     return await client.post(self._url, self._score_body(request), lambda d: self._scored(d, request))
+                if not isinstance(request, GenerateRequest):
+                    raise CallFailed("backend", f"{self.name} cannot verify given tokens")
                 stops = stops_of(request.gen_kwargs)
                 return await client.post(self._url, self._body(request, stops), lambda d: self._generated(d, stops))
 
