@@ -8,7 +8,7 @@
 - `chain`: bAbI's training rows -> the embedded teacher's rationales -> the embedded student trained on them -> every
   epoch on bAbI's test rows -> `compare` with the untouched student.
 - `preferences`: candidates of the student, judged by the teacher -> DPO and ORPO -> every epoch on bAbI's test rows.
-- `targets`: golden against teacher targets, for full training, LoRA, prefix and System 1's prefix, in one table.
+- `targets`: golden against teacher targets, for full training, LoRA, prefix and projected prefix, in one table.
 - `creak`: CREAK's training rows -> the teacher's rationales -> training -> `creak` and `creak_cot` on the validation
   rows. The embedded pair knows stories only; the figures are what they are.
 

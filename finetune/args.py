@@ -149,7 +149,7 @@ class TrainArgs:
 
     @property
     def virtual_tokens(self) -> int:
-        """Return how many prefix positions the adapter has: `prefix_tokens`, or System 1's 50 and 30."""
+        """Return how many prefix positions the adapter has: `prefix_tokens`, or else 50 and 30."""
         default = {"prefix": 50, "pkv": 30}.get(self.adapter, 0)
         return self.prefix_tokens or default if default else 0
 

@@ -71,7 +71,7 @@ def points(subjects: Sequence[Subject], scores: Sequence[Score]) -> list[Point]:
 
 
 def gate(found: Sequence[Point], alpha: float | None = None) -> tuple[bool, str]:
-    """Return whether the last epoch beats the untouched model, and why (System 2's gate).
+    """Return whether the last epoch beats the untouched model, and why (the gate of github.com/BertilBraun/Master-Thesis).
 
     It has to win more questions than it loses over all tasks together; with `alpha`, by an exact two-sided sign test
     as well.

@@ -75,7 +75,7 @@ class EncodedPair:
 
 
 def parse(value: Any, args: TrainArgs, golden: bool = False) -> Text | Dialogue | Row | Pair:
-    """Turn one row of a data set into what the method learns from; `golden` forces System 1's golden target.
+    """Turn one row of a data set into what the method learns from; `golden` forces the golden target.
 
     Without `column`, the row's own columns say what it is: chosen and rejected, prompt and completion, messages, or
     text. Raises BadRow with the reason when it cannot be trained on.

@@ -7,7 +7,7 @@ from typing import Any
 
 
 def epoch_errors(log: list[dict[str, Any]]) -> dict[str, list[list[float]]]:
-    """Return `{"train": [[epoch, error], …], "validation": […]}` (System 1's two series).
+    """Return `{"train": [[epoch, error], …], "validation": […]}`.
 
     `log` is the trainer's log history. A training error is the mean of the epoch's step losses: each entry of the log
     stands for the steps since the one before, and the trainer logs at each epoch's end, so no entry spans two epochs.

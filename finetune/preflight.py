@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -44,13 +46,18 @@ class Machine:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What a model's configuration and tokenizer say; `tokens` is the tokenizer's size, `positions` 0 if unbounded."""
+    """What a model's configuration and tokenizer say.
+
+    `vocabulary` counts embeddings, `tokens` the tokenizer's entries, which `digest` names; `positions` is 0 where
+    there is no limit.
+    """
 
     vocabulary: int
     tokens: int
     positions: int
     encoder_decoder: bool
     has_stop: bool
+    digest: str = ""
     adapter_base: str = ""
 
 
@@ -176,9 +183,15 @@ RULES = (
     Rule(
         "teacher of another vocabulary",
         lambda case: case.model and case.teacher and case.model.vocabulary != case.teacher.vocabulary,
-        "logits can only be compared token by token: {model.vocabulary} tokens against the teacher's "
+        "distributions are compared entry by entry: {model.vocabulary} of them against the teacher's "
         "{teacher.vocabulary}",
         "a teacher with the same vocabulary, or targets: teacher (its texts) without `teacher_model`",
+    ),
+    Rule(
+        "teacher of other tokens",
+        lambda case: case.model and case.teacher and case.model.digest != case.teacher.digest,
+        "the teacher's tokenizer numbers its tokens differently, so it would read other words and teach others",
+        "a teacher with the same tokenizer, or targets: teacher (its texts) without `teacher_model`",
     ),
     Rule(
         "adapter settings without the adapter",
@@ -289,8 +302,6 @@ def check(stages: tuple[TrainArgs, ...], machine: Machine) -> None:
 
 def model_facts(path: str, trust_remote_code: bool = False) -> ModelFacts:
     """Read a model's configuration and tokenizer. Raises OSError or ValueError when they cannot be read."""
-    import json
-
     from transformers import AutoConfig, AutoTokenizer
 
     adapter = Path(path) / "adapter_config.json"
@@ -306,6 +317,7 @@ def model_facts(path: str, trust_remote_code: bool = False) -> ModelFacts:
         positions=getattr(text, "max_position_embeddings", None) or 0,
         encoder_decoder=bool(getattr(config, "is_encoder_decoder", False)),
         has_stop=tokenizer.eos_token_id is not None,
+        digest=hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest(),
     )
 
 

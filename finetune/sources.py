@@ -69,7 +69,7 @@ def _source(path: str, prefer: str = "train") -> tuple[Rows, Rows]:
 
 
 def read_targets(path: str | Path, column: str) -> dict[str, str]:
-    """Return a teacher's targets by `index`, from JSON lines or a table with tabs (System 1's).
+    """Return a teacher's targets by `index`, from JSON lines or a table with tabs.
 
     Raises DataError when a column is missing or an index comes twice.
     """

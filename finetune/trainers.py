@@ -212,7 +212,7 @@ def hardened(base: type, args: TrainArgs) -> type:
 
 
 def write_errors(log: list[dict[str, Any]], folder: Path) -> None:
-    """Write System 1's record, training and validation error an epoch, beside the checkpoints."""
+    """Write the record of training and validation error an epoch beside the checkpoints."""
     part = folder / f"{ERRORS_FILE}.part"
     part.write_text(json.dumps(epoch_errors(log), indent=1) + "\n", encoding="utf-8")
     part.replace(folder / ERRORS_FILE)

@@ -51,6 +51,7 @@ EXAMPLES = {
     "targets without kd": case(targets="teacher"),
     "a teacher file for golden targets": case(method="kd", teacher_file="t.csv"),
     "teacher of another vocabulary": case(teacher=OTHER, method="kd", teacher_model="t"),
+    "teacher of other tokens": case(teacher=dataclasses.replace(MODEL, digest="other"), method="kd", teacher_model="t"),
     "adapter settings without the adapter": case(lora_r=4),
     "prefix settings without the prefix": case(adapter="lora", prefix_tokens=9),
     "several GPUs, one process": case(GPUS),
@@ -119,5 +120,6 @@ def test_a_later_stages_model_may_come_later(tmp_path: Path) -> None:
 def test_the_pair_shares_a_vocabulary() -> None:
     student, teacher = (model_facts(str(model_path(seat))) for seat in ("student", "teacher"))
     assert student.vocabulary == teacher.vocabulary >= student.tokens
+    assert student.digest == teacher.digest
     assert student.positions == 8192
     assert student.has_stop
