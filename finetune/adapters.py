@@ -19,8 +19,9 @@ ENCODER_FILE = "prefix_encoder.safetensors"
 def peft_config(args: TrainArgs, hidden_size: int) -> PeftConfig | None:
     """Return PEFT's configuration of the adapter, None for full fine-tuning.
 
-    `prefix` starts at zero, so that training starts from the untouched model. `pkv` is the own prefix of
-    github.com/katja-kolos/foundation_models: an embedding of 30 positions, two linear layers with a tanh between, of the model's width (`hidden_size`).
+    `prefix` starts at zero, so that training starts from the untouched model. `pkv` is the prefix that
+    github.com/katja-kolos/foundation_models wrote itself: an embedding of 30 positions, two linear layers with a tanh
+    between, of the model's width (`hidden_size`).
     """
     if args.adapter == "full":
         return None

@@ -71,9 +71,9 @@ def points(subjects: Sequence[Subject], scores: Sequence[Score]) -> list[Point]:
 
 
 def gate(found: Sequence[Point], alpha: float | None = None) -> tuple[bool, str]:
-    """Return whether the last epoch beats the untouched model, and why (the gate of github.com/BertilBraun/Master-Thesis).
+    """Return whether the last epoch beats the untouched model, and why.
 
-    It has to win more questions than it loses over all tasks together; with `alpha`, by an exact two-sided sign test
+    The gate of github.com/BertilBraun/Master-Thesis: it has to win more questions than it loses over all tasks together; with `alpha`, by an exact two-sided sign test
     as well.
     """
     epochs = [point for point in found if point.subject.role == "epoch" and point.change]
