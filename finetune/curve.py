@@ -73,8 +73,8 @@ def points(subjects: Sequence[Subject], scores: Sequence[Score]) -> list[Point]:
 def gate(found: Sequence[Point], alpha: float | None = None) -> tuple[bool, str]:
     """Return whether the last epoch beats the untouched model, and why.
 
-    The gate of github.com/BertilBraun/Master-Thesis: it has to win more questions than it loses over all tasks together; with `alpha`, by an exact two-sided sign test
-    as well.
+    The gate of github.com/BertilBraun/Master-Thesis: it has to win more questions than it loses, over all tasks
+    together; with `alpha`, by an exact two-sided sign test as well.
     """
     epochs = [point for point in found if point.subject.role == "epoch" and point.change]
     if not epochs:

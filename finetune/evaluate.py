@@ -80,7 +80,7 @@ def subjects(run: Path, teacher: str = "") -> tuple[list[Subject], list[str]]:
     if not record.is_file():
         raise ConfigError(f"{run} is no folder of a training: it has no run.json.")
     settings = json.loads(record.read_text(encoding="utf-8"))
-    found = [_named("untouched", "baseline", settings["model"])]
+    found = [_named("untouched", "baseline", settings.get("model_path", settings["model"]))]
     skipped: list[str] = []
     for path in numbered(run):
         reason = why_incomplete(path)

@@ -24,7 +24,17 @@ if TYPE_CHECKING:
 RUN_FILE = "run.json"
 REPORT_FILE = "data_report.json"
 # What a resumed run may change without becoming another run.
-FREE = {"resume", "threads", "device", "logging_steps", "save_total_limit", "push_to_hub", "tracker", "project"}
+FREE = {
+    "model_path",
+    "resume",
+    "threads",
+    "device",
+    "logging_steps",
+    "save_total_limit",
+    "push_to_hub",
+    "tracker",
+    "project",
+}
 
 
 def main_process() -> bool:
@@ -119,8 +129,14 @@ def _claim(args: TrainArgs, out: Path) -> None:
             raise ConfigError(f"{out} holds checkpoints and `resume` is off. Choose another `output_dir`.")
     out.mkdir(parents=True, exist_ok=True)
     part = record.with_suffix(".part")
+    # Whoever scores the run may stand in another directory.
+    settings["model_path"] = _absolute(args.model)
     part.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
     part.replace(record)
+
+
+def _absolute(model: str) -> str:
+    return str(Path(model).resolve()) if Path(model).is_dir() else model
 
 
 def _same_run(checkpoint: Path | None, out: Path, facts: dict[str, Any]) -> int:
@@ -158,8 +174,9 @@ def _train(args: TrainArgs, out: Path, final: Path, checkpoint: Path | None) -> 
         (out / REPORT_FILE).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     report_to, callbacks = trackers(args, step)
     _, build = training(args, common_arguments(args, compute, held_out is not None, report_to))
+    # An adapter's configuration keeps this name of its base.
     model = AutoModelForCausalLM.from_pretrained(
-        args.model,
+        _absolute(args.model),
         dtype=weights_dtype(args, compute),
         quantization_config=adapters.quantization(args, getattr(torch, compute)),
         trust_remote_code=args.trust_remote_code,
