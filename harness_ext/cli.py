@@ -46,7 +46,10 @@ COMMANDS = {
     "enhance": Command("harness_ext.enhance.cli:main", "rationales and preferences from a teacher, for training rows"),
     "finetune": Command("harness_ext.finetune.cli:main", "train a student, a teacher or an adapter"),
     "checkpoints": Command("harness_ext.finetune.checkpoints_cli:main", "accuracy of every epoch of a training"),
-    "export": Command("harness_ext.finetune.export:main", "a plain model folder from a checkpoint or an adapter"),
+    "export": Command("harness_ext.cli:export", "a plain model folder from a training; tables from logged samples"),
+    "new-task": Command(
+        "harness_ext.newtask.cli:main", "the files of a task of your own, from its data, and a first run"
+    ),
     "slurm": Command("harness_ext.finetune.slurm:main", "a batch script that trains on one or several nodes"),
 }
 
@@ -60,6 +63,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("harness-ext: interrupted", file=sys.stderr)
         return INTERRUPTED
+
+
+def export(arguments: list[str]) -> int:
+    """Export what the first path holds: samples of lm_eval as tables, else a trained model as a folder."""
+    from pathlib import Path
+
+    from harness_ext import tables
+    from harness_ext.finetune import export as models
+
+    source = next((Path(a) for a in arguments if not a.startswith("-")), None)
+    if source is None:
+        tables.parser().print_help()
+        print("\nor, for a trained model:\n")
+    return models.main(arguments) if source is None or not tables.samples_in(source) else tables.main(arguments)
 
 
 def lm_eval(arguments: list[str]) -> int:

@@ -88,9 +88,12 @@ def _meteor() -> Measure:
 
 
 def _similarity() -> Measure:
+    from huggingface_hub import snapshot_download
+
+    weights = snapshot_download(SENTENCE_MODEL, local_files_only=True)  # before the import, which takes seconds
     from sentence_transformers import SentenceTransformer, util
 
-    model = SentenceTransformer(SENTENCE_MODEL)
+    model = SentenceTransformer(weights)
 
     def cosine(reference: str, explanation: str) -> float:
         one, two = model.encode([reference, explanation], convert_to_tensor=True, show_progress_bar=False)

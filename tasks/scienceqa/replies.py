@@ -82,9 +82,10 @@ def _mapped(answer: Any, choices: Sequence[str]) -> int | None:
     if isinstance(answer, list):
         return _mapped(answer[0], choices) if len(answer) == 1 else None
     said = _as_text(answer).strip()
-    plain = [_plain(choice) for choice in choices]
-    if _plain(said) in plain:
-        return plain.index(_plain(said))
+    for same in (str.strip, _plain):  # choices may differ in their case alone
+        plain = [same(choice) for choice in choices]
+        if plain.count(same(said)) == 1:
+            return plain.index(same(said))
     number = re.fullmatch(r"\(?(\d)\)?(?:[.):]?\s.*)?", said)
     if number and int(number[1]) < len(choices):
         return int(number[1])

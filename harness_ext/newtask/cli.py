@@ -1,0 +1,93 @@
+"""The command `harness-ext new-task`."""
+
+from __future__ import annotations
+
+import argparse
+import keyword
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from harness_ext.errors import HarnessExtError
+from harness_ext.newtask.look import Data, Fields, LookError, guess, look_at
+from harness_ext.newtask.write import write_task
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Make a task and run a few of its rows; return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="harness-ext new-task",
+        description="Write the files of a task from its data, and run a few rows with the embedded pair.",
+    )
+    parser.add_argument("name", metavar="NAME", help="the task's name: letters, digits and _")
+    parser.add_argument("--kind", required=True, choices=("choice", "generate", "chat"))
+    parser.add_argument("--data", required=True, help="a file, a folder with one file a split, or a hub id")
+    parser.add_argument("--pack", action="store_true", help="make a package that pip installs and lm-eval finds")
+    parser.add_argument("--output", type=Path, help="the new folder; default: ./NAME")
+    parser.add_argument("--question", help="the field with the question; default: by its name")
+    parser.add_argument("--answer", help="the field with the answer; default: by its name")
+    parser.add_argument("--choices", type=lambda s: tuple(s.split(",")), help="the field or fields with the choices")
+    parser.add_argument("--rows", type=int, default=2, help="rows to run at the end; 0 runs none (default 2)")
+    options = parser.parse_args(list(arguments))
+    try:
+        _check_name(options.name)
+        data = look_at(options.data)
+        fields = _fields(options, data)
+        folder = write_task(
+            options.name, options.kind, data, fields, options.output or Path(options.name), options.pack
+        )
+        print(f"{options.name}: {fields}, evaluated on {data.evaluated!r} of {', '.join(data.splits)}")
+        for file in sorted(f for f in (options.output or Path(options.name)).rglob("*") if f.is_file()):
+            print(f"  {file}")
+        if options.rows > 0:
+            _try(options.name, folder, options)
+    except (HarnessExtError, ValueError, OSError) as error:
+        print(f"harness-ext new-task: {error}", file=sys.stderr)
+        return 1
+    where = f"pip install ./{folder.parent}" if options.pack else f"lm_eval … --include_path {folder}"
+    print(f"Next: look at {folder / 'rows.py'} and {folder / (options.name + '.yaml')}, then {where}")
+    return 0
+
+
+def _check_name(name: str) -> None:
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
+        raise LookError(f"{name!r} cannot name a task here: use lower-case letters, digits and _, a letter first")
+
+
+def _fields(options: argparse.Namespace, data: Data) -> Fields:
+    """Return the fields, those that the user names first."""
+    named = {k: v for k in ("question", "answer", "choices") if (v := getattr(options, k))}
+    unknown = [f for v in named.values() for f in ([v] if isinstance(v, str) else v) if f not in data.types]
+    if unknown:
+        raise LookError(f"{data.name} has no field {', '.join(unknown)}; it has: {', '.join(data.types)}")
+    needed = {"question", "answer"} | ({"choices"} if options.kind == "choice" else set())
+    if needed <= set(named):
+        return Fields(**named)
+    return replace(guess(options.kind, data), **named) if len(named) < len(needed) else Fields(**named)
+
+
+def _try(name: str, folder: Path, options: argparse.Namespace) -> None:
+    """Run the first rows with `baseline` on the embedded student, and show what was asked and replied."""
+    import lm_eval
+    from lm_eval.tasks import TaskManager
+
+    from harness_ext.models.baseline import BaselineLM
+
+    sys.path.insert(0, str(folder.absolute().parent))  # a pack's module is found before it is installed
+    manager = TaskManager(include_path=str(folder), include_defaults=False)
+    loaded = manager.load([name])
+    task: Any = loaded["tasks"][name]
+    task.set_config("num_fewshot", 0)
+    lm = BaselineLM(batch_size=8, store="off", model=f"try-{name}")
+    results = lm_eval.evaluate(
+        lm=lm, task_dict=loaded, limit=options.rows, bootstrap_iters=0, apply_chat_template=options.kind == "chat"
+    )
+    assert results is not None
+    for sample in results["samples"][name]:
+        context = str(sample["arguments"][0][0])
+        print(f"  asked    {context!r}\n  wanted   {sample['target']!r}\n  replied  {sample['resps'][0][0]!r}")
+    figures = {k: v for k, v in results["results"][name].items() if "," in k and "stderr" not in k}
+    print(f"  scores   {figures} (the embedded student's: they only show that the task runs)")

@@ -1,0 +1,154 @@
+"""Looking at data: which splits there are, what the fields hold, and which of them are question, choices and answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from harness_ext.errors import HarnessExtError
+from harness_ext.formats import READERS, is_typed, read_rows
+
+Kind = Literal["choice", "generate", "chat"]
+QUESTIONS = ("question", "prompt", "input", "instruction", "problem", "query", "text", "sentence")
+ANSWERS = ("answer", "target", "label", "output", "gold", "completion", "response", "solution")
+CHOICES = ("choices", "options", "endings", "candidates")
+CHATS = ("messages", "conversation", "conversations", "prompt")
+EVALUATED = ("test", "validation", "valid", "dev", "train")
+LOOKED_AT = 200
+
+
+class LookError(HarnessExtError):
+    """The data cannot be used for such a task; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """Rows to make a task of. `files` maps splits to local files, empty for a hub id; `types` maps fields to the names
+    of their types in `harness_ext.data`."""
+
+    name: str
+    files: Mapping[str, Path]
+    splits: Sequence[str]
+    rows: Sequence[Mapping[str, Any]]
+    types: Mapping[str, str]
+
+    @property
+    def evaluated(self) -> str:
+        """Return the split to evaluate on."""
+        return next((s for s in EVALUATED if s in self.splits), self.splits[0])
+
+    @property
+    def shots(self) -> str | None:
+        """Return the split to take few-shot examples from, if there is another one."""
+        return "train" if "train" in self.splits and self.evaluated != "train" else None
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Which field is what. `choices` is one field that holds a list, or several that hold one choice each."""
+
+    question: str
+    answer: str
+    choices: tuple[str, ...] = ()
+
+
+def look_at(data: str) -> Data:
+    """Return what a file, a folder of splits or a hub data set holds. Raises LookError."""
+    path = Path(data).expanduser()
+    if path.exists() or path.suffix in READERS or data.startswith((".", "/", "~")):
+        files = _files(path)
+        found = {split: list(read_rows(file, split)) for split, file in files.items()}
+        problems = [
+            f"{files[s]} {place}: {row}" for s, rows in found.items() for place, row in rows if isinstance(row, str)
+        ]
+        problems += [f"{files[s]} holds no row" for s, rows in found.items() if not rows]
+        if problems:
+            more = f"\n  - and {len(problems) - 5} more" if len(problems) > 5 else ""
+            raise LookError("these rows cannot be used:\n" + "\n".join(f"  - {p}" for p in problems[:5]) + more)
+        rows = [row for _, row in next(iter(_evaluated_first(found).values())) if not isinstance(row, str)]
+        types = {name: _type([row.get(name) for row in rows], is_typed(next(iter(files.values())))) for name in rows[0]}
+        return Data(str(path), {s: f.absolute() for s, f in files.items()}, tuple(files), rows[:LOOKED_AT], types)
+    try:
+        from datasets import load_dataset
+
+        loaded = _evaluated_first(load_dataset(data))
+    except Exception as error:
+        raise LookError(
+            f"{data} is no file here, and no data set that can be had from the hub ({type(error).__name__}: {error}). "
+            f"Name a file ({', '.join(READERS)}), a folder of such files, or a hub id"
+        ) from error
+    first = next(iter(loaded.values()))
+    rows = [dict(first[i]) for i in range(min(LOOKED_AT, len(first)))]
+    if not rows:
+        raise LookError(f"{data} holds no row")
+    return Data(data, {}, tuple(loaded), rows, {name: _type([row[name] for row in rows], True) for name in rows[0]})
+
+
+def _files(path: Path) -> dict[str, Path]:
+    if path.is_file() or path.suffix in READERS:
+        return {"test": path}
+    saved = (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists()
+    if saved and not (path / "dataset_dict.json").exists():
+        return {"test": path}
+    if saved:
+        from datasets import load_from_disk
+
+        return dict.fromkeys(load_from_disk(str(path)), path)
+    files = {file.stem: file for file in sorted(path.iterdir()) if file.suffix in READERS and "." not in file.stem}
+    if not files:
+        raise LookError(f"{path} holds no file of rows: one file a split is needed ({', '.join(READERS)})")
+    return files
+
+
+def _evaluated_first(splits: Mapping[str, Any]) -> dict[str, Any]:
+    order = {name: place for place, name in enumerate(EVALUATED)}
+    return dict(sorted(splits.items(), key=lambda item: order.get(item[0], len(order))))
+
+
+def _type(values: Sequence[Any], typed: bool) -> str:
+    """Return the narrowest type of `harness_ext.data` that all values have."""
+    if not typed:
+        texts = [str(value) for value in values]
+        return "int" if all(text.lstrip("-").isdigit() for text in texts) else "str"
+    there = [value for value in values if value is not None]
+    for kind, test in (("bool", bool), ("int", int), ("float", int | float), ("str", str)):
+        if there and all(isinstance(v, test) and (kind == "bool" or not isinstance(v, bool)) for v in there):
+            return kind if len(there) == len(values) else f"{kind} | None"
+    if there and all(isinstance(v, list) and all(isinstance(i, str) for i in v) for v in there):
+        return "list[str]" if len(there) == len(values) else "list[str] | None"
+    return "object"
+
+
+def guess(kind: Kind, data: Data) -> Fields:
+    """Return which fields a task of this kind reads. Raises LookError that lists the fields there are."""
+    wanted = {"question": CHATS if kind == "chat" else QUESTIONS, "answer": ANSWERS}
+    found = {what: next((n for n in names if n in data.types), "") for what, names in wanted.items()}
+    choices: tuple[str, ...] = ()
+    problems = []
+    if kind == "choice":
+        choices = tuple(n for n in CHOICES if data.types.get(n) == "list[str]")[:1] or _numbered(data)
+        if not choices:
+            problems.append("a list of choices (--choices FIELD, or --choices FIELD,FIELD,… for one field a choice)")
+    if kind == "chat" and data.types.get(found["question"]) == "object":
+        found["answer"] = found["answer"] or found["question"]  # the last message is the reply to write
+    problems += [f"the {what} (--{what} FIELD)" for what in ("question", "answer") if not found[what]]
+    if problems:
+        listed = ", ".join(f"{name} ({kind})" for name, kind in data.types.items())
+        raise LookError(
+            f"{data.name} does not say by its field names which is {' and which '.join(problems)}; it has: {listed}"
+        )
+    return Fields(found["question"], found["answer"], choices)
+
+
+def _numbered(data: Data) -> tuple[str, ...]:
+    """Return fields like A, B, C or choice1, choice2 or q_op1, q_op2."""
+    letters = tuple(n for n in "ABCDEFGH" if n in data.types)
+    if len(letters) > 1:
+        return letters
+    stems: dict[str, list[str]] = {}
+    for name in data.types:
+        if name[-1:].isdigit():
+            stems.setdefault(name.rstrip("0123456789"), []).append(name)
+    return next((tuple(names) for names in stems.values() if len(names) > 1), ())

@@ -1,0 +1,191 @@
+"""Writing a task's files: the YAML that lm-eval reads, the few lines of Python behind it, and a pack around both."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from harness_ext.newtask.look import Data, Fields, Kind, LookError
+
+
+def write_task(name: str, kind: Kind, data: Data, fields: Fields, folder: Path, pack: bool) -> Path:
+    """Write the files into the new folder `folder` and return the folder that `--include_path` takes.
+
+    With `pack` that is a package of its own, with a copy of local data, which `pip install` makes known to lm-eval.
+    Raises LookError where the folder exists.
+    """
+    if folder.exists():
+        raise LookError(f"{folder} exists: remove it, or name another folder (--output FOLDER)")
+    package = f"{name}_task"
+    inner = folder / package if pack else folder
+    inner.mkdir(parents=True)
+    files = {split: str(file) for split, file in data.files.items()}
+    if pack:
+        for split, file in data.files.items():
+            copy = inner / f"{split}{file.suffix}"
+            (shutil.copytree if file.is_dir() else shutil.copyfile)(file, copy)
+            files[split] = copy.name
+        (inner / "__init__.py").write_text(f'"""The task `{name}`."""\n', encoding="utf-8")
+        (folder / "pyproject.toml").write_text(PYPROJECT.format(name=name, package=package), encoding="utf-8")
+    (inner / "rows.py").write_text(_rows(name, kind, data, fields, files), encoding="utf-8")
+    module = f"{package}.rows" if pack else "rows"
+    (inner / f"{name}.yaml").write_text(_yaml(name, kind, data, module), encoding="utf-8")
+    return inner
+
+
+def _rows(name: str, kind: Kind, data: Data, fields: Fields, files: Mapping[str, str]) -> str:
+    read = list(dict.fromkeys([fields.question, *fields.choices, fields.answer]))
+    if files:
+        listed = ", ".join(f"{split!r}: HERE / {file!r}" for split, file in files.items())
+        types = ", ".join(f"{field!r}: {data.types[field]}" for field in read)
+        load = LOCAL.format(files=listed, fields=types)
+    else:
+        load = HUB.format(data=data.name, fields=read, splits=sorted({data.evaluated, data.shots or data.evaluated}))
+    choices = f"row[{fields.choices[0]!r}]" if len(fields.choices) == 1 else _listed(fields.choices)
+    document = DOCUMENTS[kind].format(question=fields.question, answer=fields.answer, choices=choices)
+    return HEAD.format(name=name) + load + document
+
+
+def _listed(fields: tuple[str, ...]) -> str:
+    return "[" + ", ".join(f"row[{field!r}]" for field in fields) + "]"
+
+
+def _yaml(name: str, kind: Kind, data: Data, module: str) -> str:
+    shots = f"training_split: {data.shots}\nfewshot_split: {data.shots}\n" if data.shots else ""
+    return YAML.format(name=name, module=module, split=data.evaluated, shots=shots) + KINDS[kind]
+
+
+HEAD = '''\
+"""The rows of the task `{name}`, and how a row becomes a question."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+'''
+LOCAL = '''
+
+def load(**_: Any) -> Any:
+    """Return the splits. A wrong or missing field ends the run with one message that names file and line."""
+    from harness_ext.data import load_files
+
+    splits = load_files({{{files}}}, {{{fields}}})
+    return type(splits)({{name: type(rows).from_list([document(row) for row in rows]) for name, rows in splits.items()}})
+'''
+HUB = '''
+
+def load(**_: Any) -> Any:
+    """Return the splits, from the hub."""
+    from datasets import Dataset, DatasetDict, load_dataset
+
+    splits = load_dataset({data!r})
+    return DatasetDict({{
+        name: Dataset.from_list([document(row) for row in splits[name].select_columns({fields!r})])
+        for name in {splits!r}
+    }})
+'''
+DOCUMENTS: dict[str, str] = {
+    "choice": '''
+
+def document(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row as a question, its choices, and the right one's position (from 0)."""
+    choices, answer = [str(choice) for choice in {choices}], row[{answer!r}]
+    if str(answer) in choices:
+        gold = choices.index(str(answer))
+    elif isinstance(answer, str) and len(answer.strip("() ")) == 1 and answer.strip("() ").isalpha():
+        gold = ord(answer.strip("() ").upper()) - ord("A")
+    else:
+        gold = int(answer)
+    if not 0 <= gold < len(choices):
+        raise ValueError(f"the answer {{answer!r}} is none of the choices {{choices}}")
+    return {{"question": row[{question!r}], "choices": choices, "gold": gold}}
+''',
+    "generate": '''
+
+def document(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row as a question and its answer."""
+    return {{"question": str(row[{question!r}]), "answer": str(row[{answer!r}])}}
+''',
+    "chat": '''
+
+def document(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row as what a user says and the reply to it; earlier messages of a conversation are told."""
+    said, reply = row[{question!r}], row[{answer!r}]
+    if isinstance(reply, list):
+        reply = reply[-1]["content"]
+    if isinstance(said, list):
+        said = [m for m in said if m["role"] != "assistant" or m is not said[-1]]
+        first = said[0]["content"] if len(said) == 1 else "\\n\\n".join(
+            f"{{m['role'].capitalize()}}: {{m['content']}}" for m in said
+        )
+        said = first
+    return {{"question": str(said), "answer": str(reply)}}
+''',
+}
+YAML = """\
+task: {name}
+custom_dataset: !function {module}.load
+test_split: {split}
+{shots}"""
+KINDS: dict[str, str] = {
+    "choice": """\
+output_type: multiple_choice
+doc_to_text: "Question: {{question}}\\nAnswer:"
+doc_to_choice: choices
+doc_to_target: gold
+metric_list:
+  - {metric: acc, aggregation: mean, higher_is_better: true}
+  - {metric: acc_norm, aggregation: mean, higher_is_better: true}
+metadata: {version: 1.0}
+""",
+    "generate": """\
+output_type: generate_until
+doc_to_text: "Question: {{question}}\\nAnswer:"
+doc_to_target: answer
+generation_kwargs: {until: ["\\nQuestion:", "\\n\\n"], max_gen_toks: 256, do_sample: false}
+filter_list:
+  - name: stripped
+    filter: [{function: remove_whitespace}, {function: take_first}]
+metric_list:
+  - metric: exact_match
+    aggregation: mean
+    higher_is_better: true
+    ignore_case: true
+    ignore_punctuation: true
+metadata: {version: 1.0}
+""",
+    "chat": """\
+output_type: generate_until
+doc_to_text: "{{question}}"
+doc_to_target: answer
+generation_kwargs: {until: [], max_gen_toks: 512, do_sample: false}
+filter_list:
+  - name: stripped
+    filter: [{function: remove_whitespace}, {function: take_first}]
+metric_list:
+  - {metric: exact_match, aggregation: mean, higher_is_better: true, ignore_case: true, ignore_punctuation: true}
+metadata: {version: 1.0}
+""",
+}
+PYPROJECT = """\
+[build-system]
+requires = ["setuptools>=77"]
+build-backend = "setuptools.build_meta"
+
+[project]
+name = "{name}-task"
+version = "0.1.0"
+dependencies = ["harness-ext"]
+
+[project.entry-points."lm_eval.tasks"]
+{name} = "{package}"
+
+[tool.setuptools]
+packages = ["{package}"]
+
+[tool.setuptools.package-data]
+"*" = ["*"]
+"""
