@@ -84,7 +84,8 @@ def parse(value: Any, args: TrainArgs, golden: bool = False) -> Text | Dialogue 
         raise BadRow("malformed", f"a row is an object, not {type(value).__name__}")
     if args.method in PREFERENCE_METHODS:
         return parse_pair(value)
-    if args.method == "kd" and (args.column or args.prompt_column or not args.teacher_model):
+    by_target = args.prompt_column or args.targets == "teacher" or not args.teacher_model
+    if args.method == "kd" and not args.column and by_target:
         target = args.golden_column if golden or args.targets == "golden" else args.teacher_column
         prompt = args.prompt_column or "prompt"
         return parse_row({"prompt": value.get(prompt), "completion": value.get(target)}, (prompt, target))

@@ -175,6 +175,12 @@ RULES = (
         "method: kd, or name the column to learn with `column`",
     ),
     Rule(
+        "a column + targets",
+        lambda case: case.args.method == "kd" and case.args.column and case.args.targets == "teacher",
+        "`column` names what is learned, so `targets` has no effect",
+        "leave `column` out (as a positional: ''), or name the teacher's column with it",
+    ),
+    Rule(
         "a teacher file for golden targets",
         lambda case: case.args.method == "kd" and case.args.teacher_file and case.args.targets == "golden",
         "`teacher_file` has no effect",

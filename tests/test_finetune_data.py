@@ -197,6 +197,9 @@ def test_targets_are_golden_or_the_teachers_and_always_golden_in_validation() ->
     teacher = settings(method="kd", targets="teacher")
     assert parse(value, teacher) == Row("p", "told")
     assert parse(value, teacher, golden=True) == Row("p", "gold")
+    told = settings(method="kd", column="explanation", prompt_column="prompt")
+    assert parse(value, told) == Row("p", "told")
+    assert parse({"text": "t"}, settings(method="kd", teacher_model="m")) == Text("t")
     with pytest.raises(BadRow, match="no explanation"):
         parse({"prompt": "p", "solution": "gold"}, teacher)
 

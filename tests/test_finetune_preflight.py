@@ -49,6 +49,7 @@ EXAMPLES = {
     "a column + preferences": case(method="dpo", column="cot"),
     "a teacher model without kd": case(teacher_model="t"),
     "targets without kd": case(targets="teacher"),
+    "a column + targets": case(method="kd", column="cot", targets="teacher"),
     "a teacher file for golden targets": case(method="kd", teacher_file="t.csv"),
     "teacher of another vocabulary": case(teacher=OTHER, method="kd", teacher_model="t"),
     "teacher of other tokens": case(teacher=dataclasses.replace(MODEL, digest="other"), method="kd", teacher_model="t"),
