@@ -20,6 +20,8 @@ from harness_ext.splitting import pieces_of, words
 
 # How much of a reply's end must come back at the beginning of what follows to be taken for a repetition.
 LEAST_OVERLAP = 12
+# What a word follows without a blank.
+OPENING = "([{<\"'`“‘«-–/$#_\\@="
 
 Seam = Literal["token_straddles", "word_straddles", "repeated", "blank_added"]
 
@@ -173,7 +175,7 @@ def after(text: str, reply: str) -> tuple[str, Seam | None]:
     for length in range(min(len(text), len(start)), LEAST_OVERLAP - 1, -1):
         if text.endswith(start[:length]):
             return start[length:], "repeated"
-    if reply and text[-1].isalnum() and reply[0].isalnum():
+    if reply[:1].isalnum() and not text[-1].isspace() and text[-1] not in OPENING:
         return " " + reply, "blank_added"
     return reply, None
 

@@ -49,7 +49,7 @@ def backend_names() -> list[str]:
     import lm_eval.models  # noqa: F401  (registers lm-eval's models)
     from lm_eval.api.registry import model_registry
 
-    return sorted({"hf", "openai", *model_registry})
+    return sorted({"hf", "openai", "classifier", *model_registry})
 
 
 def make_backend(spec: BackendSpec) -> Backend:
@@ -62,6 +62,10 @@ def make_backend(spec: BackendSpec) -> Backend:
         from harness_ext.backends.openai import make_openai_backend
 
         return make_openai_backend(spec.name, spec.args)
+    if spec.backend == "classifier":
+        from harness_ext.backends.classifier import make_classifier_backend
+
+        return make_classifier_backend(spec.name, spec.args)
     from harness_ext.backends.lm import make_lm_backend
 
     return make_lm_backend(spec.backend, spec.name, spec.args)
