@@ -144,6 +144,6 @@ def make_classifier_backend(name: str, args: Mapping[str, Any]) -> ClassifierBac
     except OSError as error:
         reason = (str(error).strip().splitlines() or ["it cannot be read"])[0]
         raise ValueError(
-            f"the classifier {name} cannot be read: {reason}. Give a folder with config.json and a tokenizer, or the id "
-            "of a model that this machine can download"
+            f"the classifier {name} cannot be read: {reason}. Give a folder with config.json and a tokenizer, or the "
+            "id of a model that this machine can download"
         ) from error

@@ -10,8 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from harness_ext.backends.arguments import typed_arguments
 from harness_ext.backends import verify_hf
+from harness_ext.backends.arguments import typed_arguments
 from harness_ext.backends.base import Backend, Deliver, GenerateRequest, Prompt, Request, ScoreRequest, VerifyRequest
 from harness_ext.backends.beams import search_beams, wants_beams
 from harness_ext.backends.delivery import call_lm
