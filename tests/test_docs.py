@@ -9,8 +9,11 @@ import pytest
 import yaml
 
 from harness_ext.arguments import RunOptions, SeatOptions, flatten
+from harness_ext.models.debate import Debate
 from harness_ext.models.feedback_pair import FeedbackPair
+from harness_ext.models.self_consistency import SelfConsistency
 from harness_ext.options import known_names
+from harness_ext.protocol import Protocol
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -47,7 +50,17 @@ def options_in(page: str) -> set[str]:
 
 def test_all_options_and_no_others_are_described() -> None:
     options = {*known_names(RunOptions), *known_names(FeedbackPair)}
-    assert options_in("protocols.md") - {"--model", "baseline", "skyline", "feedback_pair"} == options
+    models = {"--model", "baseline", "skyline", "feedback_pair", "speculative_pair", "debate", "self_consistency"}
+    assert options_in("protocols.md") - models == options
+
+
+@pytest.mark.parametrize(("page", "protocol"), [("debate.md", Debate), ("self-consistency.md", SelfConsistency)])
+def test_options_of_a_protocol_and_their_defaults_are_described(page: str, protocol: type[Protocol]) -> None:
+    assert set(known_names(protocol)) - options_in(page) == set()
+    text = (ROOT / "docs" / page).read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \| `?([^|`]+)`? \|", text, re.MULTILINE))
+    declared = {n: str(v) for n, v in vars(protocol()).items() if n in rows and v is not None}
+    assert {n: rows[n].strip() for n in declared} == declared
 
 
 def test_all_seat_options_are_described() -> None:
