@@ -13,7 +13,7 @@ from support import instances, run_engine, scripted_pair
 
 from harness_ext.backends.base import GenerateRequest, ScoreRequest
 from harness_ext.backends.scripted import ScriptedBackend
-from harness_ext.budget import Budget, Cap
+from harness_ext.budget import Budget, Cap, open_budget, total_spending
 from harness_ext.engine import Engine
 from harness_ext.errors import BudgetSpent, ConfigurationError
 from harness_ext.models.baseline import Baseline, BaselineLM
@@ -21,6 +21,7 @@ from harness_ext.models.feedback_pair import FeedbackPairLM
 from harness_ext.protocol import Question
 from harness_ext.records import Completion, SeatCost
 from harness_ext.rundir import read_transcripts
+from harness_ext.seats import SeatSetup
 
 ASKED = {"until": [], "max_gen_toks": 8}
 
@@ -184,3 +185,22 @@ def test_what_a_call_may_cost_covers_prompt_continuation_and_reply() -> None:
     budget.settle("a", backend, Completion("x", "stop", 10, 0, 1))
     assert budget.spent == 11
     assert budget.take("b", backend, ScoreRequest("p", "c"))
+
+
+def test_processes_share_a_cap_and_their_spending_adds_up() -> None:
+    backend = ScriptedBackend(lambda p: p)
+    half = open_budget("calls:5", {"student": SeatSetup(backend)}, 2)
+    assert half is not None
+    assert half.cap == Cap("calls", 2.5)
+    assert [half.take(name, backend, ScoreRequest("p", "c")) for name in "abc"] == [True, True, False]
+    assert open_budget(None, {}) is None
+    assert total_spending([(2.0, False), (1.5, True)]) == {"spent": 3.5, "reached": True}
+    assert total_spending([(2.0, False), (None, False)]) == {"spent": None, "reached": False}
+
+
+def test_seats_that_share_a_model_are_charged_at_the_higher_price() -> None:
+    backend = ScriptedBackend(lambda p: p)
+    seats = {"student": SeatSetup(backend, "auto", 1, 2), "teacher": SeatSetup(backend, "auto", 3, 4)}
+    budget = open_budget("price:1", seats)
+    assert budget is not None
+    assert budget.costs[backend].price(10**6, 10**6) == 7

@@ -20,6 +20,8 @@ from harness_ext.models.baseline import BaselineLM
 from harness_ext.models.feedback_pair import FeedbackPairLM
 from harness_ext.rundir import read_transcripts
 
+pytestmark = pytest.mark.timeout(600)  # the server imports torch and transformers, on a busy machine for minutes
+
 STORIES = [
     "1 Mary went to the garden.\n2 John went to the kitchen.\nWhere is Mary?",
     "1 Daniel journeyed to the office.\n2 After that he travelled to the garden.\nWhere is Daniel?",
@@ -51,7 +53,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             return False
 
     try:
-        wait_until(ready)
+        wait_until(ready, 400)
         yield f"openai:{teacher}@http://localhost:{port}/v1"
     finally:
         process.terminate()

@@ -91,8 +91,11 @@ class OpenAIBackend(ServedBackend):
         self.default_max_gen_toks = options.max_gen_toks
         self.num_concurrent = options.num_concurrent
         self._is_chat = options.endpoint == "chat"
-        able: set[Capability] = {"generate", "seeds"} | ({"images"} if self._is_chat else {"continue", "score"})
-        self.capabilities = frozenset(able | ({"continue"} if options.continue_final else set()))
+        able: set[Capability] = {"generate", "seeds"}
+        able |= {"images"} if self._is_chat else {"continue", "score"}
+        if options.continue_final:
+            able |= {"continue"}
+        self.capabilities = frozenset(able)
         if self._is_chat:
             self.remedy = "; with `endpoint=completions` it can continue, and score where the server can (`echo`)"
         self._url = f"{base_url}/chat/completions" if self._is_chat else f"{base_url}/completions"
