@@ -91,12 +91,13 @@ class Reply:
 @dataclass(frozen=True, slots=True)
 class Continuation:
     """What a seat wrote after a reply: its text, its tokens in the reply's vocabulary (None where that is not known),
-    and what was found at the seam."""
+    what was found at the seam, and whether it was asked in words, so that its end need not be the reply's."""
 
     completion: Completion
     text: str
     ids: tuple[int, ...] | None = None
     seam: Seam | None = None
+    asked: bool = False
 
     def within(self, reply: Reply) -> Continuation:
         """Return it with the tokens of its text alone, without those of an end or a stop text behind it."""
@@ -146,7 +147,7 @@ async def continue_reply(
     messages = [*question.messages, Message("user", resume)]
     completion = await seat.generate(messages, kind=kind, gen_kwargs=gen_kwargs)
     new, seam = after(question.prefix + reply.text, completion.text)
-    return _joined(reply, completion, new, seam)
+    return replace(_joined(reply, completion, new, seam), asked=True)
 
 
 LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")

@@ -155,7 +155,7 @@ class SpeculativePair(Protocol):
                 unit = unit.within(reply)
             pieces = unit.pieces(reply)
             sizes = splitter(self.unit, self.chunk_tokens)(pieces)
-            ends = len(sizes) < 2 and unit.completion.finish == "stop"
+            ends = len(sizes) < 2 and unit.completion.finish == "stop" and not unit.asked
             unit = first_units(unit, pieces, sizes[0] if sizes else 0)
             longer = reply.with_ids(unit.ids) if unit.ids is not None else reply.with_text(unit.text)
             ledger.write("teacher", unit.text, None, unit.completion, None if unit.ids is None else len(unit.ids))

@@ -12,6 +12,7 @@ from harness_ext.arguments import RunOptions, SeatOptions, flatten
 from harness_ext.models.debate import Debate
 from harness_ext.models.feedback_pair import FeedbackPair
 from harness_ext.models.self_consistency import SelfConsistency
+from harness_ext.models.speculative_pair import SpeculativePair
 from harness_ext.options import known_names
 from harness_ext.protocol import Protocol
 
@@ -54,7 +55,10 @@ def test_all_options_and_no_others_are_described() -> None:
     assert options_in("protocols.md") - models == options
 
 
-@pytest.mark.parametrize(("page", "protocol"), [("debate.md", Debate), ("self-consistency.md", SelfConsistency)])
+@pytest.mark.parametrize(
+    ("page", "protocol"),
+    [("debate.md", Debate), ("self-consistency.md", SelfConsistency), ("speculative.md", SpeculativePair)],
+)
 def test_options_of_a_protocol_and_their_defaults_are_described(page: str, protocol: type[Protocol]) -> None:
     assert set(known_names(protocol)) - options_in(page) == set()
     text = (ROOT / "docs" / page).read_text()

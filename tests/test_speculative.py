@@ -142,7 +142,7 @@ def test_rules_decide_or_say_that_they_cannot() -> None:
 
 
 def test_a_likely_enough_token_is_approved_and_a_rejected_one_replaced_by_the_likeliest() -> None:
-    student, teacher = chars("It is ?.", "It is X.")
+    student, teacher = chars("It is ?", "It is X.")
     assert spoken(solve(SpeculativePair(accept="topk", threshold=2), student, teacher)) == "It is ?"
     assert spoken(solve(SpeculativePair(accept="topk", threshold=1), student, teacher)).startswith("It is X")
     assert spoken(solve(SpeculativePair(accept="prob", threshold=0.06), student, teacher)) == "It is ?"
@@ -286,7 +286,7 @@ def test_sampled_texts_have_the_teachers_distribution() -> None:
         return {"a": 0.2, "b": 0.2, "c": 0.6} if not reply.endswith("a") else {"a": 0.7, "b": 0.2, "c": 0.1}
 
     gen = {"until": [], "max_gen_toks": 2, "do_sample": True, "temperature": 1.0}
-    asked = [Question("Q", gen, "t", i, str(i)) for i in range(1_500)]
+    asked = [Question("Q", gen, "t", i, str(i)) for i in range(1_000)]
     seats = {"student": CharBackend(student, "student"), "teacher": CharBackend(teacher, "teacher")}
     done = run_engine(Engine(seed=3), SpeculativePair(accept="sampled"), seats, asked, timeout=240)
     counts = Counter(done[i].text for i in range(len(asked)))
@@ -306,7 +306,7 @@ def test_sampled_on_a_greedy_task_fails_with_the_remedy() -> None:
 # -- ratings and rewards ----------
 
 
-def rater(ratings: dict[str, str], correction: str = " Mary is in the garden.") -> ScriptedBackend:
+def rater(ratings: dict[str, str], correction: str = " Mary is in the garden. And so on.") -> ScriptedBackend:
     """Return a chat teacher that rates steps by the text they hold, and corrects with one sentence and more."""
 
     def reply(prompt: str) -> str:
@@ -342,6 +342,18 @@ def test_a_badly_rated_step_is_rewritten_and_the_student_resumes() -> None:
     assert transcript.details["units"]["probabilities"][0] == 1.0  # type: ignore[index]
     assert transcript.details["corrections"][0]["rejected_probability"] == pytest.approx(2 / 9, abs=1e-6)  # type: ignore[index]
     assert transcript.details["acceptance"] == 2 / 3  # type: ignore[index]
+
+
+def test_a_teacher_that_cannot_continue_is_asked_for_the_next_step() -> None:
+    """Its reply ends with that step, which does not end the answer."""
+    teacher = rater({"is in the hall": "2"}, "Mary is in the garden.")
+    teacher.capabilities = frozenset({"generate"})
+    student = chatty(DRAFT, " So it is in the garden.")
+    transcript = solve(SpeculativePair(unit="step", accept="judge"), student, teacher, context=CHAT)
+    assert spoken(transcript) == "Mary took the ball. Mary is in the garden. So it is in the garden."
+    assert 'beginning of an answer to the task above:\n"""\nMary took the ball.\n"""' in teacher.calls[1][0]
+    assert "Rating from 0 to 9:" not in teacher.calls[0][0]
+    assert transcript.details["totals"]["seams_blank_added"] == 1  # type: ignore[index]
 
 
 def test_all_units_of_a_draft_are_rated_in_one_call() -> None:
