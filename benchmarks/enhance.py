@@ -30,6 +30,7 @@ from harness_ext.backends.hf import HFBackend
 from harness_ext.embedded import model_path
 from harness_ext.enhance.annotate import Annotate, Job, annotate, settings
 from harness_ext.enhance.candidates import Candidates
+from harness_ext.enhance.checks import FLAGS
 from harness_ext.enhance.postprocess import finish
 from harness_ext.enhance.preferences import PreferenceJob, write_candidates, write_judgements, write_pairs
 from harness_ext.enhance.prepare import prepare
@@ -140,7 +141,7 @@ def checked_row(prompt: str, target: Path, took: float) -> dict[str, Any]:
     """Return one line of the table: rows, seconds, flags."""
     manifest = json.loads(target.with_suffix(".manifest.json").read_text())
     report = json.loads(target.with_suffix(".report.json").read_text())
-    flags = {flag: one["rows"] for flag, one in report["flags"].items()}
+    flags = {flag: report["flags"].get(flag, {"rows": "–"})["rows"] for flag in FLAGS if flag != "overlap"}
     return {"prompt": prompt, **manifest["counts"], "seconds": round(took, 1), **flags}
 
 

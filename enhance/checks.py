@@ -23,6 +23,9 @@ FLAGS = {
     "overlap": "shares an n-gram with an evaluation document (asked for with `--tasks`)",
 }
 
+# Which field a check is for; the others are for all.
+ONLY_FOR = {"no_answer": "cot", "contradicts_gold": "cot", "leaks_gold": "fundamental"}
+
 
 def check_rows(
     rows: Iterable[Mapping[str, Any]],
@@ -78,10 +81,9 @@ def flags_of(path: Path) -> tuple[list[dict[str, Any]], list[set[str]], dict[str
     missing = sum(finishes.get(text_digest(row.get("all"))) is None for row in rows)
     if missing:
         unknown["cut_off"] = f"{missing} rows do not say how their reply ended"
+    unknown |= {flag: f"is for `{own}`, not `{field}`" for flag, own in ONLY_FOR.items() if own != field}
     if templates is None or not templates.gold:
-        unknown |= dict.fromkeys(
-            ("no_answer", "contradicts_gold", "leaks_gold"), "no gold answer is known: use `--templates`"
-        )
+        unknown |= dict.fromkeys(ONLY_FOR, "no gold answer is known: give `annotate` its `--templates`")
     elif lacking := sum(templates.gold_of(row) is None for row in rows):
         unknown["gold"] = f"{lacking} rows have no gold answer"
     return rows, list(check_rows(rows, field, templates, finishes)), unknown
@@ -101,7 +103,8 @@ def report(path: Path, overlap: Mapping[str, Any] | None = None) -> dict[str, An
     """
     rows, flags, unknown = flags_of(path)
     overlapping = set(overlap["lines"]) if overlap else set()
-    lines: dict[str, list[int]] = {flag: [] for flag in FLAGS if overlap or flag != "overlap"}
+    unchecked = {flag for flag in ONLY_FOR if flag in unknown} | (set() if overlap else {"overlap"})
+    lines: dict[str, list[int]] = {flag: [] for flag in FLAGS if flag not in unchecked}
     for number, one in enumerate(flags, start=1):
         for flag in one | ({"overlap"} if number in overlapping else set()):
             lines[flag].append(number)

@@ -269,8 +269,8 @@ def test_checks_find_what_is_wrong(tmp_path: Path) -> None:
     run(tmp_path, rows, lambda p: next(v for k, v in replies.items() if k in p))
     found = json.loads((tmp_path / "out.report.json").read_text())
     flagged = {flag: one["lines"] for flag, one in found["flags"].items()}
-    assert flagged == {"empty": [3], "cut_off": [4], "duplicate": [5], "no_answer": [4], "contradicts_gold": [2],
-                       "leaks_gold": []}  # fmt: skip
+    assert flagged == {"empty": [3], "cut_off": [4], "duplicate": [5], "no_answer": [4], "contradicts_gold": [2]}
+    assert found["not_checked"] == {"leaks_gold": "is for `fundamental`, not `cot`"}
     assert found["without_a_flag"] == 2
     assert lines(tmp_path / "out.records.jsonl")[1]["reply"] == replies["Thing 1"], "the raw text is kept"
 
