@@ -47,9 +47,7 @@ COMMANDS = {
     "finetune": Command("harness_ext.finetune.cli:main", "train a student, a teacher or an adapter"),
     "checkpoints": Command("harness_ext.finetune.checkpoints_cli:main", "accuracy of every epoch of a training"),
     "export": Command("harness_ext.cli:export", "a plain model folder from a training; tables from logged samples"),
-    "new-task": Command(
-        "harness_ext.newtask.cli:main", "the files of a task of your own, from its data, and a first run"
-    ),
+    "new-task": Command("harness_ext.newtask.cli:main", "a task of your own from its data: files, and a first run"),
     "slurm": Command("harness_ext.finetune.slurm:main", "a batch script that trains on one or several nodes"),
 }
 

@@ -14,7 +14,7 @@ import os
 import reprlib
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -159,6 +159,30 @@ def load_files(files: Mapping[str, str | Path], fields: Mapping[str, Any]) -> Da
         foot = f"Mend the files named above. One row a line, with the fields {_field_names(fields)}."
         raise DataError("\n".join(["harness-ext: these rows cannot be used:", *listed, foot]))
     return DatasetDict(splits)
+
+
+def make_documents(
+    splits: Mapping[str, Any], make: Callable[[Mapping[str, Any]], dict[str, Any]], name: str
+) -> DatasetDict:
+    """Return every row as the document that `make` makes of it. Raises `DataError` that names the first rows for which
+    `make` raises ValueError, with its reason; `name` is what messages call the data."""
+    from datasets import Dataset, DatasetDict
+
+    made: dict[str, Dataset] = {}
+    problems: list[str] = []
+    for split, rows in splits.items():
+        documents = []
+        for number, row in enumerate(rows, start=1):
+            try:
+                documents.append(make(row))
+            except ValueError as error:
+                problems.append(f"{name}, split {split!r}, row {number}: {error}")
+        made[split] = Dataset.from_list(documents)
+    if problems:
+        more = [f"and {len(problems) - _LISTED_PROBLEMS} more"] if len(problems) > _LISTED_PROBLEMS else []
+        listed = [*problems[:_LISTED_PROBLEMS], *more]
+        raise DataError("\n  - ".join(["harness-ext: these rows cannot be asked:", *listed]))
+    return DatasetDict(made)
 
 
 def _read_splits(files: Mapping[str, Path], fields: Mapping[str, Any]) -> tuple[dict[str, Dataset], list[str]]:

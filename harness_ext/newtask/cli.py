@@ -6,6 +6,7 @@ import argparse
 import keyword
 import re
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -81,10 +82,12 @@ def _try(name: str, folder: Path, options: argparse.Namespace) -> None:
     loaded = manager.load([name])
     task: Any = loaded["tasks"][name]
     task.set_config("num_fewshot", 0)
-    lm = BaselineLM(batch_size=8, store="off", model=f"try-{name}")
-    results = lm_eval.evaluate(
-        lm=lm, task_dict=loaded, limit=options.rows, bootstrap_iters=0, apply_chat_template=options.kind == "chat"
-    )
+    chat = options.kind == "chat"
+    with tempfile.TemporaryDirectory() as scratch:
+        lm = BaselineLM(batch_size=8, store="off", run_dir=scratch, model=f"try-{name}", progress="off")
+        results = lm_eval.evaluate(
+            lm=lm, task_dict=loaded, limit=options.rows, bootstrap_iters=0, apply_chat_template=chat
+        )
     assert results is not None
     for sample in results["samples"][name]:
         context = str(sample["arguments"][0][0])

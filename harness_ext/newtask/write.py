@@ -39,9 +39,9 @@ def _rows(name: str, kind: Kind, data: Data, fields: Fields, files: Mapping[str,
     if files:
         listed = ", ".join(f"{split!r}: HERE / {file!r}" for split, file in files.items())
         types = ", ".join(f"{field!r}: {data.types[field]}" for field in read)
-        load = LOCAL.format(files=listed, fields=types)
+        load = LOCAL.format(files=listed, fields=types, name=name)
     else:
-        load = HUB.format(data=data.name, fields=read, splits=sorted({data.evaluated, data.shots or data.evaluated}))
+        load = HUB.format(data=data.name, splits=sorted({data.evaluated, data.shots or data.evaluated}))
     choices = f"row[{fields.choices[0]!r}]" if len(fields.choices) == 1 else _listed(fields.choices)
     document = DOCUMENTS[kind].format(question=fields.question, answer=fields.answer, choices=choices)
     return HEAD.format(name=name) + load + document
@@ -70,22 +70,20 @@ LOCAL = '''
 
 def load(**_: Any) -> Any:
     """Return the splits. A wrong or missing field ends the run with one message that names file and line."""
-    from harness_ext.data import load_files
+    from harness_ext.data import load_files, make_documents
 
-    splits = load_files({{{files}}}, {{{fields}}})
-    return type(splits)({{name: type(rows).from_list([document(row) for row in rows]) for name, rows in splits.items()}})
+    return make_documents(load_files({{{files}}}, {{{fields}}}), document, {name!r})
 '''
 HUB = '''
 
 def load(**_: Any) -> Any:
     """Return the splits, from the hub."""
-    from datasets import Dataset, DatasetDict, load_dataset
+    from datasets import load_dataset
+
+    from harness_ext.data import make_documents
 
     splits = load_dataset({data!r})
-    return DatasetDict({{
-        name: Dataset.from_list([document(row) for row in splits[name].select_columns({fields!r})])
-        for name in {splits!r}
-    }})
+    return make_documents({{split: splits[split] for split in {splits!r}}}, document, {data!r})
 '''
 DOCUMENTS: dict[str, str] = {
     "choice": '''
@@ -117,11 +115,9 @@ def document(row: dict[str, Any]) -> dict[str, Any]:
     if isinstance(reply, list):
         reply = reply[-1]["content"]
     if isinstance(said, list):
-        said = [m for m in said if m["role"] != "assistant" or m is not said[-1]]
-        first = said[0]["content"] if len(said) == 1 else "\\n\\n".join(
-            f"{{m['role'].capitalize()}}: {{m['content']}}" for m in said
-        )
-        said = first
+        messages = said[:-1] if said[-1]["role"] == "assistant" else said
+        told = [f"{{m['role'].capitalize()}}: {{m['content']}}" for m in messages]
+        said = messages[0]["content"] if len(messages) == 1 else "\\n\\n".join(told)
     return {{"question": str(said), "answer": str(reply)}}
 ''',
 }

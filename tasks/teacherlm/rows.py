@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from harness_ext.data import DataError, DataSource, load_rows
+from harness_ext.data import DataSource, load_rows, make_documents
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -101,25 +101,10 @@ def mmlu_doc(row: Doc) -> Doc:
 
 
 def documents(
-    source: DataSource, make: Callable[[Doc], Doc], where: tuple[str, str | int] | None = None
+    source: DataSource, make: Callable[[Any], Doc], where: tuple[str, str | int] | None = None
 ) -> DatasetDict:
     """Return a data set's rows as documents; raises DataError that names the first rows `make` cannot use."""
-    from datasets import Dataset, DatasetDict
-
-    splits: dict[str, Dataset] = {}
-    problems: list[str] = []
-    for name, rows in load_rows(source, where).items():
-        made = []
-        for number, row in enumerate(rows, start=1):
-            try:
-                made.append(make(row))
-            except ValueError as error:
-                problems.append(f"{source.folder}, split {name!r}, row {number}: {error}")
-        splits[name] = Dataset.from_list(made)
-    if problems:
-        more = [f"and {len(problems) - 5} more"] if len(problems) > 5 else []
-        raise DataError("\n  - ".join(["harness-ext: these rows cannot be asked:", *problems[:5], *more]))
-    return DatasetDict(splits)
+    return make_documents(load_rows(source, where), make, source.folder)
 
 
 def load_creak(**_: Any) -> DatasetDict:
