@@ -72,10 +72,19 @@ HTTP = """\
 The same for a [served seat](http-seats.md), against a server that answers at once; CPU of the client alone:
 """
 
-HTTP = """\
-    python benchmarks/http_cost.py --questions 5000 --output benchmarks/results/http_cost.json
+SPECULATIVE = """\
+## Is `unit=token,accept=greedy` the teacher's own text, and what does it save?
 
-The same for a [served seat](http-seats.md), against a server that answers at once; CPU of the client alone:
+    HARNESS_EXT_DATA=<folder> python benchmarks/speculative.py --questions 200 --alone 20 \\
+        --output benchmarks/results/speculative.json
+
+Real bAbI questions, the embedded pair in float32, all questions in padded batches, against `skyline`:
+"""
+
+SPECULATIVE_ALONE = """\
+Some of them one by one, since transformers' assisted generation takes one question at a time; the passes are the
+teacher's forward passes. The pair's models differ by two layers of a few thousand weights, so a draft costs almost
+what the teacher's text does, and each verification of ours reads the prompt again where transformers keeps its cache:
 """
 
 STOCK = """\
@@ -164,15 +173,17 @@ def http_part() -> str:
     return f"{table(result['rows'])}\n{at_once}; {result['machine']}, load {result['load_average'][0]}.\n"
 
 
-def http_part() -> str:
-    result = load("http_cost.json")
-    at_once = f"{result['questions']} calls, {result['num_concurrent']} at once"
-    return f"{table(result['rows'])}\n{at_once}; {result['machine']}, load {result['load_average'][0]}.\n"
-
-
 def overhead_part() -> str:
     result = load("overhead.json")
     return f"{table(overhead_rows(result))}\n{result['machine']}, load {result['load_average'][0]}.\n"
+
+
+def speculative_part() -> str:
+    result = load("speculative.json")
+    whole = dict(result["batches"])
+    times = [{"run": name, **whole.pop(name)} for name in ("plain", "speculative_pair")]
+    words = f"{result['alone_questions']} questions; {result['machine']}."
+    return "\n".join([table([whole]), table(times), SPECULATIVE_ALONE, table(result["alone"]), words + "\n"])
 
 
 def creak_part() -> str:
@@ -195,10 +206,10 @@ SECTIONS = (
     ("repeat.json", REPEAT, lambda: protocol_part("repeat")),
     ("overhead.json", OVERHEAD, overhead_part),
     ("http_cost.json", HTTP, http_part),
-    ("http_cost.json", HTTP, http_part),
     ("enhance_throughput.json", ENHANCE_THROUGHPUT, lambda: protocol_part("enhance_throughput")),
     ("enhance_creak.json", ENHANCE_CREAK, creak_part),
     ("enhance_stories.json", ENHANCE_STORIES, stories_part),
+    ("speculative.json", SPECULATIVE, speculative_part),
     ("stock.json", STOCK, lambda: table(load("stock.json"))),
 )
 
