@@ -132,9 +132,9 @@ def chain(show: Show) -> None:
         show.ours(f"evaluate {label}", *words, *more, produces=folder)
         show.ours(f"score {label}", "score", folder)
         runs.append(folder)
-    compared = show.work / "compared"
-    show.ours("compare", "compare", *runs, "--output", compared, produces=compared)
-    show.report(pooled(run))
+    compared = show.work / "compared.md"
+    show.ours("compare", "compare", *runs, "--group", f"all={tasks}", "--output", compared, produces=compared)
+    show.report(f"{pooled(run)}\n{compared.read_text(encoding='utf-8')}")
 
 
 def preferences(show: Show) -> None:
