@@ -31,9 +31,13 @@ FILTERS = {
         },
     ]
 }
-F1 = {
-    "process_results": lambda doc, results: {"f1": (int(doc["a"]) // 2 % 2, len(results[0]) % 2), "exact_match": 0.0},
-    "metric_list": [{"metric": "f1", "aggregation": "f1"}, {"metric": "exact_match", "aggregation": "mean"}],
+# Values that are no numbers: the metric exists for all questions together alone.
+PAIRS = {
+    "process_results": lambda doc, results: {"agreement": (doc["a"], results[0]), "exact_match": 0.0},
+    "metric_list": [
+        {"metric": "agreement", "aggregation": lambda items: sum(a == b for a, b in items) / len(items)},
+        {"metric": "exact_match", "aggregation": "mean"},
+    ],
 }
 
 
@@ -50,7 +54,7 @@ def teacher(prompt: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "more", [{}, FILTERS, {**FILTERS, "repeats": 3}, F1], ids=["plain", "filters", "repeats", "pairs"]
+    "more", [{}, FILTERS, {**FILTERS, "repeats": 3}, PAIRS], ids=["plain", "filters", "repeats", "pairs"]
 )
 def test_the_final_scores_are_lm_evals_own(tmp_path: Path, more: dict[str, Any]) -> None:
     from lm_eval.evaluator import evaluate

@@ -86,7 +86,7 @@ def mean_interval(clusters: Clusters, low: float, high: float, level: float = 1 
         return Interval(low, high)
     wide = clusters.with_ends(low, high)
     half = stats.t.ppf((1 + level) / 2, len(clusters.sums) - 1) * standard_error(wide)
-    return Interval(max(low, wide.mean - half), min(high, wide.mean + half))
+    return Interval(float(max(low, wide.mean - half)), float(min(high, wide.mean + half)))
 
 
 def mcnemar(gained: int, lost: int) -> float:
@@ -99,7 +99,7 @@ def bootstrap_test(clusters: Clusters, seed: int = 0, resamples: int = RESAMPLES
 
     A resample without spread counts as extreme. Efron and Tibshirani (1993), section 16.4, with cluster-robust errors.
     """
-    number, mean, error = len(clusters.sums), clusters.mean, standard_error(clusters)
+    number = len(clusters.sums)
     # Equal clusters are drawn together: how often each kind comes is multinomial.
     kinds, counts = np.unique(np.stack([clusters.sums, clusters.sizes]), axis=1, return_counts=True)
     sums, sizes = kinds
@@ -107,6 +107,7 @@ def bootstrap_test(clusters: Clusters, seed: int = 0, resamples: int = RESAMPLES
         return 1.0
     if len(counts) == 1:
         return float(2.0 ** (1 - number))  # all differ alike: the sign test
+    mean, error = clusters.mean, standard_error(clusters)
     if len(counts) * resamples > _CELLS * 10:
         resamples = FEWER
     random = np.random.default_rng(seed)

@@ -1,0 +1,161 @@
+"""`harness-ext show`: transcripts in the terminal, and nothing that a model says can act upon it."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import unicodedata
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+from rich.text import Text
+from scored_runs import ROWS, failed, make_task, manager_of, said, transcript, write_run
+
+from harness_ext.scoring.score import score_run
+from harness_ext.show import main, render, word_diff
+from harness_ext.terminal import safe_line, safe_text
+
+OURS = re.compile(r"\x1b\[[0-9;]*m")
+HOSTILE = "\x1b[31mred\x1b]0;title\x07\x9b2J\r\x08 \u202egnp.\u2066 \u2028 [bold]x[/bold] :smile: \x7f\ud800"
+HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+texts = st.text(st.characters(exclude_categories=()), max_size=40)
+
+
+def run_of_three(path: Path) -> Path:
+    """Wrong to right, right to wrong, wrong to wrong; one that failed."""
+    hint = said("teacher", "review", "Incorrect.\nHint: add", accepted=False, rule="first_word")
+    good = said("teacher", "review", "Correct.", accepted=True, rule="words")
+    drafts = [("it is 1", ROWS[0]["a"]), (ROWS[1]["a"], "it is 1"), ("a b c", "a d c")]
+    run = write_run(
+        path,
+        *(
+            transcript(i, said("student", "draft", a), hint, said("student", "refine", b), good)
+            for i, (a, b) in enumerate(drafts)
+        ),
+        failed(3),
+    )
+    score_run(run, manager=manager_of(make_task()))
+    return run
+
+
+def shown(capsys: pytest.CaptureFixture[str], *arguments: Any, status: int = 0) -> str:
+    assert main([str(a) for a in arguments]) == status
+    captured = capsys.readouterr()
+    return captured.err if status else captured.out
+
+
+def test_a_question_as_a_reader_sees_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = shown(capsys, run_of_three(tmp_path), "--doc", 2)
+    expected = [
+        "── sums, document 2 ──", "Q: 2+2?", "student draft", "a b c", "teacher review  ✗ rejected", "Hint: add",
+        "student refine", "a [-b-]{+d+} c", "teacher review  ✓ accepted (words)",
+        "ended: accepted; exact_match,none: wrong → wrong; gold: 4",
+    ]  # fmt: skip
+    places = [out.find(line) for line in expected]
+    assert -1 not in places, expected[places.index(-1)]
+    assert places == sorted(places)
+    assert "document 1" not in out
+    assert "\x1b" not in out, "no colours where no terminal is"
+
+
+def test_flips(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = run_of_three(tmp_path)
+    out = shown(capsys, run, "--flips")
+    assert re.findall(r"document (\d)", out) == ["0", "1"]
+    assert re.findall(r"none: (\w+ → \w+)", out) == ["wrong → right", "right → wrong"]
+    assert "1 more questions" in shown(capsys, run, "--flips", "--limit", 1)
+    (run / "scores.jsonl").unlink()
+    assert "harness-ext score" in shown(capsys, run, "--flips", status=1)
+    assert "not scored" in shown(capsys, run)
+
+
+def test_what_is_not_there_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = run_of_three(tmp_path / "run")
+    assert "holds no transcripts" in shown(capsys, tmp_path / "nothing", status=1)
+    assert "tasks of this run: sums" in shown(capsys, run, "--task", "other", status=1)
+    assert "was scored by exact_match,none" in shown(capsys, run, "--metric", "bleu", status=1)
+    assert "failed: out of memory" in shown(capsys, run, "--doc", 3)
+    (run / "scores.jsonl").write_text('{"task": 1}\n')
+    assert "is damaged" in shown(capsys, run, status=1)
+
+
+def test_messages_are_read_as_messages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    context = json.dumps([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}])
+    run = write_run(tmp_path, transcript(0, said("student", "draft", "because"), context=context))
+    assert "system: Be brief.\n\nuser: Why?\n" in shown(capsys, run)
+
+
+def printed(*blocks: Text, colours: bool = True) -> str:
+    out = io.StringIO()
+    target = Console(
+        file=out, force_terminal=colours, color_system="truecolor" if colours else None, width=60,
+        markup=False, emoji=False, highlight=False,
+    )  # fmt: skip
+    for block in blocks:
+        target.print(block)
+    return out.getvalue()
+
+
+def is_harmless(text: str) -> bool:
+    return all(c in "\n\u200c\u200d" or unicodedata.category(c)[0] != "C" for c in text) and not set(text) & set(
+        "\u2028\u2029"
+    )
+
+
+@given(texts)
+@example(HOSTILE)
+def test_safe_text_holds_nothing_that_a_terminal_acts_upon(text: str) -> None:
+    assert is_harmless(safe_text(text))
+    assert "\n" not in safe_line(text)
+    assert safe_text(safe_text(text)) == safe_text(text)
+
+
+@given(st.text(st.characters(categories=("L", "N", "P", "S", "Zs"))))
+def test_ordinary_text_stays_as_it_is(text: str) -> None:
+    assert safe_text(text) == text
+
+
+@given(texts, texts, texts)
+@example(HOSTILE, HOSTILE, HOSTILE + "x")
+@settings(max_examples=60, deadline=None)
+def test_model_text_never_moves_the_cursor_or_sets_colours(context: str, first: str, second: str) -> None:
+    """Everywhere that a model or a file puts text: what is left without our own styles holds no control at all."""
+    one = transcript(
+        0, said(first, second, context), said("teacher", "review", first, accepted=False, rule=second),
+        said(first, "refine", second, answer=context), task=second, text=first, context=context, stop=first,
+    )  # fmt: skip
+    for transcripts in (one, failed(0, context=context, task=first)):
+        blocks = list(render(transcripts, None, {}, full=False))
+        with_colours, without = printed(*blocks), printed(*blocks, colours=False)
+        assert is_harmless(OURS.sub("", with_colours))
+        assert "\x1b" not in without
+        codes = ("0", "1", "2", "31", "32", "1;31", "1;2", "1;37", "9;31", "37")
+        assert set(OURS.findall(with_colours)) <= {f"\x1b[{code}m" for code in codes}
+
+
+def test_markup_and_emoji_codes_are_text() -> None:
+    shown_ = printed(Text(safe_text("[red]x[/red] :smile: https://a.b")), colours=True)
+    assert shown_ == "[red]x[/red] :smile: https://a.b\n"
+
+
+@given(st.lists(st.sampled_from(["a", "b ", "c\n", " "])), st.lists(st.sampled_from(["a", "b ", "c\n", " "])))
+def test_a_word_diff_holds_the_new_text(before: list[str], after: list[str]) -> None:
+    old, new = "".join(before), "".join(after)
+    text = word_diff(old, new)
+    kept = re.sub(r"\[-.*?-\]", "", text.plain)
+    assert re.sub(r"\{\+(.*?)\+\}", r"\1", kept, flags=re.DOTALL) == new
+    assert word_diff(new, new).plain == new
+
+
+def test_colours_go_to_terminals_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from harness_ext import terminal
+
+    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.setattr(terminal.sys, "stdout", SimpleNamespace(isatty=lambda: False))
+    assert terminal.console().width == 200
