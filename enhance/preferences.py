@@ -253,7 +253,8 @@ def _ask(
 ) -> tuple[dict[str, Any] | None, str | None]:
     """Run the questions, or, without a plan, only their side effects; show the first prompt."""
     if plan is None:
-        assert next(questions, None) is None
+        for question in questions:
+            raise AssertionError(f"nobody to ask: {question}")
         return None, None
 
     def shown() -> Iterator[Question]:

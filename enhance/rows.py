@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import re
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +20,12 @@ from harness_ext.formats import read_rows
 from harness_ext.rundir import write_json
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode
+TEXT_FILES = (".jsonl", ".csv", ".tsv")
+# The longer marks first: that of UTF-32 begins like that of UTF-16.
+_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
+)  # fmt: skip
 _LINE_ENDS = re.compile("[\x85\u2028\u2029]")
 
 
@@ -32,14 +41,37 @@ class Row:
 def read(path: Path, split: str = "train", limit: int | None = None) -> Iterator[Row]:
     """Yield the rows of a JSON-lines, CSV, TSV or Parquet file or a `save_to_disk` folder, unreadable ones included.
 
-    Raises ConfigurationError where the file as a whole cannot be read.
+    Text is UTF-8, or UTF-16 or UTF-32 with a byte order mark. Raises ConfigurationError where the file as a whole
+    cannot be read.
     """
-    for number, (place, found) in enumerate(read_rows(path, split)):
-        if not place:
-            raise ConfigurationError([f"{path} {found}"])
-        if limit is not None and number >= limit:
-            return
-        yield Row(place, None, found) if isinstance(found, str) else Row(place, dict(found))
+    with _as_utf8(path) as source:
+        for number, (place, found) in enumerate(read_rows(source, split)):
+            if not place:
+                raise ConfigurationError([f"{path} {found}"])
+            if limit is not None and number >= limit:
+                return
+            yield Row(place, None, found) if isinstance(found, str) else Row(place, dict(found))
+
+
+@contextmanager
+def _as_utf8(path: Path) -> Iterator[Path]:
+    """Give the file, or a copy in UTF-8 where a byte order mark says that it is in something else."""
+    start = b""
+    if path.is_file() and path.suffix in TEXT_FILES:
+        with path.open("rb") as file:
+            start = file.read(4)
+    encoding = next((name for mark, name in _MARKS if start.startswith(mark)), None)
+    if encoding is None:
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / path.name
+        try:
+            copy.write_bytes(path.read_bytes().decode(encoding).encode())
+        except UnicodeError as error:
+            problem = f"{path} begins as {encoding} text and is none ({error}): save it as UTF-8"
+            raise ConfigurationError([problem]) from error
+        yield copy
 
 
 def to_line(fields: Mapping[str, Any]) -> str:

@@ -205,6 +205,20 @@ def test_hostile_rows_come_out_as_they_went_in(tmp_path: Path) -> None:
     assert len(content.splitlines()) == len(rows), "every reader of lines sees one line a row"
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32", "latin-1"])
+def test_other_encodings_are_read_or_named(tmp_path: Path, encoding: str) -> None:
+    row = {"sentence": "Ærø is an island.", "label": "true"}
+    raw = tmp_path / "raw.jsonl"
+    raw.write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding=encoding)
+    counts = prepare(raw, tmp_path / "in.jsonl", load_templates("creak"))["counts"]
+    if encoding == "latin-1":
+        assert counts == {"read": 1, "written": 0, "bad": 1}
+        assert "no UTF-8" in lines(tmp_path / "in.bad.jsonl")[0]["reason"]
+    else:
+        assert counts == {"read": 1, "written": 1, "bad": 0}
+        assert lines(tmp_path / "in.jsonl")[0]["sentence"] == row["sentence"]
+
+
 def test_half_a_surrogate_pair_survives_or_is_named(tmp_path: Path) -> None:
     fine = {"sentence": "Oslo is big.", "label": "true", "note": "\ud83d"}
     _, found, _ = run(tmp_path, [fine], lambda p: " yes.")

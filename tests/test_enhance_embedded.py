@@ -22,7 +22,7 @@ from harness_ext.records import Completion
 from harness_ext.tasks.babi_stories.rows import draw
 
 ROOT = Path(__file__).resolve().parent.parent
-LIMIT = {"until": [], "max_gen_toks": 24}
+LIMIT = {"until": [], "max_gen_toks": 16}
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def student() -> HFBackend:
 @pytest.fixture(scope="module")
 def prompts() -> list[str]:
     templates = load_templates("stories")
-    return [templates.fill(row)["cot_text"] for row in draw(9_100_000, 3, (2, 5))]
+    return [templates.fill(row)["cot_text"] for row in draw(9_100_000, 2, (2, 5))]
 
 
 def search(backend: HFBackend, prompts: list[str], groups: int, penalty: float) -> list[list[Completion]]:
@@ -68,7 +68,7 @@ def by_definition(backend: HFBackend, prompt: str, groups: int, penalty: float) 
     return [lm.tok_decode([t for t in row if t not in lm.end_ids]) for row in rows]
 
 
-@pytest.mark.parametrize("penalty", [0.0, 1.5, 6.0])
+@pytest.mark.parametrize("penalty", [0.0, 3.0])
 def test_diverse_beams_are_what_the_paper_defines(student: HFBackend, prompts: list[str], penalty: float) -> None:
     found = search(student, prompts, 4, penalty)
     for prompt, candidates in zip(prompts, found, strict=True):
@@ -130,11 +130,12 @@ def test_estimate_and_preferences_on_stories(stories: Path, capsys: pytest.Captu
     assert len(rows) == report["pairs"]
 
 
+@pytest.mark.timeout(600)
 def test_the_shell_script_keeps_its_positionals(stories: Path) -> None:
     ended = subprocess.run(
         ["bash", str(ROOT / "enhance" / "enhance.sh"), "embedded", "stories.jsonl", "out.jsonl", "cot_text",
          "--limit", "2", "--gen_kwargs", "max_gen_toks=40"],
-        cwd=stories.parent, env={**os.environ, "PYTHON": sys.executable}, capture_output=True, text=True, timeout=280,
+        cwd=stories.parent, env={**os.environ, "PYTHON": sys.executable}, capture_output=True, text=True, timeout=580,
         check=False,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr[-2000:]
