@@ -44,8 +44,12 @@ def prepare_environment(args: TrainArgs) -> None:
 
     A run on DeepSpeed without a launcher is a launch of one process.
     """
-    # TRL pings its maker once a trainer unless this is set before it is imported.
+    from huggingface_hub import constants
+
+    # TRL pings its maker once a trainer. The variable counts for processes started from here and for libraries not yet
+    # imported; whoever has imported them has its value as it was then.
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    constants.HF_HUB_DISABLE_TELEMETRY = True
     import torch
 
     if args.threads:

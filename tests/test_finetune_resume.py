@@ -198,6 +198,17 @@ def test_a_longer_run_at_a_constant_rate_goes_on_and_old_checkpoints_can_be_prun
     assert "nothing to do" in capfd.readouterr().err
 
 
+def test_no_usage_is_reported(data: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+    from huggingface_hub.utils import _telemetry
+
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(_telemetry, "Thread", lambda *_, **__: pytest.fail("usage is reported"))
+    run_stage(settings(data, tmp_path / "run", adapter="lora", max_steps=1))
+    assert constants.HF_HUB_DISABLE_TELEMETRY
+
+
 def test_another_run_is_not_taken_for_this_one(data: dict[str, Path], tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text(data["rows"].read_text(encoding="utf-8"), encoding="utf-8")
