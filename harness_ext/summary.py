@@ -10,7 +10,7 @@ from harness_ext.records import Counter, SeatCost, Transcript, Turn, Usage, add
 
 DRAFTS = ("draft", "refine")
 # Kinds of turns whose text goes into an answer, whole or in part, and those that begin a round.
-WRITTEN = (*DRAFTS, "continue", "correct")
+WRITTEN = (*DRAFTS, "continue", "correct", "reply", "ruling")
 ROUNDS = ("refine", "continue")
 
 
@@ -50,7 +50,8 @@ class Summary:
             self.stops.add(transcript.stop)
         for name, number in ((transcript.details or {}).get("totals") or {}).items():
             self.totals[name] = add(self.totals.get(name, 0), number)
-        rounds = sum(turn.kind in ROUNDS for turn in transcript.turns)
+        named = max(((turn.verdict or {}).get("round", 0) for turn in transcript.turns), default=0)
+        rounds = named or sum(turn.kind in ROUNDS for turn in transcript.turns)
         self.rounds[rounds] = self.rounds.get(rounds, 0) + 1
         kept = None if transcript.details and "totals" in transcript.details else _kept(transcript)
         for turn in transcript.turns:

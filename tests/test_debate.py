@@ -254,7 +254,10 @@ def test_debates_txt_grows_and_is_never_overwritten(tmp_path: Path) -> None:
     again = (tmp_path / "run" / "debates.txt").read_text()
     assert again.startswith(text)
     assert again.count("Debate result:") == 3
-    assert json.loads((tmp_path / "run" / "summary.json").read_text())["totals"]["speeches"] == 3 * 5
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["totals"]["speeches"] == 3 * 5
+    assert summary["rounds"]["questions"] == {"2": 3}
+    assert summary["completion_tokens"] == {"kept": 6, "discarded": 24, "verification": 0}
 
 
 def test_n_agents_on_one_model_are_n_draws_or_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,156 @@
+"""All protocols on the embedded pair and bAbI's test rows: exact match, tokens and wall time, in one table.
+
+    HARNESS_EXT_DATA=<folder> python benchmarks/protocols_table.py --output benchmarks/results/protocols_table
+
+Each run starts without a store, so that its wall time is its own and it pays for all its calls. `self_consistency`
+draws as often as costs what `feedback_pair` cost, in output tokens. Scores are those of the task `babi_reasoning`. The
+intervals are Wilson's, of 95 %; what differs between runs on the same rows is for `harness-ext compare`, which takes
+the run directories that are kept under `--keep`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from scipy.stats import binomtest
+
+SIX_TASKS = (1, 6, 9, 11, 12, 13)
+RUNS: Mapping[str, tuple[str, dict[str, Any]]] = {
+    "baseline": ("baseline", {}),
+    "feedback_pair": ("feedback_pair", {}),
+    "self_consistency": ("self_consistency", {"k": "auto:{feedback_pair}"}),
+    **{
+        f"speculative_pair {unit} {accept}": ("speculative_pair", {"unit": unit, "accept": accept})
+        for unit in ("token", "step", "chunk")
+        for accept in ("greedy", "topk")
+    },
+    "debate turns": ("debate", {"topology": "turns"}),
+    "debate all": ("debate", {"topology": "all"}),
+    "skyline": ("skyline", {}),
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One run: questions, share right and its interval, tokens a question (None: not counted), wall time in seconds."""
+
+    run: str
+    questions: int
+    right: float
+    low: float
+    high: float
+    written: dict[str, float | None]
+    read_and_written: float | None
+    seconds: float
+    stops: dict[str, int]
+    options: dict[str, Any]
+
+
+def evaluate(runs: Sequence[str], tasks: Sequence[int], limit: int | None, batch_size: int, folder: Path) -> list[Line]:
+    """Run everything, one after the other; run directories are made under `folder`."""
+    import lm_eval
+    from lm_eval.tasks import TaskManager
+
+    manager, lines = TaskManager(), list[Line]()
+    for label in runs:
+        model, options = RUNS[label]
+        where = {name: str(directory(folder, name)) for name in RUNS}
+        arguments = {n: v.format(**where) if isinstance(v, str) else v for n, v in options.items()}
+        started = time.perf_counter()
+        results = lm_eval.simple_evaluate(
+            model=model,
+            model_args={**arguments, "store": "off", "run_dir": where[label], "model": label},
+            tasks=[f"babi_reasoning_{n}" for n in tasks],
+            limit=limit,
+            batch_size=batch_size,
+            bootstrap_iters=0,
+            task_manager=manager,
+        )
+        right = [float(s["exact_match"]) for samples in results["samples"].values() for s in samples]
+        lines.append(line(label, right, time.perf_counter() - started, directory(folder, label)))
+        print(json.dumps(asdict(lines[-1])), flush=True)
+    return lines
+
+
+def directory(folder: Path, label: str) -> Path:
+    """Return a run's directory."""
+    return folder / label.replace(" ", "_")
+
+
+def line(label: str, right: Sequence[float], seconds: float, run: Path) -> Line:
+    """Return a run's line from its scores and its records."""
+    summary = json.loads((run / "summary.json").read_text())
+    interval = binomtest(round(sum(right)), len(right)).proportion_ci(method="wilson")
+    totals = {seat: usage["total"] for seat, usage in summary["usage"].items()}
+    read = [_sum(total["prompt_tokens"], total["completion_tokens"]) for total in totals.values()]
+    return Line(
+        label,
+        len(right),
+        sum(right) / len(right),
+        float(interval.low),
+        float(interval.high),
+        {seat: _share(total["completion_tokens"], len(right)) for seat, total in totals.items()},
+        None if None in read else sum(n for n in read if n is not None) / len(right),
+        seconds,
+        summary["stops"],
+        {n: v for n, v in _options(run).items() if n in ("k", "unit", "accept", "topology", "max_rounds")},
+    )
+
+
+def _options(run: Path) -> dict[str, Any]:
+    options: dict[str, Any] = json.loads((run / "config.json").read_text())["identity"]["options"]
+    return options
+
+
+def _sum(a: int | None, b: int | None) -> int | None:
+    return None if a is None or b is None else a + b
+
+
+def _share(count: int | None, of: int) -> float | None:
+    return None if count is None else count / of
+
+
+def table(lines: Sequence[Line]) -> str:
+    """Return the lines as Markdown."""
+    rows = [
+        "| run | exact match (95 %) | written tokens a question | all tokens a question | seconds |",
+        "| --- " * 5 + "|",
+    ]
+    for entry in lines:
+        written = ", ".join(f"{seat} {'?' if n is None else f'{n:.1f}'}" for seat, n in entry.written.items())
+        every = "?" if entry.read_and_written is None else f"{entry.read_and_written:.0f}"
+        name = f"{entry.run} (k={entry.options['k']})" if "k" in entry.options else entry.run
+        share = f"{entry.right:.3f} ({entry.low:.3f}–{entry.high:.3f})"
+        rows.append(f"| {name} | {share} | {written} | {every} | {entry.seconds:.0f} |")
+    return "\n".join(rows) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", nargs="+", choices=list(RUNS), default=list(RUNS), help="default: all")
+    parser.add_argument("--tasks", nargs="+", type=int, default=list(SIX_TASKS), help="bAbI's task numbers")
+    parser.add_argument("--limit", type=int, help="rows a task; default: all")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--keep", type=Path, help="folder in which the run directories are kept")
+    parser.add_argument("--output", type=Path, help="folder for protocols_table.json and protocols_table.md")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        lines = evaluate(args.runs, args.tasks, args.limit, args.batch_size, args.keep or Path(scratch))
+    print(table(lines))
+    if args.output is not None:
+        args.output.mkdir(parents=True, exist_ok=True)
+        (args.output / "protocols_table.json").write_text(
+            json.dumps([asdict(entry) for entry in lines], indent=2) + "\n"
+        )
+        (args.output / "protocols_table.md").write_text(table(lines))
+
+
+if __name__ == "__main__":
+    main()
