@@ -9,6 +9,7 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -203,7 +204,9 @@ def test_no_usage_is_reported(data: dict[str, Path], tmp_path: Path, monkeypatch
     from huggingface_hub.utils import _telemetry
 
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", False)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    online = SimpleNamespace(is_offline_mode=lambda: constants.HF_HUB_DISABLE_TELEMETRY)
+    online.HF_HUB_DISABLE_TELEMETRY = False
+    monkeypatch.setattr(_telemetry, "constants", online)
     monkeypatch.setattr(_telemetry, "Thread", lambda *_, **__: pytest.fail("usage is reported"))
     run_stage(settings(data, tmp_path / "run", adapter="lora", max_steps=1))
     assert constants.HF_HUB_DISABLE_TELEMETRY
