@@ -135,6 +135,10 @@ class Output:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the files; they keep the ending `.partial` unless `finish` came first."""
         for file in self._files.values():
             file.close()
 
@@ -174,7 +178,7 @@ class Output:
         """Give the files their names; called when every row is taken."""
         if self._waiting:
             raise StoreError(f"row {self._next} of {self.path} is missing: run the same command again")
-        self.__exit__(None, None, None)
+        self.close()
         write_json(self.manifest, {"identity": self.identity, **manifest})
         for kind in (*self.KINDS, ""):
             target = beside(self.path, kind) if kind else self.path
