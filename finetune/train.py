@@ -13,9 +13,9 @@ from harness_ext.finetune import adapters
 from harness_ext.finetune.args import ConfigError, TrainArgs, final_dir
 from harness_ext.finetune.callbacks import Interrupted, Stop, keeper, sync_hint, trackers
 from harness_ext.finetune.checkpoints import MARKER, last_complete, mark_complete, marker_facts, why_incomplete
+from harness_ext.finetune.environment import common_arguments, precision, prepare_environment, weights_dtype
 from harness_ext.finetune.plan import Plan
 from harness_ext.finetune.preflight import Machine, check
-from harness_ext.finetune.setup import common_arguments, precision, prepare_environment, weights_dtype
 from harness_ext.finetune.trainers import training, write_errors
 
 if TYPE_CHECKING:
