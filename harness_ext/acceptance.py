@@ -370,7 +370,7 @@ POLICIES: Mapping[str, type[Policy]] = {
 def table() -> str:
     """Return what each policy needs from the seats, as a Markdown table (docs/speculative.md has this very text)."""
     lines = [
-        "| `accept` | a unit is approved if | `threshold` | student | teacher | reward | `unit` |",
+        "| accept | a unit is approved if | threshold | student | teacher | reward | unit |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, policy in POLICIES.items():

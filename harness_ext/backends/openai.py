@@ -13,9 +13,18 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from harness_ext.backends.base import Capability, ChatMode, GenerateRequest, Prompt, Request, ScoreRequest
+from harness_ext.backends.base import (
+    Capability,
+    ChatMode,
+    GenerateRequest,
+    Prompt,
+    Request,
+    ScoreRequest,
+    VerifyRequest,
+)
 from harness_ext.backends.http import Client, Fault
 from harness_ext.backends.served import Ask, ServedBackend
+from harness_ext.backends.verify_openai import ServedTokens, prompt_field, read_checks, verify_body
 from harness_ext.chat import ChatContext, is_utf8
 from harness_ext.errors import CallFailed, LoadError
 from harness_ext.fingerprint import model_fingerprint
@@ -39,7 +48,8 @@ class ServerOptions:
     `max_gen_toks` is the length where a task names none. `api_key_env` names the environment variable with the key.
     `revision` says which weights the server runs: with it, the address is no part of the store's keys. `parameters` is
     the model's size, for FLOPs. `continue_final=on`: the server takes vLLM's `continue_final_message`. `omit` names
-    request fields that the server refuses, joined by `+` (`stop+temperature`).
+    request fields that the server refuses, joined by `+` (`stop+temperature`). `tokenizer` names the model's tokenizer:
+    with it a seat with `endpoint=completions` takes token ids and verifies.
     """
 
     endpoint: Literal["chat", "completions"] = "chat"
@@ -52,6 +62,7 @@ class ServerOptions:
     parameters: float | None = None
     continue_final: bool = False
     omit: str = ""
+    tokenizer: str = ""
 
     def __post_init__(self) -> None:
         if self.num_concurrent < 1 or self.max_retries < 0 or self.max_gen_toks < 1 or self.timeout <= 0:
@@ -79,6 +90,7 @@ class OpenAIBackend(ServedBackend):
     """A seat on a server. Tokens, cached tokens and finish reasons are the server's own figures."""
 
     token_counts = "exact"
+    _tokens: ServedTokens | None = None
 
     def __init__(self, model: str, base_url: str, options: ServerOptions) -> None:
         super().__init__()
@@ -101,6 +113,9 @@ class OpenAIBackend(ServedBackend):
         self._url = f"{base_url}/chat/completions" if self._is_chat else f"{base_url}/completions"
         hosted = urlsplit(base_url).hostname == urlsplit(DEFAULT_URL).hostname
         self._limit = "max_completion_tokens" if hosted and self._is_chat else "max_tokens"
+        if options.tokenizer and not self._is_chat:
+            self.tokens = self._tokens = ServedTokens(options.tokenizer, options.max_gen_toks)
+            self.capabilities |= {"verify"}
         self._omit = frozenset(filter(None, options.omit.split("+")))
 
     # -- rendering -----------------------------------------------------------------------------------------------
@@ -160,8 +175,10 @@ class OpenAIBackend(ServedBackend):
             async def ask(request: Request) -> Completion:
                 if isinstance(request, ScoreRequest):
                     return await client.post(self._url, self._score_body(request), lambda d: self._scored(d, request))
-                if not isinstance(request, GenerateRequest):
-                    raise CallFailed("backend", f"{self.name} cannot verify given tokens")
+                if isinstance(request, VerifyRequest):
+                    return await client.post(
+                        self._url, self._verify_body(request), lambda d: self._verified(d, request)
+                    )
                 stops = stops_of(request.gen_kwargs)
                 return await client.post(self._url, self._body(request, stops), lambda d: self._generated(d, stops))
 
@@ -172,6 +189,9 @@ class OpenAIBackend(ServedBackend):
 
         settings = dict(normalize_gen_kwargs(dict(request.gen_kwargs), self.default_max_gen_toks))
         settings.pop("until", None)
+        ids = None
+        if request.reply is not None and self._tokens is not None:
+            ids = prompt_field(request, self._tokens, settings)
         sampled = settings.pop("do_sample", None)
         fields = {
             "model": self.model,
@@ -186,7 +206,7 @@ class OpenAIBackend(ServedBackend):
             fields |= {"continue_final_message": True, "add_generation_prompt": False}
         rest = json.dumps({k: v for k, v in fields.items() if v is not None and k not in self._omit})
         if not self._is_chat:
-            prompt = f'"prompt": {json.dumps(request.prompt)}'
+            prompt = f'"prompt": {json.dumps(request.prompt if ids is None else ids)}'
         elif request.images:
             prompt = f'"messages": {json.dumps(with_images(json.loads(request.prompt), request.images))}'
         else:
@@ -207,6 +227,19 @@ class OpenAIBackend(ServedBackend):
         if end is not None:
             text, finish = text[:end], "stop"
         return Completion(text, finish, *usage_of(data), notes=notes)
+
+    # -- verifying -----------------------------------------------------------------------------------------------
+
+    def _verify_body(self, request: VerifyRequest) -> bytes:
+        if self._tokens is None:
+            raise CallFailed("backend", f"{self.name} cannot verify given tokens: give `tokenizer=<folder or hub id>`")
+        return verify_body(self.model, self._tokens, request)
+
+    def _verified(self, data: Any, request: VerifyRequest) -> Completion:
+        assert self._tokens is not None
+        checks = read_checks(self.name, first_choice(data), self._tokens, request)
+        prompt_tokens, cached, new = usage_of(data)
+        return Completion("", None, prompt_tokens, cached, new, checks=checks)
 
     # -- scoring -------------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 
-from harness_ext.backends.base import Backend, Deliver, GenerateRequest, Request, ScoreRequest
+from harness_ext.backends.base import Backend, Deliver, GenerateRequest, Request, ScoreRequest, VerifyRequest
 from harness_ext.records import Completion
 
 Ask = Callable[[Request], Awaitable[Completion]]
@@ -35,6 +35,9 @@ class ServedBackend(Backend):
         asyncio.run(self._ask_all(requests, deliver))
 
     def score(self, requests: Sequence[ScoreRequest], deliver: Deliver) -> None:
+        asyncio.run(self._ask_all(requests, deliver))
+
+    def verify(self, requests: Sequence[VerifyRequest], deliver: Deliver) -> None:
         asyncio.run(self._ask_all(requests, deliver))
 
     async def _ask_all(self, requests: Sequence[Request], deliver: Deliver) -> None:
