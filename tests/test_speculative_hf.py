@@ -146,7 +146,7 @@ def test_greedy_is_the_teachers_text_on_the_embedded_pair(
     `benchmarks/speculative.py` does it on hundreds.
     """
     rows = [json.loads(line) for line in (data_dir / "babi" / "train.jsonl").read_text().splitlines()]
-    rows = [row for row in rows if len(row["passage"].splitlines()) <= 4][:: 200 if unit == "chunk" else 60][:12]
+    rows = [row for row in rows if len(row["passage"].splitlines()) <= 4][:: 90 if unit == "chunk" else 60][:10]
     asked = [
         Question(INSTRUCTION + story_text(row["passage"].splitlines(), row["question"]), GEN, "babi", i, str(i))
         for i, row in enumerate(rows)
