@@ -170,9 +170,9 @@ class Output:
 
     def flush(self) -> None:
         """Write the rows that wait for others before them: those will not come in this run."""
-        for number in sorted(self._waiting):
-            self._next = number
-            self._take(number, self._waiting.pop(number))
+        while self._waiting:
+            self._next = min(self._waiting)
+            self._take(self._next, self._waiting[self._next])
 
     def finish(self, manifest: Mapping[str, Any]) -> None:
         """Give the files their names; called when every row is taken."""

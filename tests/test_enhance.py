@@ -21,10 +21,10 @@ from harness_ext.enhance.cli import main
 from harness_ext.enhance.overlap import overlap
 from harness_ext.enhance.postprocess import finish
 from harness_ext.enhance.prepare import prepare
-from harness_ext.enhance.rows import to_line
+from harness_ext.enhance.rows import Output, to_line
 from harness_ext.enhance.running import plan_seats
 from harness_ext.enhance.templates import RowProblem, load_templates, read_templates, squeeze
-from harness_ext.errors import ConfigurationError
+from harness_ext.errors import ConfigurationError, StoreError
 from harness_ext.records import Completion
 
 CREAK_ROWS = [
@@ -360,6 +360,17 @@ def test_a_budget_stops_cleanly_and_the_next_run_goes_on(tmp_path: Path, capsys:
     manifest, found, _ = run(tmp_path, rows, lambda p: "", backend=teacher)
     assert len(asked(teacher)) == 10
     assert [row["cot"] for row in found] == [" x."] * 10
+
+
+def test_rows_behind_a_gap_are_written_when_a_budget_ends_the_run(tmp_path: Path) -> None:
+    with Output(tmp_path / "out.jsonl", {}) as output:
+        for number in (5, 0, 3, 4, 8):
+            output.add(number, [{"n": number}])
+        assert [row["n"] for row in lines(tmp_path / "out.jsonl.partial")] == [0]
+        with pytest.raises(StoreError, match="row 1"):
+            output.finish({})
+        output.flush()
+    assert [row["n"] for row in lines(tmp_path / "out.jsonl.partial")] == [0, 3, 4, 5, 8]
 
 
 def test_the_first_prompt_is_shown_before_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
