@@ -136,7 +136,9 @@ async def continue_reply(
     backend = seat.backend
     if reply.ids is not None and reply.tokens is not None and shares(backend, reply.tokens):
         completion = await seat.generate(question.context, kind=kind, reply=reply.ids, only=only)
-        return Continuation(completion, completion.text, completion.ids)
+        if completion.ids is not None:
+            return Continuation(completion, completion.text, completion.ids)
+        return _joined(reply, completion, completion.text)
     gen_kwargs = dict(question.gen_kwargs)
     bounds = [n for n in (only, reply.room) if isinstance(n, int)]
     if bounds:

@@ -104,7 +104,7 @@ class SpeculativePair(Protocol):
             if policy.exact and reply.ended:
                 return _end(ledger, seats, reply, None)
             reply, over = await self._correct(question, seats, ledger, reply, proposal, ruling)
-            if reply.ended or (over and not policy.exact):
+            if over or reply.ended:
                 return _end(ledger, seats, reply, None if policy.exact else first)
             if ledger.repeats() and not policy.exact:
                 return _end(ledger, seats, reply, first, "repetition")
@@ -159,7 +159,8 @@ class SpeculativePair(Protocol):
             unit = first_units(unit, pieces, sizes[0] if sizes else 0)
             longer = reply.with_ids(unit.ids) if unit.ids is not None else reply.with_text(unit.text)
             ledger.write("teacher", unit.text, None, unit.completion, None if unit.ids is None else len(unit.ids))
-            over = ends or not unit.text
+            # Where the text is the teacher's own, its tokens say whether it ends, if they are known.
+            over = (ends or not unit.text) and not (self.policy.exact and unit.completion.ids is not None)
         if ruling.accepted < len(proposal.sizes):
             rejected, before = proposal.units[ruling.accepted], ruling.probabilities[ruling.accepted]
             ledger.correct(rejected, before, ledger.written[-1].text, figure)
