@@ -125,7 +125,7 @@ def _repeats(found: list[TaskScores]) -> TaskScores:
 def mean_usage(usages: list[Usage]) -> Usage:
     """Return the mean of usages: counts may become fractions."""
     total = Usage.total(usages)
-    scaled = {
+    scaled: dict[str, Any] = {
         name: None if (value := getattr(total, name)) is None else value / len(usages)
         for name in Usage.__dataclass_fields__
     }

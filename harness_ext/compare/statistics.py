@@ -52,7 +52,7 @@ class Clusters:
             return cls(array, np.ones(len(array)))
         numbers = {label: i for i, label in enumerate(dict.fromkeys(labels))}
         index = np.array([numbers[label] for label in labels])
-        return cls(np.bincount(index, weights=array), np.bincount(index).astype(np.float64))
+        return cls(np.bincount(index, weights=array).astype(np.float64), np.bincount(index).astype(np.float64))
 
     @property
     def mean(self) -> float:

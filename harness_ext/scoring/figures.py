@@ -135,19 +135,17 @@ def pooled_figures(figures: Mapping[str, Any], rows: Mapping[str, Sequence[Row]]
             continue
         shared = [m for m in figures[names[0]]["metrics"] if all(_averages(figures[n], m) for n in names)]
         together = [row for name in names for row in rows[name]]
+        metrics = {}
+        for name in shared:
+            metric, _, key = name.rpartition(",")
+            measured = [row for row in together if metric in _metrics(row, key)]
+            better = 1 if figures[names[0]]["metrics"][name]["higher_is_better"] else -1
+            metrics[name] = metric_figures(measured, metric, key, _mean, better)
         pools[pool] = {
             "tasks": names,
             "documents": len(together),
             "hints": hint_figures(together),
-            "metrics": {
-                m: metric_figures(
-                    [row for row in together if m.rsplit(",", 1)[0] in _metrics(row, m.rsplit(",", 1)[1])],
-                    *m.rsplit(",", 1),
-                    _mean,
-                    1 if figures[names[0]]["metrics"][m]["higher_is_better"] else -1,
-                )
-                for m in shared
-            },
+            "metrics": metrics,
         }
     return pools
 
