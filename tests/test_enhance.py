@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,14 +18,14 @@ from harness_ext.babi import INSTRUCTION, story_text
 from harness_ext.backends.scripted import ScriptedBackend
 from harness_ext.enhance.annotate import Annotate, Job, annotate, settings
 from harness_ext.enhance.answers import AnswerReader
-from harness_ext.enhance.checks import report
-from harness_ext.enhance.cli import main
+from harness_ext.enhance.checks import FLAGS, report
+from harness_ext.enhance.cli import _parser, main
 from harness_ext.enhance.overlap import overlap
 from harness_ext.enhance.postprocess import finish
 from harness_ext.enhance.prepare import prepare
 from harness_ext.enhance.rows import Output, to_line
 from harness_ext.enhance.running import plan_seats
-from harness_ext.enhance.templates import RowProblem, load_templates, read_templates, squeeze
+from harness_ext.enhance.templates import RowProblem, known_sets, load_templates, read_templates, squeeze
 from harness_ext.errors import ConfigurationError, StoreError
 from harness_ext.records import Completion
 
@@ -397,3 +399,17 @@ def test_command_line_problems_are_usage_errors(tmp_path: Path, capsys: pytest.C
     with pytest.raises(SystemExit) as usage:
         main(["annotate"])
     assert usage.value.code == 2
+
+
+def test_the_page_says_what_there_is() -> None:
+    page = (Path(__file__).resolve().parent.parent / "docs" / "enhance.md").read_text(encoding="utf-8")
+    block = re.search(r"```yaml\n(.*?)```", page, re.DOTALL)
+    assert block is not None
+    templates = read_templates(yaml.safe_load(block[1]), "page.yaml")
+    filled = templates.fill({"question": "Is  water wet?", "answer": "A"})
+    assert filled["cot_text"] == "Q: Is water wet? A: The answer is A. Let's think step by step."
+    stages = next(iter(_parser()._subparsers._group_actions)).choices  # type: ignore[union-attr]
+    known = {option for stage in stages.values() for action in stage._actions for option in action.option_strings}
+    assert set(re.findall(r"(?<![\w-])--[a-z_]+", page)) - known == set()
+    assert {flag for flag in FLAGS if f"| `{flag}` |" not in page} == set()
+    assert all(f"`{name}`" in page for name in known_sets())
