@@ -40,7 +40,7 @@ def server() -> Iterator[str]:
             ids = asked["prompt"]
             with torch.no_grad():
                 scores = model(torch.tensor([ids])).logits[0].log_softmax(-1)
-            order = scores.argsort(-1, descending=True, stable=True)
+            order = torch.sort(scores, dim=-1, descending=True, stable=True).indices
             told: list[Any] = [None]
             for place, token in enumerate(ids[1:]):
                 listed = [*order[place, : asked["prompt_logprobs"]].tolist(), token]
