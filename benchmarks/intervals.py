@@ -163,8 +163,8 @@ def mean_power(n: int, times: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--sizes", type=int, nargs="+", default=[10, 20, 50, 100, 300])
-    parser.add_argument("--times", type=int, default=4000, help="simulated samples")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[10, 20, 50, 100])
+    parser.add_argument("--times", type=int, default=1000, help="simulated samples")
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     rows = measure(args.sizes, args.times)

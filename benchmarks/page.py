@@ -122,6 +122,17 @@ Preferences between four sampled candidates of the embedded student (near-duplic
 matches that both decide; the teacher has learned to review one answer, not to compare two:
 """
 
+INTERVALS = """\
+## Do the intervals and tests of `compare` keep their word?
+
+    python benchmarks/intervals.py --output benchmarks/results/intervals.json
+
+Coverage of nominal 95 % intervals (at least 0.95 is wanted), how often tests at 5 % find what is not there (at most
+0.05), and how often they find the difference that `compare` calls detectable (at least 0.8), over kinds of data and
+numbers of questions; the worst of them, where it was found, and all of them on average. Shares are computed exactly,
+the rest is simulated:
+"""
+
 STARTUP = """\
 ## Start-up
 
@@ -198,6 +209,25 @@ def stories_part() -> str:
     return f"{table(result['rows'])}\n{ENHANCE_PREFERENCES}\n{table(result['preferences'])}\n{result['machine']}.\n"
 
 
+def intervals_part() -> str:
+    """Return the worst and the mean of each promise; the worst of tests that find nothing is the largest."""
+    result = load("intervals.json")
+    rows = []
+    for what in dict.fromkeys(row["what"] for row in result["rows"]):
+        found = [row for row in result["rows"] if row["what"] == what]
+        worst = (max if "nothing" in what else min)(found, key=lambda row: row["value"])
+        rows.append(
+            {
+                "promise": what,
+                "settings": len(found),
+                "worst": f"{worst['value']:.3f}" + (f" ± {worst['error']:.3f}" if worst["error"] else ""),
+                "where": f"{worst['data']}, n = {worst['n']}",
+                "mean": f"{sum(row['value'] for row in found) / len(found):.3f}",
+            }
+        )
+    return f"{table(rows)}\n{result['times']} samples each; {result['machine']}.\n"
+
+
 SECTIONS = (
     ("embedded_pair.md", PAIR, lambda: (RESULTS / "embedded_pair.md").read_text(encoding="utf-8")),
     ("efficiency.json", EFFICIENCY, lambda: protocol_part("efficiency")),
@@ -210,6 +240,7 @@ SECTIONS = (
     ("enhance_creak.json", ENHANCE_CREAK, creak_part),
     ("enhance_stories.json", ENHANCE_STORIES, stories_part),
     ("speculative.json", SPECULATIVE, speculative_part),
+    ("intervals.json", INTERVALS, intervals_part),
     ("stock.json", STOCK, lambda: table(load("stock.json"))),
 )
 
