@@ -99,7 +99,9 @@ ENHANCE_THROUGHPUT = """\
     python benchmarks/enhance.py throughput --rows 192 --output benchmarks/results/enhance_throughput.json
 
 `annotate` from the input file to the checked output, against the same calls as one flat batch of the same model
-(efficiency: 1 is perfect) and against the published way, one row a `generate`; embedded teacher, own stories:
+(efficiency: 1 is perfect) and against the published way, one row a `generate`; embedded teacher, own stories. Under
+load wall times differ from one repetition to the next by more than they differ from each other: the CPU seconds of the
+process do not.
 """
 
 ENHANCE_CREAK = """\
@@ -118,7 +120,7 @@ instead, which shows as leaks.
 """
 
 ENHANCE_PREFERENCES = """\
-Preferences between four sampled candidates of the embedded student (near-duplicates dropped). Agreement is over the
+Preferences between four sampled candidates of the embedded student (copies dropped). Agreement is over the
 matches that both decide; the teacher has learned to review one answer, not to compare two:
 """
 
