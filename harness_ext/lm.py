@@ -112,6 +112,8 @@ class ProtocolLM(LM):  # type: ignore[misc]
                 "seats": {
                     n: {"fingerprint": s.backend.fingerprint, "chat": s.chat, **s.own} for n, s in plan.seats.items()
                 },
+                # A draw under another seed is another draw; where the task samples, its questions say so themselves.
+                "seed": _torch_seed() if plan.protocol.samples or any(s.samples for s in plan.seats.values()) else None,
                 "on_overflow": plan.options.on_overflow,
                 "on_empty": plan.options.on_empty,
                 "reasoning": vars(plan.options.reasoning) if plan.options.reasoning else None,

@@ -111,6 +111,11 @@ class Protocol(abc.ABC):
         """
         return self
 
+    @property
+    def samples(self) -> bool:
+        """Return whether the protocol draws replies where the task's own settings are greedy."""
+        return False
+
     def write_up(self, transcript: Transcript) -> str:
         """Return a question's transcript as a person reads it, for the file `readable`."""
         return ""

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from harness_ext.backends.base import Backend, ChatMode, GenerateRequest, Prompt, Request, ScoreRequest, VerifyRequest
 from harness_ext.chat import ChatContext, context_messages
 from harness_ext.errors import CallFailed
-from harness_ext.images import Image, count_marks, without_images
+from harness_ext.images import IMAGE_MARK, NOT_SHOWN, Image, count_marks, without_images
 from harness_ext.protocol import Question
 from harness_ext.records import Completion, Message, SeatCost, Turn
 
@@ -41,6 +41,11 @@ class SeatSetup:
         """Return what the seat is told of its own, as far as it is."""
         told = {"system": self.system, "gen": dict(self.gen_kwargs), "images": self.images}
         return {name: value for name, value in told.items() if value not in (None, {}, "auto")}
+
+    @property
+    def samples(self) -> bool:
+        """Return whether its own settings make it sample, whatever the task says."""
+        return bool(self.gen_kwargs.get("do_sample") or self.gen_kwargs.get("temperature"))
 
     @property
     def cost(self) -> SeatCost:
@@ -127,8 +132,12 @@ class Seats:
             self._waiting -= 1
             if self._ended is not None and not self._waiting:
                 self._ended.set()
-        if any(turn is not None and turn.key == key for turn in self._slots):
+        whole = isinstance(request, GenerateRequest) and request.reply is None
+        if whole and any(turn is not None and turn.key == key for turn in self._slots):
             notes = (*notes, "same_call")
+        if self.question.images and IMAGE_MARK in completion.text:  # quoted later, it would stand for one more image
+            completion = replace(completion, text=completion.text.replace(IMAGE_MARK, NOT_SHOWN))
+            notes = (*notes, "image_mark_replaced")
         if any(turn is not None and turn.completion is completion for turn in self._slots):
             completion = replace(completion)  # so that `note` can tell this turn from the one it shares a reply with
         self._slots[slot] = Turn(seat.name, kind, key, completion, verdict, notes, reused)

@@ -67,7 +67,7 @@ class FeedbackPair(Protocol):
             refined = await seats.student.generate(conversation, kind="refine")
             if not refined.text.strip():
                 return Solution(drafts[-1], "empty_refinement")
-            if refined.text in drafts and self.teacher_sees == "task" and not question.sampled:
+            if refined.text in drafts and self.teacher_sees == "task" and not seats.student.samples():
                 return Solution(refined.text, "cycle")  # the same draft has the same review: nothing new can come
             drafts.append(refined.text)
             reviews.append(review)

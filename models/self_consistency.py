@@ -47,6 +47,10 @@ class SelfConsistency(Protocol):
             raise ValueError("`temperature` must be 0 or more, `top_p` above 0 and at most 1")
         check_pattern(self.answer_pattern)
 
+    @property
+    def samples(self) -> bool:
+        return self.temperature > 0
+
     def resolved(self, seats: Mapping[str, SeatSetup]) -> SelfConsistency:
         """Return the protocol with `k` as a number, and in `target` the cost of a question that it was chosen for."""
         if not self.k.startswith("auto:"):

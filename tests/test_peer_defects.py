@@ -6,6 +6,7 @@ One test a defect, numbered and named after it. Where a system is named, the def
 from __future__ import annotations
 
 import ast
+import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -219,10 +220,9 @@ def test_defect_12_model_text_is_evaluated(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_defect_12_the_package_calls_neither_eval_nor_exec_nor_pickle() -> None:
-    folders = [Path(p) for p in harness_ext.__path__]
-    for name in ("models", "tasks", "enhance", "finetune"):
-        module = __import__(f"harness_ext.{name}", fromlist=["__path__"])
-        folders += [Path(p) for p in module.__path__]
+    names = ("models", "tasks", "enhance", "finetune")
+    modules = [harness_ext, *(importlib.import_module(f"harness_ext.{name}") for name in names)]
+    folders = [Path(module.__file__ or "").parent for module in modules]
     found = []
     for path in {p for folder in folders for p in folder.rglob("*.py")}:
         for node in ast.walk(ast.parse(path.read_text())):

@@ -12,7 +12,7 @@ from support import instances, run_engine, scripted_pair
 from harness_ext.arguments import plan_run
 from harness_ext.backends.scripted import ScriptedBackend
 from harness_ext.engine import Engine
-from harness_ext.errors import ConfigurationError
+from harness_ext.errors import ConfigurationError, StoreError
 from harness_ext.models.feedback_pair import FeedbackPairLM
 from harness_ext.models.self_consistency import SelfConsistency, SelfConsistencyLM
 from harness_ext.protocol import Question
@@ -136,3 +136,18 @@ def test_greedy_draws_are_one_voice_and_that_is_said(tmp_path: Path, capsys: pyt
     )
     lm.generate_until(instances(["a", "b"]))
     assert "4 calls were the same greedy call" in capsys.readouterr().err
+
+
+def test_draws_of_another_seed_are_another_evaluation(tmp_path: Path) -> None:
+    import torch
+
+    def make(seed: int, **options: Any) -> SelfConsistencyLM:
+        torch.manual_seed(seed)
+        return SelfConsistencyLM(
+            student=ScriptedBackend(lambda p: "5"), store="off", run_dir=tmp_path, progress="off", **options
+        )
+
+    make(1)
+    make(1)
+    with pytest.raises(StoreError, match="different: seed"):
+        make(2)

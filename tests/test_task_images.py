@@ -174,3 +174,11 @@ def test_an_image_is_its_pixels() -> None:
     assert colour_of(Image.of(picture("green")).open()) == "green"
     assert Image.of(picture("red").convert("RGBA")).open().getpixel((0, 0)) == (255, 0, 0)
     assert Image.of(picture("red")).data_url.startswith("data:image/png;base64,")
+
+
+def test_a_mark_that_a_model_writes_stands_for_no_picture(tmp_path: Path) -> None:
+    student = Seeing(lambda p: "COLOURS" if "Hint" in p else "an <image> of sorts", name="s")
+    teacher = Seeing(lambda p: "Incorrect.\nHint: look" if "sorts" in p else "Correct.", name="t")
+    lm = own(tmp_path, FeedbackPairLM, student=student, teacher=teacher)
+    assert run(lm, make_task(), limit=1) == 1.0
+    assert lm.get_model_info()["harness_ext"]["summary"]["events"] == {"image_mark_replaced": 1}
