@@ -50,7 +50,8 @@ class Budget:
 
     `costs` turns a backend's tokens into money. A call is bounded by the bytes of its prompt and its token limit; once
     answered, it counts with what it really took, so that the cap is never passed. Calls had for free (the store) do not
-    count. Not bounded: what a server charges for attempts that failed, and images.
+    count; `questions` are those that are done and had to be paid for. Not bounded: what a server charges for attempts
+    that failed, and images.
     """
 
     cap: Cap
@@ -58,8 +59,16 @@ class Budget:
     spent: float = 0.0
     refused: float | None = None
     unknown: str | None = None
+    questions: int = 0
     reserved: dict[str, float] = field(default_factory=dict)
     _held: float = 0.0
+
+    def lets_open(self, now: int) -> bool:
+        """Return whether a question may be begun beside the `now` that are open: only as many as can be finished, by
+        what questions took so far. Begun all at once, a budget for half of them would finish none."""
+        if not now or self.reached:
+            return True
+        return self.questions > 0 and now * self.spent / self.questions < self.cap.limit - self.spent
 
     def take(self, key: str, backend: Backend, request: Request) -> bool:
         """Reserve what a call may cost and return True, or False if that does not fit now."""

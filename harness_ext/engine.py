@@ -132,7 +132,10 @@ class _Run:
 
     def _open_more(self) -> None:
         try:
+            budget = self.engine.budget
             while self.error is None and len(self.open) < self.engine.window:
+                if budget is not None and not budget.lets_open(len(self.open)):
+                    break
                 item = next(self.questions, None)
                 if item is None:
                     break
@@ -178,6 +181,8 @@ class _Run:
         except Exception as error:
             failure = Failure("protocol", f"{type(self.protocol).__name__} raised {type(error).__name__}: {error}")
         await seats.settled()
+        if self.engine.budget is not None and not all(turn.reused for turn in seats.turns):
+            self.engine.budget.questions += 1
         transcript = Transcript(
             task=question.task,
             doc_id=question.doc_id,

@@ -112,6 +112,19 @@ def test_a_question_in_the_middle_is_neither_answered_nor_failed(tmp_path: Path)
     assert calls(student) + calls(teacher) == 6, "the draft of the second question was kept"
 
 
+def test_a_budget_for_half_of_the_questions_finishes_about_half(tmp_path: Path) -> None:
+    """All are allowed to be open at once; begun all at once, none would be finished."""
+    student, teacher = scripted_pair(lambda p: "x", lambda p: "Correct.")
+    lm = FeedbackPairLM(
+        student=student, teacher=teacher, store=str(tmp_path / "s"), run_dir=tmp_path / "r", progress="off",
+        budget="calls:200",
+    )  # fmt: skip
+    with pytest.raises(BudgetSpent):
+        lm.generate_until(instances((f"q{i}" for i in range(200)), ASKED))
+    assert 90 <= len(list(read_transcripts(lm.run.path))) <= 100
+    assert max(len(batch) for batch in student.calls) >= 10, "they are still asked many at once"
+
+
 def test_scoring_does_not_answer_for_what_was_not_paid(tmp_path: Path) -> None:
     lm = make(tmp_path, ScriptedBackend(lambda p: "x"), "calls:1", on_failure="score")
     with pytest.raises(BudgetSpent):
