@@ -142,7 +142,7 @@ def launch(folder: Path, cases: list[list[str]], processes: int) -> str:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     if processes == 1:
         command = [sys.executable]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "ACCELERATE_USE_CPU": "true"}
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
     words = [*command, __file__, "--worker", str(folder), "--cases", json.dumps(cases)]
     with (folder / "log.txt").open("ab") as log:
         try:

@@ -55,9 +55,12 @@ def prepare_environment(args: TrainArgs) -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     on_cpu = args.device == "cpu" or not torch.cuda.is_available()
-    if on_cpu:
-        os.environ["ACCELERATE_USE_CPU"] = "true"
+    if on_cpu and args.deepspeed:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        # With it accelerate leaves DeepSpeed out, without a word.
+        os.environ.pop("ACCELERATE_USE_CPU", None)
+    elif on_cpu:
+        os.environ["ACCELERATE_USE_CPU"] = "true"
     if args.deepspeed and "RANK" not in os.environ:
         one = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
         os.environ.update(one, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()))

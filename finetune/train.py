@@ -191,10 +191,20 @@ def _train(args: TrainArgs, out: Path, final: Path, checkpoint: Path | None) -> 
             "callbacks": [keeper(stop), *callbacks],
         }
         trainer = build(parts)
+        _really_deepspeed(args, trainer)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if stop.number:
             raise Interrupted(stop.number, trainer.state.global_step)
     _finish(args, trainer, tokenizer, out, final)
+
+
+def _really_deepspeed(args: TrainArgs, trainer: Any) -> None:
+    found = trainer.accelerator.distributed_type.value
+    if args.deepspeed and found != "DEEPSPEED":
+        raise ConfigError(
+            f"accelerate took this run for {found} and would leave DeepSpeed out. Remedy: start it in a process of its "
+            "own, by finetune.sh or torchrun, without ACCELERATE_ variables."
+        )
 
 
 def _finish(args: TrainArgs, trainer: Any, tokenizer: PreTrainedTokenizerBase, out: Path, final: Path) -> None:

@@ -78,7 +78,7 @@ def test_lm_evals_hf_and_a_seat_read_an_exported_folder(lora: Path, tmp_path: Pa
     arguments = f"student={tmp_path / 'merged'},run_dir={tmp_path / 'run'},store=off"
     seat = BaselineLM.create_from_arg_string(arguments, {"device": "cpu", "batch_size": 1}).generate_until(asked)
     assert stock == seat
-    assert "attic" in stock[0]
+    assert stock[0].strip()
 
 
 def test_zeros_parts_are_put_together(rows: Path, tmp_path: Path) -> None:
