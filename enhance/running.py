@@ -21,6 +21,7 @@ from harness_ext.ranks import Ranks
 from harness_ext.records import Message, Transcript
 from harness_ext.store import CallStore
 from harness_ext.summary import Summary
+from harness_ext.terminal import safe_text
 
 EMBEDDED = "embedded"
 # Options of a run that say where an evaluation's records go: here, rows have files of their own.
@@ -86,10 +87,9 @@ def run_questions(
 
 
 def show_prompt(plan: RunPlan, seat: str, prompt: str | list[Message]) -> None:
-    """Print the very text that a seat's model will get, once, before anything runs."""
+    """Print the very text that a seat's model will get, in full; what a terminal would act upon is spelled out."""
     setup = plan.seats[seat]
-    text = setup.backend.render(prompt, setup.chat).text
-    shown = text if len(text) <= 8000 else f"{text[:6000]}\n[… {len(text) - 8000} characters …]\n{text[-2000:]}"
+    text = safe_text(setup.backend.render(prompt, setup.chat).text)
     print(
-        f"[harness-ext] the first prompt for {seat} ({setup.backend.name}):\n{shown}\n[end of prompt]", file=sys.stderr
+        f"[harness-ext] the first prompt for {seat} ({setup.backend.name}):\n{text}\n[end of prompt]", file=sys.stderr
     )

@@ -382,8 +382,8 @@ def test_the_first_prompt_is_shown_before_the_run(tmp_path: Path, capsys: pytest
         shown.append(capsys.readouterr().err)
         return " x."
 
-    run(tmp_path, CREAK_ROWS[:1], reply)
-    assert lines(tmp_path / "in.jsonl")[0]["cot_text"] in shown[0]
+    run(tmp_path, [{"sentence": "Oslo \x1b[31m is big. " + "x" * 20_000, "label": "true"}], reply)
+    assert lines(tmp_path / "in.jsonl")[0]["cot_text"].replace("\x1b", "<U+001B>") in shown[0]
 
 
 def test_command_line_problems_are_usage_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
