@@ -152,6 +152,7 @@ def test_several_agents_vote_by_answers(tmp_path: Path) -> None:
         tmp_path / "run",
         transcript(3, *drafts, *replies, text="Answer: 5"),
         transcript(0, *silent, text="0"),
+        failed(5),
     )
     loose = {
         "filter_list": [
@@ -159,11 +160,11 @@ def test_several_agents_vote_by_answers(tmp_path: Path) -> None:
         ]
     }
     m = score_run(run, manager=manager_of(make_task(**loose)))["tasks"]["sums"]["metrics"]["exact_match,n"]
-    assert m["vote"] == 1.0, "6 beats 5, and 0 beats two replies without an answer"
-    assert m["vote_oracle"] == 1.0
-    assert m["first_draft"] == 0.5
-    assert m["final"] == 0.5
-    assert m["agents"] == [pytest.approx(3 / 6), pytest.approx(1 / 6)]
+    assert m["vote"] == pytest.approx(2 / 3), "6 beats 5, 0 beats replies without an answer, a failure stays wrong"
+    assert m["vote_oracle"] == pytest.approx(2 / 3)
+    assert m["first_draft"] == pytest.approx(1 / 3)
+    assert m["final"] == pytest.approx(1 / 3)
+    assert m["agents"] == [pytest.approx(3 / 7), pytest.approx(1 / 7)]
     assert m["flips"]["right_to_wrong"] == 1
 
 
@@ -176,6 +177,22 @@ def test_every_repeat_counts_where_the_filter_takes_the_first(tmp_path: Path) ->
     strict, maj = metrics["exact_match,strict"], metrics["exact_match,maj"]
     assert (strict["lm_eval"], strict["final"]) == (0.0, pytest.approx(2 / 3))
     assert maj["lm_eval"] == maj["final"] == 1.0
+
+
+def test_repeats_that_only_have_a_score_together_are_never_torn_apart(tmp_path: Path) -> None:
+    """As pass@k has it: the task takes all repeats, and fails on fewer."""
+
+    def any_right(doc: Any, results: Any) -> dict[str, float]:
+        assert len(results[0]) == 2
+        return {"any": float(doc["a"] in results[0])}
+
+    every = [{"name": "all", "filter": [{"function": "take_first_k", "k": 2}]}]
+    metric = [{"metric": "any", "aggregation": "mean"}]
+    task = make_task(repeats=2, filter_list=every, process_results=any_right, metric_list=metric)
+    texts = enumerate(["x", right(1)])
+    run = write_run(tmp_path / "run", *(transcript(1, said("student", "draft", t), repeat=k) for k, t in texts))
+    m = score_run(run, manager=manager_of(task))["tasks"]["sums"]["metrics"]["any,all"]
+    assert m["lm_eval"] == m["final"] == 1.0
 
 
 def test_a_document_that_changed_is_named(tmp_path: Path) -> None:

@@ -59,10 +59,14 @@ def metric_figures(rows: Sequence[Row], metric: str, key: str, aggregate: Aggreg
     units = [[state[metric] for state in unit] for entry in entries for unit in entry["answers"]]
     last = max(len(unit) for unit in units)
     frozen = [[unit[min(r, len(unit) - 1)] for unit in units] for r in range(last)]
+    # A question that one text answered, or none (it failed), is a debate of one.
     agents = [
-        [[text[metric] for text in texts] for texts in draw] for entry in entries for draw in entry.get("agents", [])
+        [[text[metric] for text in texts] for texts in said] or [[unit[0][metric]]]
+        for entry in entries
+        for unit, said in zip(entry["answers"], entry.get("agents") or [[]] * len(entry["answers"]), strict=True)
     ]
-    firsts = [draw[0][0] for draw in agents] if agents and len(agents) == len(units) else frozen[0]
+    several = any("agents" in entry for entry in entries)
+    firsts = [draw[0][0] for draw in agents]
     figures: dict[str, Any] = {
         "lm_eval": _number(aggregate([entry["lm_eval"][metric] for entry in entries])),
         "first_draft": _number(aggregate(firsts)),
@@ -92,10 +96,15 @@ def metric_figures(rows: Sequence[Row], metric: str, key: str, aggregate: Aggreg
             for before, after in pairwise(frozen)
         ],
         "oracle": _number(
-            aggregate([max(_said(unit, agents, i), key=lambda v: better * v) for i, unit in enumerate(units)])
+            aggregate(
+                [
+                    max([*unit, *(text for texts in draw for text in texts)], key=lambda v: better * v)
+                    for unit, draw in zip(units, agents, strict=True)
+                ]
+            )
         ),
     }
-    if agents and len(agents) == len(units):
+    if several:
         most = max(len(draw) for draw in agents)
         figures |= {
             "vote": _number(aggregate(frozen[0])),
@@ -158,10 +167,6 @@ def _metrics(row: Row, key: str) -> Mapping[str, Any]:
 def _averages(figures: Mapping[str, Any], metric: str) -> bool:
     found = figures["metrics"].get(metric)
     return found is not None and found["aggregation"] == "mean" and "flips" in found
-
-
-def _said(unit: Sequence[Any], agents: Sequence[Sequence[Sequence[Any]]], number: int) -> list[Any]:
-    return [*unit, *(text for texts in agents[number] for text in texts)] if number < len(agents) else list(unit)
 
 
 def _mean(values: Sequence[Any]) -> float:

@@ -87,11 +87,10 @@ class Document:
         each = [draw.at(state) for draw in self.draws]
         return tuple(tuple(replies[i][0] for replies in each) for i in range(len(each[0])))
 
-    @property
-    def all_replies(self) -> list[Replies]:
-        """Return everything that needs a score, each once."""
+    def replies(self, alone: bool) -> list[Replies]:
+        """Return everything that needs a score, each once; `alone` says that repeats are scored by themselves, too."""
         found = [self.together(state) for state in self.states]
-        for draw in self.draws:
+        for draw in self.draws if alone else ():
             found += [draw.at(state) for state in draw.states]
             found += [replies for texts in draw.agents for replies in texts]
         return list(dict.fromkeys(found))
@@ -132,12 +131,12 @@ def score_run(run: Path, source: TaskSource | None = None, manager: Any = None) 
 def score_task(task: Any, name: str, transcripts: Sequence[Transcript]) -> list[dict[str, Any]]:
     """Return the lines of `scores.jsonl` for one task: one a document, in the order of the task's data."""
     documents = _documents(task, name, transcripts)
-    wanted = [(document, replies) for document in documents for replies in document.all_replies]
+    alone = takes_first(task)
+    wanted = [(document, replies) for document in documents for replies in document.replies(any(alone.values()))]
     scores: dict[int, dict[Replies, Scores]] = {}
     cases = [Case(document.place, document.doc, replies) for document, replies in wanted]
     for (document, replies), found in zip(wanted, replay(task, name, cases), strict=True):
         scores.setdefault(document.place, {})[replies] = found
-    alone = takes_first(task)
     return [_row(task, name, document, scores[document.place], alone) for document in documents]
 
 
@@ -212,7 +211,10 @@ def _row(
             if alone.get(key)
             else [[scores[document.together(state)][key] for state in document.states]]
         )
-        agents = [[[scores[replies][key] for replies in texts] for texts in draw.agents] for draw in document.draws]
+        agents = [
+            [[scores[replies][key] for replies in texts] for texts in draw.agents]
+            for draw in (document.draws if alone.get(key) else ())
+        ]
         filters[key] = {"lm_eval": scores[last][key], "answers": units, **({"agents": agents} if any(agents) else {})}
     return {
         "task": name,
