@@ -1,0 +1,129 @@
+"""A small model on CREAK: trained on the training split with `harness-ext finetune`, against chance on validation rows.
+
+    HARNESS_EXT_DATA=<folder> python benchmarks/creak_study.py [--epochs 1] [--rows N] [--limit N]
+
+The model is the embedded student (or `--model`), which has seen stories only. Each training row is the very context of
+the task `creak`, its completion the letter. Before and after training, `creak` is run by stock `hf` on all validation
+rows. Reported with Wilson's 95 % intervals: both accuracies, that of always answering the more frequent label of the
+training rows; and the exact binomial test of the trained model against that constant answer's accuracy. The result goes
+to `benchmarks/results/creak_study.json` (not with `--rows` or `--limit`, which try the script).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from scipy.stats import binomtest
+
+from harness_ext.data import load_rows
+from harness_ext.embedded import model_path
+from harness_ext.tasks.teacherlm.rows import CREAK, creak_doc
+
+RESULT = Path(__file__).with_name("results") / "creak_study.json"
+
+
+def training_rows(limit: int | None) -> list[dict[str, str]]:
+    """Return CREAK's training rows as prompt and completion."""
+    rows = load_rows(replace(CREAK, splits=("train",)))["train"]
+    docs = [creak_doc(row) for row in (rows if limit is None else rows.select(range(limit)))]
+    return [{"prompt": f"Q: {d['question']} A: The answer is (", "completion": d["letters"][d["gold"]]} for d in docs]
+
+
+def train(model: str, rows: list[dict[str, str]], epochs: float, folder: Path) -> Path:
+    """Train in a process of its own and return the finished model's folder."""
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    settings = {
+        "model": model,
+        "train_file": str(folder / "train.jsonl"),
+        "output_dir": str(folder / "trained"),
+        "epochs": epochs,
+        "batch_size": 32,
+        "learning_rate": 5e-4,
+        "warmup_steps": 20,
+        "dtype": "float32",
+        "device": "cpu",
+        "group_by_length": True,
+    }
+    (folder / "run.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    command = [sys.executable, "-m", "harness_ext.finetune", "--config", str(folder / "run.yaml")]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return Path(done.stdout.strip().splitlines()[-1])
+
+
+def evaluate(model: str, limit: int | None) -> list[tuple[int, int]]:
+    """Return (chosen, gold) of every validation row, by lm-eval's task `creak` on stock `hf`."""
+    import lm_eval
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    import harness_ext.tasks
+
+    manager = TaskManager(include_path=str(Path(harness_ext.tasks.__file__).parent), include_defaults=False)
+    loaded = manager.load(["creak"])
+    loaded["tasks"]["creak"].set_config("num_fewshot", 0)
+    lm = HFLM(pretrained=model, device="cpu", dtype="float32", batch_size=32)
+    results = lm_eval.evaluate(lm=lm, task_dict=loaded, limit=limit, bootstrap_iters=0)
+    assert results is not None
+    chosen = []
+    for sample in results["samples"]["creak"]:
+        scores = [float(response[0][0]) for response in sample["resps"]]
+        chosen.append((scores.index(max(scores)), int(sample["doc"]["gold"])))
+    return chosen
+
+
+def figure(right: int, rows: int) -> dict[str, Any]:
+    """Return an accuracy with its interval."""
+    interval = binomtest(right, rows).proportion_ci(method="wilson")
+    return {"accuracy": right / rows, "interval": [interval.low, interval.high], "right": right, "rows": rows}
+
+
+def study(model: str, epochs: float, rows: int | None, limit: int | None) -> Mapping[str, Any]:
+    """Run it and return what was found."""
+    started = time.perf_counter()
+    shown = training_rows(rows)
+    constant = int(2 * sum(row["completion"] == "B" for row in shown) > len(shown))
+    before = evaluate(model, limit)
+    with tempfile.TemporaryDirectory() as folder:
+        after = evaluate(str(train(model, shown, epochs, Path(folder))), limit)
+    right = sum(a == b for a, b in after)
+    always = sum(gold == constant for _, gold in after)
+    return {
+        "model": "embedded student" if model == str(model_path("student")) else model,
+        "training_rows": len(shown),
+        "epochs": epochs,
+        "before": figure(sum(a == b for a, b in before), len(before)),
+        "after": figure(right, len(after)),
+        "constant_answer": {"letter": "AB"[constant], **figure(always, len(after))},
+        "p_after_differs_from_constant": float(binomtest(right, len(after), always / len(after)).pvalue),
+        "answers_A_after": sum(a == 0 for a, _ in after) / len(after),
+        "seconds": round(time.perf_counter() - started),
+    }
+
+
+def main() -> None:
+    """Run the study and print it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--model", default=str(model_path("student")))
+    parser.add_argument("--epochs", type=float, default=1)
+    parser.add_argument("--rows", type=int, help="the first N training rows only")
+    parser.add_argument("--limit", type=int, help="the first N validation rows only")
+    options = parser.parse_args()
+    found = study(options.model, options.epochs, options.rows, options.limit)
+    text = json.dumps(found, indent=2) + "\n"
+    print(text)
+    if options.rows is None and options.limit is None:
+        RESULT.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
