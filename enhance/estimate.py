@@ -1,6 +1,6 @@
-"""What a run will cost before it runs: calls, tokens, hours, price. The arithmetic of tournaments is System 2's.
+"""What a run will cost before it runs: calls, tokens, hours, price.
 
-"System 2" is github.com/BertilBraun/Master-Thesis, src/dpo_cluster/README.md.
+The arithmetic of tournaments is that of github.com/BertilBraun/Master-Thesis, src/dpo_cluster/README.md.
 """
 
 from __future__ import annotations

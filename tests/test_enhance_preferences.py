@@ -149,7 +149,8 @@ def test_strengths_are_bradley_terrys() -> None:
     assert found[1] == pytest.approx(found[2], abs=1e-3)
 
 
-def test_system_2s_arithmetic() -> None:
+def test_the_published_arithmetic() -> None:
+    """That of github.com/BertilBraun/Master-Thesis, whose words are in quotation marks."""
     sizes = round_sizes("single_elimination", 16)
     assert sizes == [8, 4, 2, 1]
     assert [pairs_of("single_elimination", n) for n in (8, 16, 32)] == [12, 32, 80]
@@ -191,7 +192,7 @@ def test_verdicts_are_read_strictly_then_by_declared_rules(text: str, choice: in
     assert (found.choice, found.rule) == (choice, rule)
 
 
-def test_system_2s_last_digit_is_on_request() -> None:
+def test_the_last_digit_is_on_request() -> None:
     assert read_choice("between 1 and 2 I take 2.", RULES).choice == 2
     assert read_choice("version 1.5 of 12", RULES).choice is None
     assert read_choice("x 2", ()).choice is None
@@ -204,7 +205,7 @@ def test_any_reply_is_read(text: str) -> None:
     assert (found.choice is None) == (found.rule == "none")
 
 
-def test_near_duplicates_are_dropped_as_in_system_2() -> None:
+def test_near_duplicates_are_dropped_by_their_words() -> None:
     base = " ".join(f"w{i}" for i in range(40))
     found = distinct([base, base.replace("w1 ", "new "), f"{base} and more words that are new", "", "  ", base])
     assert found == [base, f"{base} and more words that are new"]
