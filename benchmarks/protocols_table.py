@@ -2,6 +2,9 @@
 
     HARNESS_EXT_DATA=<folder> python benchmarks/protocols_table.py --output benchmarks/results/protocols_table
 
+The pair was trained on the prompts of `feedback_pair` and on continuing begun replies. It never saw a debate's prompts:
+its debates show that the machinery works and what it costs, nothing else.
+
 Each run starts without a store, so that its wall time is its own and it pays for all its calls. `self_consistency`
 draws as often as costs what `feedback_pair` cost, in output tokens. Scores are those of the task `babi_reasoning`. The
 intervals are Wilson's, of 95 %; what differs between runs on the same rows is for `harness-ext compare`, which takes
@@ -59,6 +62,9 @@ def evaluate(runs: Sequence[str], tasks: Sequence[int], limit: int | None, batch
     from lm_eval.tasks import TaskManager
 
     manager, lines = TaskManager(), list[Line]()
+    # One question that does not count: the first run would pay for importing everything.
+    warm = {"store": "off", "run_dir": str(directory(folder, "warm up"))}
+    lm_eval.simple_evaluate("baseline", warm, [f"babi_reasoning_{tasks[0]}"], limit=1, task_manager=manager)
     for label in runs:
         model, options = RUNS[label]
         where = {name: str(directory(folder, name)) for name in RUNS}

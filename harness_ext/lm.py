@@ -33,7 +33,7 @@ from harness_ext.progress import Progress
 from harness_ext.protocol import Protocol, Question
 from harness_ext.ranks import Ranks
 from harness_ext.records import Identity, Transcript
-from harness_ext.rundir import RunDirectory, new_run_path, read_transcripts, write_json
+from harness_ext.rundir import RunDirectory, installed_versions, new_run_path, read_transcripts, write_json
 from harness_ext.store import CallStore
 from harness_ext.summary import Summary
 from harness_ext.tables import Tables
@@ -98,7 +98,7 @@ class ProtocolLM(LM):  # type: ignore[misc]
             "harness_ext": __version__,
             "label": label,
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "versions": _versions(),
+            "versions": installed_versions(),
             "seeds": {"torch": _torch_seed()},
             "demonstration_pair": plan.demonstration,
             "run": {k: v for k, v in vars(plan.options).items() if k not in ("run_dir",)},
@@ -379,18 +379,6 @@ def _failure_message(failures: Sequence[str], run: Path, shown: int = 10) -> str
     lines.append(f"Run the same command again to try these alone: {shlex.join(['lm_eval', *sys.argv[1:]])}")
     lines.append("Or give `on_failure=score` to score them as wrong, counted in the summary.")
     return "\n".join(lines)
-
-
-def _versions() -> dict[str, str]:
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {"python": sys.version.split()[0]}
-    for name in ("lm_eval", "torch", "transformers", "accelerate", "peft", "datasets"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 SAME_CALL = (

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any
 
@@ -140,6 +143,15 @@ def _open_to_append(path: Path) -> IO[str]:
             if there.read(1) != b"\n":
                 file.write("\n")
     return file
+
+
+def installed_versions() -> dict[str, str]:
+    """Return the versions of what an evaluation depends on, as far as it is installed."""
+    found = {"python": platform.python_version()}
+    for name in ("lm_eval", "torch", "transformers", "accelerate", "peft", "datasets"):
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def write_json(path: Path, data: Any) -> None:

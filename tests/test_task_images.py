@@ -182,3 +182,72 @@ def test_a_mark_that_a_model_writes_stands_for_no_picture(tmp_path: Path) -> Non
     lm = own(tmp_path, FeedbackPairLM, student=student, teacher=teacher)
     assert run(lm, make_task(), limit=1) == 1.0
     assert lm.get_model_info()["harness_ext"]["summary"]["events"] == {"image_mark_replaced": 1}
+
+
+@pytest.fixture(scope="module")
+def tiny_vlm(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A random Llava of two layers, with the embedded pair's tokenizer."""
+    import torch
+    from transformers import (
+        AutoTokenizer,
+        CLIPImageProcessor,
+        CLIPVisionConfig,
+        LlamaConfig,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+        LlavaProcessor,
+    )
+
+    from harness_ext.embedded import model_path
+
+    tokenizer = AutoTokenizer.from_pretrained(str(model_path("student")))
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    size = {"height": 28, "width": 28}
+    processor = LlavaProcessor(
+        image_processor=CLIPImageProcessor(size={"shortest_edge": 28}, crop_size=size), tokenizer=tokenizer,
+        patch_size=14, vision_feature_select_strategy="default", image_token="<image>", num_additional_image_tokens=1,
+        chat_template="{% for m in messages %}{{ m.role }}: {% for c in m.content %}{{ '<image>' if c.type == 'image' "
+        "else c.text }}{% endfor %}\n{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}",
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = LlavaForConditionalGeneration(
+        LlavaConfig(
+            vision_config=CLIPVisionConfig(
+                hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=28,
+                patch_size=14,
+            ),
+            text_config=LlamaConfig(
+                vocab_size=len(tokenizer), hidden_size=32, intermediate_size=32, num_hidden_layers=2,
+                num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=8192,
+            ),
+            image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        )
+    )  # fmt: skip
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    folder = str(tmp_path_factory.mktemp("vlm"))
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def test_hf_multimodal_drafts_as_it_does_alone(tiny_vlm: str, tmp_path: Path) -> None:
+    """Drafts with pictures are stock `hf-multimodal`'s, plain and under its template; reviews show them too."""
+    from lm_eval.evaluator import evaluate
+    from lm_eval.models.hf_vlms import HFMultimodalLM
+
+    task = make_task("<image>\nWhere is John?")
+    lm_args = {"device": "cpu", "batch_size": 2}
+    seats = {"student": f"hf-multimodal:{tiny_vlm}", "teacher": f"hf-multimodal:{tiny_vlm}"}
+    for chat in (False, True):
+        stock = evaluate(
+            HFMultimodalLM(tiny_vlm, **lm_args), {"colours": task}, bootstrap_iters=0, apply_chat_template=chat
+        )
+        assert stock is not None
+        folder = tmp_path / str(chat)
+        run(own(folder, FeedbackPairLM, **seats, **lm_args, max_rounds=1), task, apply_chat_template=chat)
+        turns = {t.doc_id: t.turns for t in read_transcripts(folder / "run")}
+        assert [turns[s["doc_id"]][0].completion.text for s in stock["samples"]["colours"]] == [
+            s["resps"][0][0] for s in stock["samples"]["colours"]
+        ]
+        assert {turn[1].kind for turn in turns.values()} == {"review"}
