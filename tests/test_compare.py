@@ -176,6 +176,10 @@ def test_groups_have_mean_and_deviation_over_tasks(tmp_path: Path) -> None:
     assert (row.task_mean, row.task_deviation) == (0.75, pytest.approx(0.25 * 2**0.5))
     named = compared(tmp_path / "a", tmp_path / "b", groups={"mine": ["u", "t"]})
     assert only(named, "b", "mine").task_mean == pytest.approx(0.875)
+    with pytest.raises(CompareError, match="--group mine: not compared are v"):
+        compared(tmp_path / "a", groups={"mine": ["u", "v"]})
+    part = read_runs([str(tmp_path / "a")], never)
+    assert any("group g is not shown" in note for note in compare(part, match(part, ["t"])).notes)
 
 
 def test_two_way_tasks_are_pooled_apart(tmp_path: Path) -> None:

@@ -85,13 +85,13 @@ def compare(
     notes = [note for run in runs for note in run.notes]
     rows: list[Row] = []
     labels = _labels(runs[0], matched, cluster) if cluster else None
-    for pool in _pools(runs, matched, groups or {}):
-        for metric in dict.fromkeys(m for task in pool.tasks for m in matched.questions.get(task, {})):
-            places = [(t, q) for t in pool.tasks for q in matched.questions.get(t, {}).get(metric, ())]
-            if any(metric not in matched.questions.get(t, {}) for t in pool.tasks):
+    for pool in _pools(runs, matched, groups or {}, notes):
+        for metric in dict.fromkeys(m for task in pool.tasks for m in matched.questions[task]):
+            if any(metric not in matched.questions[task] for task in pool.tasks):
+                notes.append(f"{pool.name}: {metric} is not pooled, since not all of its tasks have it")
                 continue
-            found = _rows(runs, pool, metric, places, labels, seed, notes)
-            rows += found
+            places = [(task, q) for task in pool.tasks for q in matched.questions[task][metric]]
+            rows += _rows(runs, pool, metric, places, labels, seed, notes)
     return Comparison(tuple(r.label for r in runs), tuple(rows), tuple(dict.fromkeys(notes)), cluster)
 
 
@@ -104,7 +104,8 @@ def _rows(
     odd = [m for found in measured for m in found if not _is_mean(m)]
     if odd:
         if len(pool.tasks) > 1:
-            return []  # a corpus metric is no mean over questions: it has no value over tasks
+            notes.append(f"{pool.name}: {metric} is not pooled, since it is no mean over questions")
+            return []
         return _corpus_rows(runs, pool, metric, places, higher, notes)
     values = [
         [fmean(float(numeric(v) or 0.0) for v in run.tasks[t].metrics[metric].values[q]) for t, q in places]
@@ -225,11 +226,20 @@ def _cost(run: Run, places: Sequence[Place]) -> Usage | None:
     return mean_usage(usages)
 
 
-def _pools(runs: Sequence[Run], matched: Matched, groups: Mapping[str, Sequence[str]]) -> list[Pool]:
-    """Return every task, then the groups whose tasks are all there, then all tasks by whether a verdict tells."""
+def _pools(runs: Sequence[Run], matched: Matched, groups: Mapping[str, Sequence[str]], notes: list[str]) -> list[Pool]:
+    """Return every task, then the groups whose tasks are all there, then all tasks by whether a verdict tells.
+
+    Raises CompareError where a group of the user's names a task that is not compared.
+    """
     tasks = list(matched.questions)
     two_way = {t for t in tasks if all(run.tasks[t].two_way for run in runs)}
     named = {name: members for run in runs for name, members in run.groups.items()} | dict(groups)
+    for name, members in named.items():
+        missing = [task for task in members if task not in tasks]
+        if missing and name in groups:
+            raise CompareError(f"--group {name}: not compared are {', '.join(missing)}; compared: {', '.join(tasks)}")
+        if missing and set(members) & set(tasks):
+            notes.append(f"group {name} is not shown: {len(missing)} of its tasks are not compared")
     pools = [Pool(task, (task,), task in two_way) for task in tasks]
     several = [(n, tuple(m)) for n, m in named.items() if len(m) > 1 and set(m) <= set(tasks)]
     if len(tasks) > 1 and not any(set(m) == set(tasks) for _, m in several):
