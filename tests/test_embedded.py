@@ -130,4 +130,5 @@ def test_the_teacher_solves_more_than_the_student(stories: list[Item]) -> None:
     for seat in SEATS:
         replies = Player(str(model_path(seat)))([story.context for story in stories])
         shares[seat] = sum(is_right(story, reply) for story, reply in zip(stories, replies, strict=True)) / len(stories)
-    assert shares["teacher"] >= shares["student"] + 0.15
+    assert shares["teacher"] >= 0.80
+    assert shares["student"] <= 0.75
