@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import importlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -358,6 +359,23 @@ def test_defect_21_calls_nobody_asked_for() -> None:
     assert (len(student.calls), student.loads, teacher.loads) == (1, 1, 1)
 
 
-# -- speculative decoding -------------------------------------------------------------------------------------------
-# Defects 11 (a stop word in a step), 16 (tokens after the first rejected unit) and 19 (a rating that cannot be read),
-# as they concern `speculative_pair`, have their tests in tests/test_speculative.py.
+# -- speculative decoding: the same defects, tested with that protocol ------------------------------------------------
+
+SPECULATIVE = {
+    6: "test_a_changed_threshold_is_another_result_on_the_same_store",
+    10: "test_questions_do_not_depend_on_each_other",
+    16: "test_kept_discarded_and_verification_tokens_are_all_that_was_generated",
+    19: "test_a_rating_without_a_number_is_counted",
+    20: "test_corrections_are_bounded_and_the_same_mistake_cannot_loop",
+    21: "test_after_a_correction_only_what_is_new_is_judged",
+}
+
+
+@pytest.mark.parametrize(("defect", "test"), SPECULATIVE.items())
+def test_defect_in_speculative_decoding_has_its_test(defect: int, test: str) -> None:
+    assert f"def {test}(" in (Path(__file__).parent / "test_speculative.py").read_text()
+
+
+def test_every_defect_has_its_test() -> None:
+    numbers = {int(name[len("test_defect_") :][:2]) for name in globals() if re.match(r"test_defect_\d\d_", name)}
+    assert numbers == set(range(1, 22))
