@@ -25,8 +25,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Return trainings that teach one wrong answer, so that an epoch can only win where that is asked for."""
     folder = tmp_path_factory.mktemp("runs")
     rows = folder / "rows.jsonl"
-    rows.write_text(json.dumps({"prompt": QUESTION, "completion": "attic"}) + "\n", encoding="utf-8")
-    base = TrainArgs(str(model_path("student")), str(rows), "", epochs=6, scheduler="constant", device="cpu")
+    rows.write_text((json.dumps({"prompt": QUESTION, "completion": "kitchen"}) + "\n") * 6, encoding="utf-8")
+    base = TrainArgs(
+        str(model_path("student")), str(rows), "", epochs=3, batch_size=1, scheduler="constant", device="cpu"
+    )
     for adapter, rate in (("full", 1e-3), ("lora", 2e-2), ("pkv", 2e-2)):
         run_stage(dataclasses.replace(base, output_dir=str(folder / adapter), adapter=adapter, learning_rate=rate))
     return {adapter: folder / adapter for adapter in ("full", "lora", "pkv")}
@@ -35,41 +37,41 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tasks")
-    questions = [{"question": QUESTION, "answer": "attic"}] * 3
+    questions = [{"question": QUESTION, "answer": "kitchen"}] * 3
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in questions), encoding="utf-8")
-    (folder / "attic.yaml").write_text(
-        f"task: attic\ndataset_path: json\ndataset_kwargs: {{data_files: {{test: {folder}/rows.jsonl}}}}\n"
+    (folder / "kitchen.yaml").write_text(
+        f"task: kitchen\ndataset_path: json\ndataset_kwargs: {{data_files: {{test: {folder}/rows.jsonl}}}}\n"
         "test_split: test\noutput_type: multiple_choice\ndoc_to_text: '{{question}}'\ntarget_delimiter: ''\n"
-        "doc_to_choice: ['attic', 'garden', 'Reasoning']\ndoc_to_target: 0\nmetric_list: [{metric: acc}]\n",
+        "doc_to_choice: ['kitchen', 'garden', 'Reasoning']\ndoc_to_target: 0\nmetric_list: [{metric: acc}]\n",
         encoding="utf-8",
     )
     return folder
 
 
 def arguments(run: Path, tasks: Path, *more: str) -> list[str]:
-    return [str(run), "--tasks", "attic", "--include_path", str(tasks), "--batch_size", "4", "--device", "cpu", *more]
+    return [str(run), "--tasks", "kitchen", "--include_path", str(tasks), "--batch_size", "4", "--device", "cpu", *more]
 
 
 def test_adapters_are_read_with_their_base_and_their_tokenizer(runs: dict[str, Path]) -> None:
     student = str(model_path("student"))
     for adapter in ("lora", "pkv"):
-        folder = runs[adapter] / "checkpoint-1"
+        folder = runs[adapter] / "checkpoint-6"
         assert hf_arguments(folder) == {"pretrained": student, "peft": str(folder), "tokenizer": str(folder)}
-    folder = runs["full"] / "checkpoint-1"
+    folder = runs["full"] / "checkpoint-6"
     assert hf_arguments(folder) == {"pretrained": str(folder), "tokenizer": str(folder)}
 
 
 def test_torn_checkpoints_wait(runs: dict[str, Path]) -> None:
-    marker = runs["full"] / "checkpoint-2" / MARKER
+    marker = runs["full"] / "checkpoint-12" / MARKER
     kept = marker.read_bytes()
     marker.unlink()
     try:
         found, skipped = subjects(runs["full"])
     finally:
         marker.write_bytes(kept)
-    assert [one.name for one in found][:3] == ["untouched", "checkpoint-1", "checkpoint-3"]
-    assert [one.epoch for one in found][1:] == [1, 3, 4, 5, 6]
-    assert "checkpoint-2" in skipped[0]
+    assert [one.name for one in found] == ["untouched", "checkpoint-6", "checkpoint-18"]
+    assert [one.epoch for one in found][1:] == [1, 3]
+    assert "checkpoint-12" in skipped[0]
 
 
 @pytest.mark.parametrize("adapter", ["lora", "pkv"])
@@ -83,35 +85,35 @@ def test_every_epoch_is_scored_once_beside_the_untouched_model(
     run = runs[adapter]
     assert main(arguments(run, tasks, "--gate", "--wait")) == 0
     said = capsys.readouterr().out
-    assert "gate: open: checkpoint-6 wins 3 and loses 0 questions" in said
+    assert "gate: open: checkpoint-18 wins 3 and loses 0 questions" in said
     assert "| untouched |  | 0.000 |" in said
-    assert "| checkpoint-6 " in said
+    assert "| checkpoint-18 " in said
     assert (run / "evaluations" / "accuracy.png").read_bytes().startswith(b"\x89PNG")
     assert (run / "evaluations" / "table.md").read_text(encoding="utf-8").strip() == said.strip()
     numbers = json.loads((run / "evaluations" / "points.json").read_text(encoding="utf-8"))
-    assert [one["epoch"] for one in numbers] == [None, 1, 2, 3, 4, 5, 6]
+    assert [one["epoch"] for one in numbers] == [None, 1, 2, 3]
     # Nothing is scored again; what asks otherwise is.
     monkeypatch.setattr(Scorer, "score", lambda self, subject, _: pytest.fail(f"{subject.name} is scored again"))
     assert main(arguments(run, tasks)) == 0
     known, _ = subjects(run)
-    assert Scorer(run, Settings(limit=2.0)).stored(known[0], "attic") is None
-    assert Scorer(run, Settings(batch_size="8")).stored(dataclasses.replace(known[0], identity="x"), "attic") is None
+    assert Scorer(run, Settings(limit=2.0)).stored(known[0], "kitchen") is None
+    assert Scorer(run, Settings(batch_size="8")).stored(dataclasses.replace(known[0], identity="x"), "kitchen") is None
 
 
 def test_one_model_that_fails_does_not_cost_the_others(
     runs: dict[str, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def score(self: Scorer, subject: Subject, names: list[str]) -> list[Score]:
-        if subject.name == "checkpoint-3":
+        if subject.name == "checkpoint-6":
             raise RuntimeError("no memory")
         return [Score(subject.name, name, "acc,none", {"q:0": 1.0}) for name in names]
 
     monkeypatch.setattr(checkpoints_cli.Scorer, "score", score)
     assert main([str(runs["full"]), "--tasks", "a,b"]) == 1
     said = capsys.readouterr()
-    assert "checkpoint-3 on a failed: RuntimeError: no memory" in said.err
-    assert "| checkpoint-4 |" in said.out
-    assert "| checkpoint-3 |" not in said.out
+    assert "checkpoint-6 on a failed: RuntimeError: no memory" in said.err
+    assert "| checkpoint-12 |" in said.out
+    assert "| checkpoint-6 |" not in said.out
 
 
 def test_a_folder_that_is_no_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -133,7 +133,7 @@ def test_ten_positionals_train_on_two_processes_under_zero3_and_go_on(tmp_path: 
     assert why_incomplete(out / "final") == ""
     settings = json.loads((out / "run.json").read_text(encoding="utf-8"))
     assert (settings["deepspeed"], settings["gradient_checkpointing"]) == ("zero3", True)
-    assert (settings["scheduler"], settings["run_name"], settings["project"]) == ("constant", "NAME", "project")
+    assert (settings["scheduler"], settings["run_name"]) == ("constant", "NAME")
     assert steps(out) == [1, 2]
     said = run(2)
     assert "resuming from" in said
