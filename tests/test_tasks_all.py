@@ -20,7 +20,7 @@ TEXT = (
     *("creak_cot", "ecqa_cot", "strategyqa_cot", "strategyqa_facts_cot", "gsm8k_cot_answer"),
     *("scienceqa_qtch", "scienceqa_qtchl", "scienceqa_qtchls", "scienceqa_qtchs", "babi_reasoning_1", "babi_stories"),
 )
-CONVERSATIONS = tuple(f"babi_conversation_{n}" for n in range(1, 21))
+CONVERSATIONS = tuple(f"babi_conversation_{n}" for n in (1, 8, 19))
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_all_documents_are_rendered_and_all_requests_built(data_dir: Path, manag
         assert len(contexts) == counts.get(name, len(contexts))
         parts += sum(m.role == "part" for c in contexts if isinstance(c, ChatContext) for m in c.messages)
     assert len(subjects) == 5
-    assert parts == len(rows["babi"])
+    assert parts == sum(row["task"] in (1, 8, 19) for row in rows["babi"])
 
 
 @pytest.mark.data
