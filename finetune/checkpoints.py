@@ -31,12 +31,18 @@ def mark_complete(folder: str | Path, **facts: Any) -> None:
         for path in sorted(root.rglob("*"))
         if path.is_file() and path.name not in (MARKER, f"{MARKER}.part")
     }
-    part = root / f"{MARKER}.part"
+    write_json(root / MARKER, {**facts, "files": sizes})
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a file at once: whoever reads it meanwhile, another process of the run say, sees the old one or the new."""
+    part = path.with_name(f"{path.name}.part")
     with open(part, "w", encoding="utf-8") as out:
-        json.dump({**facts, "files": sizes}, out, indent=1)
+        json.dump(value, out, indent=1, ensure_ascii=False)
+        out.write("\n")
         out.flush()
         os.fsync(out.fileno())
-    os.replace(part, root / MARKER)
+    os.replace(part, path)
 
 
 def why_incomplete(folder: str | Path) -> str:

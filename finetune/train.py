@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any
 from harness_ext.finetune import adapters
 from harness_ext.finetune.args import ConfigError, TrainArgs, final_dir
 from harness_ext.finetune.callbacks import Interrupted, Stop, keeper, sync_hint, trackers
-from harness_ext.finetune.checkpoints import MARKER, last_complete, mark_complete, marker_facts, why_incomplete
+from harness_ext.finetune.checkpoints import (
+    MARKER,
+    last_complete,
+    mark_complete,
+    marker_facts,
+    why_incomplete,
+    write_json,
+)
 from harness_ext.finetune.environment import common_arguments, precision, prepare_environment, weights_dtype
 from harness_ext.finetune.plan import Plan
 from harness_ext.finetune.preflight import Machine, check
@@ -128,11 +135,9 @@ def _claim(args: TrainArgs, out: Path) -> None:
         if not args.resume and any(out.glob("checkpoint-*")):
             raise ConfigError(f"{out} holds checkpoints and `resume` is off. Choose another `output_dir`.")
     out.mkdir(parents=True, exist_ok=True)
-    part = record.with_suffix(".part")
     # Whoever scores the run may stand in another directory.
     settings["model_path"] = _absolute(args.model)
-    part.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
-    part.replace(record)
+    write_json(record, settings)
 
 
 def _absolute(model: str) -> str:
@@ -171,7 +176,7 @@ def _train(args: TrainArgs, out: Path, final: Path, checkpoint: Path | None) -> 
     train, held_out, facts = report_data(args, tokenizer)
     step = _same_run(checkpoint, out, facts)
     if main_process():
-        (out / REPORT_FILE).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(out / REPORT_FILE, facts)
     report_to, callbacks = trackers(args, step)
     _, build = training(args, common_arguments(args, compute, held_out is not None, report_to))
     # An adapter's configuration keeps this name of its base.
@@ -216,7 +221,7 @@ def _finish(args: TrainArgs, trainer: Any, tokenizer: PreTrainedTokenizerBase, o
         tokenizer.save_pretrained(str(final))
         if args.adapter == "pkv":
             adapters.save_encoder(trainer.accelerator.unwrap_model(trainer.model), final)
-        (out / "log.json").write_text(json.dumps(trainer.state.log_history, indent=1) + "\n", encoding="utf-8")
+        write_json(out / "log.json", trainer.state.log_history)
         write_errors(trainer.state.log_history, out)
     trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():

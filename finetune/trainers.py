@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from harness_ext.finetune.adapters import load_encoder, save_encoder
 from harness_ext.finetune.args import ConfigError, TrainArgs
-from harness_ext.finetune.checkpoints import MARKER, mark_complete, prune
+from harness_ext.finetune.checkpoints import MARKER, mark_complete, prune, write_json
 from harness_ext.finetune.data import IGNORED
 from harness_ext.finetune.epochs import epoch_errors
 from harness_ext.finetune.sampler import LengthGroupedSampler
@@ -213,9 +212,7 @@ def hardened(base: type, args: TrainArgs) -> type:
 
 def write_errors(log: list[dict[str, Any]], folder: Path) -> None:
     """Write the record of training and validation error an epoch beside the checkpoints."""
-    part = folder / f"{ERRORS_FILE}.part"
-    part.write_text(json.dumps(epoch_errors(log), indent=1) + "\n", encoding="utf-8")
-    part.replace(folder / ERRORS_FILE)
+    write_json(folder / ERRORS_FILE, epoch_errors(log))
 
 
 def _lengths(rows: Dataset) -> list[int]:
