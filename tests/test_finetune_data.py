@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from harness_ext.embedded import model_path
@@ -280,6 +281,7 @@ def test_a_part_of_the_rows_can_be_held_out(tmp_path: Path) -> None:
     assert load(settings(train_file=str(path), eval_fraction=0.25)) == (train, held_out)
 
 
+@hypothesis_settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=300), st.integers(1, 9), st.integers(0, 5))
 def test_grouped_batches_hold_every_row_once(lengths: list[int], batch_size: int, seed: int) -> None:
     sampler = LengthGroupedSampler(lengths, batch_size, seed)
