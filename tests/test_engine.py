@@ -504,7 +504,8 @@ def test_a_model_still_busy_with_an_interrupted_run_is_waited_for(monkeypatch: p
     backend = Slow("a")
     protocol, seats = Planned((((Call("a"),),),) * 3), {"a": backend, "b": backend}
 
-    monkeypatch.setattr(ThreadLane, "join", lambda self, timeout: None)  # as when the batch takes longer than the run waits
+    # as when the batch takes longer than the run waits
+    monkeypatch.setattr(ThreadLane, "join", lambda self, timeout: None)
     with pytest.raises(LoadError):
         run_engine(Engine(window=1), BusyFirst(protocol.plans), seats, questions_of(1), 10)
     assert backend.busy

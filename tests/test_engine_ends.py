@@ -18,9 +18,7 @@ from harness_ext.backends.scripted import ScriptedBackend
 from harness_ext.models.baseline import BaselineLM
 
 
-def test_ctrl_c_ends_the_run_at_once_and_keeps_what_is_finished(
-    tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+def test_ctrl_c_ends_the_run_at_once_and_keeps_what_is_finished(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     started = 0.0
 
     def slow(prompt: str) -> str:
