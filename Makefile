@@ -29,7 +29,7 @@ demo: $(VENV)/.installed
 	@echo "Scores:      $$(ls -t results/demo/*/results_*.json | head -n 1)"
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
