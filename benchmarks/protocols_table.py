@@ -7,8 +7,8 @@ its debates show that the machinery works and what it costs, nothing else.
 
 Each run starts without a store, so that its wall time is its own and it pays for all its calls. `self_consistency`
 draws as often as costs what `feedback_pair` cost, in output tokens. Scores are those of the task `babi_reasoning`. The
-intervals are Wilson's, of 95 %; what differs between runs on the same rows is for `harness-ext compare`, which takes
-the run directories that are kept under `--keep`.
+intervals are Wilson's, of 95 %. Then `harness-ext compare` sets the runs against the baseline, question by question;
+questions about one story are drawn together.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from typing import Any
 from scipy.stats import binomtest
 
 SIX_TASKS = (1, 6, 9, 11, 12, 13)
+# Rows of one story begin with the same line; two stories of a task seldom do.
+FIRST_LINE = "{{passage.split('\\n')[0]}}"
 RUNS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "baseline": ("baseline", {}),
     "feedback_pair": ("feedback_pair", {}),
@@ -138,6 +140,17 @@ def table(lines: Sequence[Line]) -> str:
     return "\n".join(rows) + "\n"
 
 
+def against_baseline(runs: Sequence[str], folder: Path, output: Path | None) -> None:
+    """Compare the runs by `harness-ext compare`; with `output`, keep its table as `compare.md` and `compare.json`."""
+    from harness_ext.compare.cli import main as compare
+
+    files = [] if output is None else ["--output", str(output / "compare.md"), "--output", str(output / "compare.json")]
+    named = [f"{label}={directory(folder, label)}" for label in runs]
+    status = compare([*named, "--metric", "exact_match", "--cluster", FIRST_LINE, *files])
+    if status:
+        raise SystemExit(status)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", nargs="+", choices=list(RUNS), default=list(RUNS), help="default: all")
@@ -148,10 +161,13 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="folder for protocols_table.json and protocols_table.md")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        lines = evaluate(args.runs, args.tasks, args.limit, args.batch_size, args.keep or Path(scratch))
-    print(table(lines))
+        folder = args.keep or Path(scratch)
+        lines = evaluate(args.runs, args.tasks, args.limit, args.batch_size, folder)
+        print(table(lines))
+        if args.output is not None:
+            args.output.mkdir(parents=True, exist_ok=True)
+        against_baseline(args.runs, folder, args.output)
     if args.output is not None:
-        args.output.mkdir(parents=True, exist_ok=True)
         (args.output / "protocols_table.json").write_text(
             json.dumps([asdict(entry) for entry in lines], indent=2) + "\n"
         )
