@@ -157,7 +157,7 @@ def test_doctor_names_what_is_missing_or_too_old(monkeypatch):
 
     monkeypatch.setattr(importlib.metadata, "version", version)
     absent = doctor.missing("finetune")
-    assert absent["trl"] == "is 0.9, needed is >=1.16"
+    assert absent["trl"] == "is 0.9, needed is <1.17,>=1.16"
     assert absent["deepspeed"] == "is not installed"
     assert "tiktoken" in doctor.missing("openai"), "requirements of lm_eval[api] count too"
     assert "lm-eval" not in absent

@@ -213,7 +213,7 @@ def test_models_that_are_none(spec: str, message: str) -> None:
 
 
 def test_limits_of_options() -> None:
-    assert "`window` must be 1 or more" in problems_of(FeedbackPair, {**pair(), "window": 0})
+    assert "`window` and `reason_max_tokens` must be 1 or more" in problems_of(FeedbackPair, {**pair(), "window": 0})
     (problem,) = problems_of(FeedbackPair, {**pair(), "max_rounds": -1})
     assert "`max_rounds` must be 0 or more" in problem
 

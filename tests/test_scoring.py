@@ -284,6 +284,7 @@ def test_the_command_finds_tasks_and_groups_in_a_folder(
 
     from harness_ext.scoring.cli import main
 
+    monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.setattr(lm_eval.tasks, "TaskManager", partial(lm_eval.tasks.TaskManager, include_defaults=False))
     tasks = tmp_path / "tasks"
     tasks.mkdir()
