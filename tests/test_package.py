@@ -91,7 +91,16 @@ def test_wheel_metadata(wheel: Path):
         metadata = Parser().parsestr(archive.read(name).decode())
         assert any(name.endswith("licenses/LICENSE") for name in archive.namelist())
     assert metadata["License-Expression"] == "Apache-2.0"
-    assert set(metadata.get_all("Provides-Extra")) == {"finetune", "track", "vllm", "openai", "report", "scienceqa", "dev", "all"}
+    assert set(metadata.get_all("Provides-Extra")) == {
+        "finetune",
+        "track",
+        "vllm",
+        "openai",
+        "report",
+        "scienceqa",
+        "dev",
+        "all",
+    }
 
 
 @pytest.mark.parametrize("kind", ["wheel", "editable"])
