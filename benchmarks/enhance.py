@@ -18,12 +18,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from measured import machine_at_start, publish
 
 from harness_ext.backends.base import GenerateRequest
 from harness_ext.backends.hf import HFBackend
@@ -203,14 +204,11 @@ def main() -> None:
     parser.add_argument("--pairwise_rows", type=int, default=20)
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
-    load = os.getloadavg()[0]
+    machine = machine_at_start()
     with tempfile.TemporaryDirectory() as folder:
         result = {"throughput": throughput, "creak": creak, "stories": tell}[args.measure](args, Path(folder))
-    result["machine"] = f"{platform.machine()}, {os.cpu_count()} cores, load {load:.1f} at the start"
-    text = json.dumps(result, indent=2) + "\n"
-    print(text, end="")
-    if args.output:
-        args.output.write_text(text)
+    result["machine"] = machine
+    publish(result, args.output)
 
 
 if __name__ == "__main__":

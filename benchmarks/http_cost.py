@@ -11,14 +11,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from measured import machine_and_load, publish
 
 REPLY = "Reasoning: 2 Mary went there, 4 she took the milk along. So the milk is in the garden.\nAnswer: garden"
 CONTEXT = "\n".join(f"{i} Mary went to the garden and John stayed where he was." for i in range(1, 21))
@@ -128,13 +128,9 @@ def main() -> None:
         "questions": args.questions,
         "num_concurrent": CONCURRENT,
         "rows": rows,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
-        "load_average": [round(x, 1) for x in os.getloadavg()],
+        **machine_and_load(),
     }
-    text = json.dumps(result, indent=2) + "\n"
-    print(text, end="")
-    if args.output:
-        args.output.write_text(text)
+    publish(result, args.output)
 
 
 if __name__ == "__main__":

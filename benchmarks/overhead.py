@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from measured import machine_and_load, publish
 
 CALLS = 4
 
@@ -101,13 +101,9 @@ def main() -> None:
             "questions": args.questions,
             "first_run": measure(args.questions, Path(folder)),
             "repeated_run": measure(args.questions, Path(folder)),
-            "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
-            "load_average": [round(x, 1) for x in os.getloadavg()],
+            **machine_and_load(),
         }
-    text = json.dumps(result, indent=2) + "\n"
-    print(text, end="")
-    if args.output:
-        args.output.write_text(text)
+    publish(result, args.output)
 
 
 if __name__ == "__main__":

@@ -19,15 +19,13 @@
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import tempfile
 import time
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from measured import machine_at_start, publish, versions
 
 from harness_ext.babi import INSTRUCTION, story_text
 from harness_ext.backends.base import Backend, Deliver, GenerateRequest, ScoreRequest
@@ -230,20 +228,15 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
-    load = os.getloadavg()[0]
+    machine = machine_at_start()
     result = {
         "measure": args.measure,
         "batch_size": args.batch_size,
         "rows": MEASURES[args.measure](args.questions, args.batch_size),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, load {load:.1f} at the start",
-        "versions": {
-            "python": platform.python_version(),
-            **{n: version(n) for n in ("torch", "transformers", "lm_eval")},
-        },
+        "machine": machine,
+        "versions": versions(),
     }
-    print(json.dumps(result, indent=2))
-    if args.output:
-        args.output.write_text(json.dumps(result, indent=2) + "\n")
+    publish(result, args.output)
 
 
 if __name__ == "__main__":

@@ -15,15 +15,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from measured import machine_at_start, publish, versions
 from protocol import run
 
 from harness_ext.babi import INSTRUCTION, story_text
@@ -153,7 +152,7 @@ def main() -> None:
     parser.add_argument("--most-tokens", type=int, default=200)
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
-    load = os.getloadavg()[0]
+    machine = machine_at_start()
     asked = questions(args.questions, args.most_tokens)
     step = max(1, len(asked) // max(1, args.alone))
     result = {
@@ -161,15 +160,10 @@ def main() -> None:
         "batch_size": args.batch_size,
         "alone": alone(asked[::step][: args.alone]),
         "alone_questions": args.alone,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, load {load:.1f} at the start",
-        "versions": {
-            "python": platform.python_version(),
-            **{n: version(n) for n in ("torch", "transformers", "lm_eval")},
-        },
+        "machine": machine,
+        "versions": versions(),
     }
-    print(json.dumps(result, indent=2))
-    if args.output:
-        args.output.write_text(json.dumps(result, indent=2) + "\n")
+    publish(result, args.output)
 
 
 if __name__ == "__main__":
