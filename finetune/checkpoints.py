@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from harness_ext.files import whole_file
 
 MARKER = "complete.json"
 # transformers writes it into a folder while it saves under a signal, and removes it afterwards.
@@ -29,20 +30,16 @@ def mark_complete(folder: str | Path, **facts: Any) -> None:
     sizes = {
         str(path.relative_to(root)): path.stat().st_size
         for path in sorted(root.rglob("*"))
-        if path.is_file() and path.name not in (MARKER, f"{MARKER}.part")
+        if path.is_file() and not path.name.startswith((MARKER, f".{MARKER}"))
     }
     write_json(root / MARKER, {**facts, "files": sizes})
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write a file at once: whoever reads it meanwhile, another process of the run say, sees the old one or the new."""
-    part = path.with_name(f"{path.name}.part")
-    with open(part, "w", encoding="utf-8") as out:
+    with whole_file(path) as out:
         json.dump(value, out, indent=1, ensure_ascii=False)
         out.write("\n")
-        out.flush()
-        os.fsync(out.fileno())
-    os.replace(part, path)
 
 
 def why_incomplete(folder: str | Path) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from harness_ext.finetune.args import ConfigError, final_dir
-from harness_ext.finetune.checkpoints import MARKER, marker_facts, numbered, why_incomplete
+from harness_ext.finetune.checkpoints import MARKER, marker_facts, numbered, why_incomplete, write_json
 from harness_ext.fingerprint import folder_digest, resolve_folder
 
 SCORES = Path("evaluations") / "scores"
@@ -191,9 +191,7 @@ class Scorer:
             "settings": asdict(self.settings),
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        part.replace(path)
+        write_json(path, record)
 
 
 def read_samples(samples: Mapping[str, list[dict[str, Any]]], subject: str, task: str, metric: str) -> Score:

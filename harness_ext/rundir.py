@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from harness_ext.errors import StoreError
+from harness_ext.files import whole_file
 from harness_ext.records import Identity, Transcript
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode
@@ -156,11 +157,8 @@ def installed_versions() -> dict[str, str]:
 
 def write_json(path: Path, data: Any) -> None:
     """Write a JSON file so that it is there whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(
-        json.dumps(data, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8", errors="replace"
-    )
-    temporary.replace(path)
+    with whole_file(path, errors="replace") as file:
+        file.write(json.dumps(data, indent=2, ensure_ascii=False, default=str) + "\n")
 
 
 def new_run_path(root: Path, label: str) -> Path:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from harness_ext.errors import HarnessExtError, StoreError
+from harness_ext.files import whole_file
 
 Doc = Mapping[str, Any]
 Row = dict[str, str]
@@ -127,10 +128,9 @@ def _read(path: Path, table: Table) -> list[Row]:
 
 def _write(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
     """Write a table so that it is there whole or not at all."""
-    temporary = path.with_name(f".{path.name}.part")
-    lines = [_line(columns), *(_line([row.get(name, "") for name in columns]) for row in rows)]
-    temporary.write_text("".join(lines), encoding="utf-8", errors="replace", newline="")
-    temporary.replace(path)
+    with whole_file(path, errors="replace") as file:
+        file.write(_line(columns))
+        file.writelines(_line([row.get(name, "") for name in columns]) for row in rows)
 
 
 def samples_in(source: Path) -> list[Path]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from harness_ext import __version__
 from harness_ext.chat import repair
 from harness_ext.choices import SCORED, scores_of
+from harness_ext.files import whole_file
 from harness_ext.records import Transcript
 from harness_ext.rundir import read_transcripts, write_json
 from harness_ext.scoring.documents import TaskSource, find_documents, load_tasks
@@ -240,13 +240,10 @@ def _write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
     """Write a file of lines whole or not at all."""
     from lm_eval.utils import handle_non_serializable
 
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        with part.open("w", encoding="utf-8") as file:
+        with whole_file(path) as file:
             for line in lines:
                 text = json.dumps(line, ensure_ascii=False, default=handle_non_serializable)
                 file.write(repair(text) + "\n")
-        part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise ScoringError(f"{path} cannot be written: {error}") from error

@@ -11,6 +11,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness_ext.files import whole_file
 from harness_ext.finetune.recipes.embedded_pair.model import write_untrained
 from harness_ext.finetune.recipes.embedded_pair.rows import rows
 from harness_ext.stories import FAMILIES
@@ -57,10 +58,8 @@ def main(argv: list[str] | None = None) -> int:
             if path.is_file():
                 continue
             drawn = rows(seat, SEED + 10 * number + list(STAGES).index(seat), DRAWN, stage.lines, stage.shares)
-            part = path.with_suffix(".part")
-            with open(part, "w", encoding="utf-8") as out:
+            with whole_file(path) as out:
                 out.writelines(json.dumps(row) + "\n" for row in itertools.islice(drawn, stage.count))
-            part.rename(path)
             print(f"{path}: {stage.count} rows")
     return 0
 
