@@ -22,7 +22,7 @@ from harness_ext.records import Completion
 
 # Keys are random: with replies in the order of their arrival, an insertion touches one page of the small index only.
 SCHEMA = "CREATE TABLE IF NOT EXISTS calls (key BLOB NOT NULL UNIQUE, reply TEXT NOT NULL)"
-CACHE_KIB = 65_536
+CACHE_KIB = 8_192
 LOG_PAGES = 8_000
 
 
