@@ -83,8 +83,7 @@ Real bAbI questions, the embedded pair in float32, all questions in padded batch
 
 SPECULATIVE_ALONE = """\
 Some of them one by one, since transformers' assisted generation takes one question at a time; the passes are the
-teacher's forward passes. The student has four layers and the teacher six, so a draft costs almost what the teacher's
-own text does; and each verification of ours reads the prompt again, where transformers keeps its cache:
+teacher's forward passes. Student and teacher are of one size, so a draft costs what the teacher's own text does; and each verification of ours reads the prompt again, where transformers keeps its cache:
 """
 
 STOCK = """\
