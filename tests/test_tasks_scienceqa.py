@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +156,63 @@ def test_with_all_measures_overall_is_the_originals(folder: Path, monkeypatch: p
     empty = evaluate(RuleLM(lambda r: ""), task_manager(), "scienceqa_qtch")["results"]["scienceqa_qtch"]
     assert (empty["overall,none"], empty["acc,none"], empty["unmapped,none"]) == (0.0, 0.0, 1.0)
     metrics.measures.cache_clear()
+
+
+MEASURED = """
+import json, sys
+from pathlib import Path
+
+import nltk.data
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.models import Pooling, Transformer
+from transformers import BertConfig, BertModel, BertTokenizerFast
+
+from harness_ext.tasks.scienceqa import metrics
+
+folder = Path(sys.argv[1])
+wordnet = folder / "nltk_data" / "corpora" / "wordnet"
+wordnet.mkdir(parents=True)
+for kind in ("noun", "verb", "adj", "adv"):
+    (wordnet / f"data.{kind}").write_text("  1 WordNet 3.0 Copyright  \\n")
+    (wordnet / f"index.{kind}").write_text("  1 WordNet 3.0 Copyright  \\n")
+    (wordnet / f"{kind}.exc").write_text("")
+(wordnet / "lexnames").write_text("00\\tadj.all\\t3\\n")
+(wordnet / "index.sense").write_text("")
+nltk.data.path[:] = [str(folder / "nltk_data")]
+
+cached = folder / "hub" / "models--sentence-transformers--all-MiniLM-L6-v2"
+snapshot = cached / "snapshots" / ("a" * 40)
+snapshot.mkdir(parents=True)
+(cached / "refs").mkdir()
+(cached / "refs" / "main").write_text("a" * 40)
+words = "[PAD] [UNK] [CLS] [SEP] [MASK] rain is wet .".split()
+(folder / "vocab.txt").write_text("\\n".join(words))
+sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+BertModel(BertConfig(vocab_size=len(words), **sizes)).save_pretrained(folder / "bert")
+BertTokenizerFast(vocab_file=str(folder / "vocab.txt")).save_pretrained(folder / "bert")
+SentenceTransformer(modules=[Transformer(str(folder / "bert")), Pooling(8)]).save(str(snapshot))
+
+print(json.dumps([metrics.score("Rain is wet here.", text) for text in ("Rain is wet here.", "Sand raining.", "")]))
+"""
+
+
+def test_all_five_measures_by_the_real_libraries(tmp_path: Path) -> None:
+    """WordNet without a word and a model that never learned: what is shown is that the libraries are used rightly."""
+    environment = os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    environment.pop("HF_HUB_CACHE", None)
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, tmp_path], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    same, other, empty = json.loads(done.stdout.splitlines()[-1])
+    meteor = 1 - 0.5 / 5**3  # five equal tokens in one chunk
+    ones = dict.fromkeys(("bleu1", "bleu4", "rougeL", "similarity"), 1.0)
+    assert same == pytest.approx(ones | {"meteor": meteor, "overall": 20 * (4 + meteor)})
+    matched = 2  # in two chunks: rain by its stem, and the full stop
+    precision, recall = matched / 3, matched / 5
+    mean = precision * recall / (0.9 * precision + 0.1 * recall)
+    assert other["meteor"] == pytest.approx(mean * (1 - 0.5 * (2 / matched) ** 3))
+    assert set(empty.values()) == {0.0}
 
 
 def test_bleu_splits_at_blanks_and_full_stops() -> None:
