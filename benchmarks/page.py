@@ -1,6 +1,8 @@
 """Writes `docs/benchmarks.md` from the committed results, so that page and files cannot differ.
 
-python benchmarks/page.py
+The table of all protocols goes to the README, too, between its two marks.
+
+    python benchmarks/page.py
 """
 
 from __future__ import annotations
@@ -31,6 +33,24 @@ answer away, so they stand apart. The pair was made for tasks 1, 6, 9, 11, 12 an
 purpose ([embedded-pair.md](embedded-pair.md)): the table shows that the machinery works, not what feedback is
 worth.
 """
+
+MARKS = ("<!-- all protocols: benchmarks/page.py -->", "<!-- end -->")
+
+PROTOCOLS = """\
+## All protocols, side by side
+
+    HARNESS_EXT_DATA=<folder> python benchmarks/protocols_table.py --limit 50 --output benchmarks/results/protocols_table
+
+Each run by task, on yes/no questions and on the others, its costs, and what a mix of the other runs scores at the same
+cost: [compare.md](../benchmarks/results/protocols_table/compare.md). Wall time of each run as a whole:
+[protocols_table.md](../benchmarks/results/protocols_table/protocols_table.md).
+"""
+
+COMPARED = """\
+The embedded pair on {number} of bAbI's test rows (50 of each of {tasks}), each run against `baseline` by `harness-ext
+compare`: paired bootstrap by story, Holm's correction over the runs, `up` and `down` the questions that became right
+and wrong. `at equal cost` is the difference to the best mix of the other runs that writes as many tokens. The pair
+never saw a debate's prompts: those two rows show what a debate costs, not what it is worth."""
 
 EFFICIENCY = """\
 ## What the engine adds
@@ -83,7 +103,8 @@ Real bAbI questions, the embedded pair in float32, all questions in padded batch
 
 SPECULATIVE_ALONE = """\
 Some of them one by one, since transformers' assisted generation takes one question at a time; the passes are the
-teacher's forward passes. Student and teacher are of one size, so a draft costs what the teacher's own text does; and each verification of ours reads the prompt again, where transformers keeps its cache:
+teacher's forward passes. Student and teacher are of one size, so a draft costs what the teacher's own text does; and
+each verification of ours reads the prompt again, where transformers keeps its cache:
 """
 
 STOCK = """\
@@ -229,8 +250,55 @@ def intervals_part() -> str:
     return f"{table(rows)}\n{result['times']} samples each; {result['machine']}.\n"
 
 
+def compared_part() -> str:
+    """Return the table of all protocols over all tasks, from what `harness-ext compare` wrote."""
+    found = [row for row in load("protocols_table/compare.json")["rows"] if row["pool"]["name"] == "all tasks"]
+    rows = []
+    for row in found:
+        other, cost = row["difference"], row["cost"]
+        equal = row["equal_cost"].get("output tokens")
+        rows.append(
+            {
+                "run": row["run"],
+                "exact match (95 %)": _with_interval(row, ".3f"),
+                "to baseline (95 %)": _with_interval(other, "+.3f") if other else "",
+                "p (Holm)": f"{other['adjusted']:.2g}" if other else "",
+                "up": other["up"] if other else "",
+                "down": other["down"] if other else "",
+                "tokens read": _number(cost["prompt_tokens"]),
+                "tokens written": _number(cost["completion_tokens"]),
+                "seconds": _number(cost["seconds"], ".2f"),
+                "at equal cost": _with_interval(equal | {"value": equal["difference"]}, "+.3f") if equal else "",
+            }
+        )
+    names = [name.rpartition("_")[2] for name in found[0]["pool"]["tasks"]]
+    tasks = f"tasks {', '.join(sorted(names, key=int))}"
+    others = found[1:]
+    no_better = [row["run"] for row in others if not _is_gain(row["difference"])]
+    no_cheaper = [row["run"] for row in others if row["equal_cost"]["output tokens"]["interval"]["low"] <= 0]
+    verdict = (
+        f"Not better than `baseline` (p ≥ 0.05): {', '.join(no_better) or 'none'}. Not better than the other runs at "
+        f"equal cost (the interval holds 0 or lies below): {', '.join(no_cheaper) or 'none'}.\n"
+    )
+    return f"{COMPARED.format(number=found[0]['number'], tasks=tasks)}\n\n{table(rows)}\n{verdict}"
+
+
+def _is_gain(difference: dict[str, Any]) -> bool:
+    return bool(difference["value"] > 0 and difference["adjusted"] < 0.05)
+
+
+def _with_interval(of: dict[str, Any], form: str) -> str:
+    low, high = of["interval"]["low"], of["interval"]["high"]
+    return f"{of['value']:{form}} [{low:{form}}, {high:{form}}]"
+
+
+def _number(value: float | None, form: str = ".0f") -> str:
+    return "?" if value is None else format(value, form)
+
+
 SECTIONS = (
     ("embedded_pair.md", PAIR, lambda: (RESULTS / "embedded_pair.md").read_text(encoding="utf-8")),
+    ("protocols_table/compare.json", PROTOCOLS, compared_part),
     ("efficiency.json", EFFICIENCY, lambda: protocol_part("efficiency")),
     ("original.json", ORIGINAL, lambda: protocol_part("original")),
     ("invariance.json", INVARIANCE, lambda: protocol_part("invariance")),
@@ -255,6 +323,10 @@ def main() -> None:
             parts += [f"{text}\nNot measured yet: `benchmarks/results/{name}` is not there.\n"]
     parts.append(STARTUP)
     (ROOT / "docs" / "benchmarks.md").write_text("\n".join(parts), encoding="utf-8")
+    readme = ROOT / "README.md"
+    before, mark, rest = readme.read_text(encoding="utf-8").partition(MARKS[0] + "\n")
+    after = rest[rest.index(MARKS[1]) :]
+    readme.write_text(f"{before}{mark}{compared_part()}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

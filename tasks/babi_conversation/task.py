@@ -28,9 +28,9 @@ class BabiConversation(ConfigurableTask):  # type: ignore[misc]
         if tokenizer_name != MESSAGES_TOKENIZER:
             raise ConfigurationError(
                 [
-                    f"{self.config.task} is a conversation that is answered part by part, which only models of "
-                    "harness-ext do: use --model baseline (a single model), feedback_pair or another of them, and "
-                    "--apply_chat_template. For other models there is babi_reasoning, which asks each question alone"
+                    f"{self.config.task} is a conversation that is answered part by part: it needs "
+                    "--apply_chat_template and a model of harness-ext (--model baseline is a single model, "
+                    "feedback_pair a pair). For other models there is babi_reasoning, which asks each question alone"
                 ]
             )
         super().build_all_requests(tokenizer_name=tokenizer_name, **options)
