@@ -39,7 +39,8 @@ MARKS = ("<!-- all protocols: benchmarks/page.py -->", "<!-- end -->")
 PROTOCOLS = """\
 ## All protocols, side by side
 
-    HARNESS_EXT_DATA=<folder> python benchmarks/protocols_table.py --limit 50 --output benchmarks/results/protocols_table
+    HARNESS_EXT_DATA=<folder> python benchmarks/protocols_table.py --limit 50 \\
+        --output benchmarks/results/protocols_table
 
 Each run by task, on yes/no questions and on the others, its costs, and what a mix of the other runs scores at the same
 cost: [compare.md](../benchmarks/results/protocols_table/compare.md). Wall time of each run as a whole:
@@ -47,10 +48,10 @@ cost: [compare.md](../benchmarks/results/protocols_table/compare.md). Wall time 
 """
 
 COMPARED = """\
-The embedded pair on {number} of bAbI's test rows (50 of each of {tasks}), each run against `baseline` by `harness-ext
-compare`: paired bootstrap by story, Holm's correction over the runs, `up` and `down` the questions that became right
-and wrong. `at equal cost` is the difference to the best mix of the other runs that writes as many tokens. The pair
-never saw a debate's prompts: those two rows show what a debate costs, not what it is worth."""
+The embedded pair on {number} of bAbI's test rows ({tasks}), each run against `baseline` by `harness-ext compare`:
+paired bootstrap by story, Holm's correction over the runs, `up` and `down` the questions that became right and wrong.
+`at equal cost` is the difference to the best mix of the other runs that writes as many tokens. The pair never saw a
+debate's prompts: those two rows show what a debate costs, not what it is worth."""
 
 EFFICIENCY = """\
 ## What the engine adds
@@ -280,7 +281,10 @@ def compared_part() -> str:
         f"Not better than `baseline` (p ≥ 0.05): {', '.join(no_better) or 'none'}. Not better than the other runs at "
         f"equal cost (the interval holds 0 or lies below): {', '.join(no_cheaper) or 'none'}.\n"
     )
-    return f"{COMPARED.format(number=found[0]['number'], tasks=tasks)}\n\n{table(rows)}\n{verdict}"
+    words = COMPARED.format(number=found[0]["number"], tasks=tasks)
+    return (
+        f"{words}\n\n{table(rows)}\n{verdict}\nMeasured on {load('protocols_table/protocols_table.json')['machine']}.\n"
+    )
 
 
 def _is_gain(difference: dict[str, Any]) -> bool:

@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from measured import machine_at_start, versions
 from scipy.stats import binomtest
 
 SIX_TASKS = (1, 6, 9, 11, 12, 13)
@@ -160,6 +161,7 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="folder in which the run directories are kept")
     parser.add_argument("--output", type=Path, help="folder for protocols_table.json and protocols_table.md")
     args = parser.parse_args()
+    machine = machine_at_start()
     with tempfile.TemporaryDirectory() as scratch:
         folder = args.keep or Path(scratch)
         lines = evaluate(args.runs, args.tasks, args.limit, args.batch_size, folder)
@@ -168,9 +170,8 @@ def main() -> None:
             args.output.mkdir(parents=True, exist_ok=True)
         against_baseline(args.runs, folder, args.output)
     if args.output is not None:
-        (args.output / "protocols_table.json").write_text(
-            json.dumps([asdict(entry) for entry in lines], indent=2) + "\n"
-        )
+        result = {"runs": [asdict(entry) for entry in lines], "machine": machine, "versions": versions()}
+        (args.output / "protocols_table.json").write_text(json.dumps(result, indent=2) + "\n")
         (args.output / "protocols_table.md").write_text(table(lines))
 
 
