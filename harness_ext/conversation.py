@@ -7,12 +7,13 @@ next is asked. After the feedback setting on bAbI of github.com/racia/research-p
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from harness_ext.chat import ChatContext, context_messages
 from harness_ext.protocol import Protocol, Question, reply_of
-from harness_ext.records import Completion, Message, Solution
+from harness_ext.records import Completion, Message, Solution, Transcript
 from harness_ext.seats import Seats
 from harness_ext.summary import DRAFTS, ROUNDS
 
@@ -50,7 +51,7 @@ async def converse(protocol: Protocol, question: Question, seats: Seats) -> Solu
         answered.append(await _answer(protocol, asked, seats))
         history.append(reply_of(asked, answered[-1].after))
     stops = list(dict.fromkeys(one.stop for one in answered))
-    return Solution(json.dumps([asdict(one) for one in answered], ensure_ascii=False), "+".join(stops))
+    return Solution(_text(answered), "+".join(stops))
 
 
 async def _answer(protocol: Protocol, question: Question, seats: Seats) -> Answered:
@@ -64,6 +65,21 @@ async def _answer(protocol: Protocol, question: Question, seats: Seats) -> Answe
             break
     first = next((turn.completion.text for turn in turns if turn.kind in DRAFTS), None)
     return Answered(first, solution.text, sum(turn.kind in ROUNDS for turn in turns), solution.stop)
+
+
+def drafts_of(transcript: Transcript) -> str | None:
+    """Return what a conversation's text would be if each part's first draft stood; None for any other question."""
+    try:
+        roles = {message["role"] for message in json.loads(transcript.context)}
+    except (ValueError, TypeError, KeyError):
+        return None
+    answered = read_answers(transcript.text) if PART in roles else []
+    drafts = [one if one.before is None else replace(one, after=one.before, rounds=0) for one in answered]
+    return _text(drafts) if drafts else None
+
+
+def _text(answered: Sequence[Answered]) -> str:
+    return json.dumps([asdict(one) for one in answered], ensure_ascii=False)
 
 
 def read_answers(text: str) -> list[Answered]:

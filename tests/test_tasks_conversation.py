@@ -21,6 +21,8 @@ from harness_ext.models.baseline import Baseline, BaselineLM
 from harness_ext.models.feedback_pair import FeedbackPair, FeedbackPairLM
 from harness_ext.protocol import Question
 from harness_ext.records import Completion, SeatCost, Transcript
+from harness_ext.scoring.rounds import trajectory_of
+from harness_ext.scoring.score import score_run
 from harness_ext.summary import Summary
 from harness_ext.tasks.babi_conversation.rows import part_text, stories
 from harness_ext.tasks.babi_conversation.table import COLUMNS, metrics
@@ -175,7 +177,7 @@ def test_other_models_and_plain_contexts_are_refused_with_the_way_out(folder: Pa
     manager = task_manager()
     lm = RuleLM()
     for options in ({}, {"apply_chat_template": True}):
-        with pytest.raises(ConfigurationError, match=r"use --model baseline .* and --apply_chat_template"):
+        with pytest.raises(ConfigurationError, match=r"--apply_chat_template and a model of harness-ext"):
             evaluate(lm, manager, "babi_conversation_1", **options)
     assert lm.asked == []
 
@@ -203,6 +205,24 @@ def test_our_models_run_it_and_write_the_tables(folder: Path, model: Any) -> Non
             assert int(r["iterations"]) == answer.rounds
     with (run_dir / "test_a_b_metrics.csv").open(newline="") as file:
         assert [r["task_id"] for r in csv.DictReader(file, delimiter="\t")] == ["1", "2", "mean", "std"]
+    # `harness-ext score` knows two states of a story: all first drafts, all final replies.
+    for task in score_run(run_dir, manager=task_manager())["tasks"].values():
+        of = {name.partition(",")[0]: values for name, values in task["metrics"].items()}
+        assert of["exact_match"]["first_draft"] == of["exact_match_before"]["final"]
+        assert of["exact_match"]["final"] == of["exact_match"]["lm_eval"]
+
+
+def test_a_storys_states_are_its_first_drafts_and_its_final_replies() -> None:
+    transcript, _, _ = run(
+        lambda prompt: "good" if "found a mistake" in prompt else "bad",
+        lambda prompt: "Correct." if "good" in prompt else "Incorrect.\nHint: no.",
+        conversation("ONE", "TWO"),
+    )
+    drafts, final = trajectory_of(transcript).answers
+    assert final == transcript.text
+    assert [(a.before, a.after, a.rounds) for a in read_answers(drafts)] == [("bad", "bad", 0)] * 2
+    alone, _, _ = run(lambda p: transcript.text, lambda p: "Correct.", Question("[]", {"until": []}))
+    assert trajectory_of(alone).answers == (transcript.text,)
 
 
 def test_the_metrics_table_is_mean_and_deviation_over_stories() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness_ext.answers import Answer, cut_run_on, read_answer, vote
+from harness_ext.conversation import drafts_of
 from harness_ext.records import Transcript, Turn
 from harness_ext.summary import DRAFTS
 
@@ -33,8 +34,12 @@ def trajectory_of(transcript: Transcript) -> Trajectory:
     Answers are the turns of kind `draft` (round 0) and `refine` (a seat's n-th is its text of round n), and every turn
     whose verdict names a round (`{"round": n}`). A seat that says nothing in a round, or only blanks, keeps its text.
     Of several texts the vote decides (of those with most votes the first; the first text where none has a readable
-    answer). A final text that is not in the last round's answer is a state of its own behind it.
+    answer). A final text that is not in the last round's answer is a state of its own behind it. A conversation, whose
+    parts have rounds of their own, has two states: the first drafts of all its parts, and its final text.
     """
+    if (drafts := drafts_of(transcript)) is not None:
+        states = (drafts, transcript.text)
+        return Trajectory(tuple((text,) for text in states), states)
     spoken: dict[int, list[Turn]] = {}
     refined: dict[str, int] = {}
     for turn in transcript.turns:
