@@ -121,40 +121,46 @@ def table(found: Sequence[Point], errors: dict[str, list[list[float]]]) -> str:
 
 
 def picture(found: Sequence[Point], path: Path) -> None:
-    """Draw accuracy an epoch with its intervals, one line a task, beside the untouched model and the teacher."""
+    """Draw accuracy an epoch with its intervals, a panel a task, beside the untouched model and the teacher."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(8, 4.8), layout="constrained")
-    axes = figure.subplots()
-    for number, task in enumerate(dict.fromkeys(point.task for point in found)):
-        color = f"C{number}"
+    tasks = list(dict.fromkeys(point.task for point in found))
+    columns = max(1, min(3, len(tasks)))
+    lines = max(1, -(-len(tasks) // columns))
+    figure = Figure(figsize=(max(5.0, 3.4 * columns), 0.8 + 2.6 * lines), layout="constrained")
+    panels = list(figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flat)
+    for unused in panels[len(tasks) :]:
+        unused.set_visible(False)
+    for panel, task in zip(panels, tasks, strict=False):
         rows = [point for point in found if point.task == task]
+        for role, color, style in (("baseline", "C7", "--"), ("teacher", "C2", ":")):
+            for point in (point for point in rows if point.subject.role == role):
+                panel.axhline(point.mean, color=color, linestyle=style, label=point.subject.name)
+                panel.axhspan(point.interval.low, point.interval.high, color=color, alpha=0.1)
         epochs = [point for point in rows if point.subject.role == "epoch"]
         if epochs:
             low = [point.mean - point.interval.low for point in epochs]
             high = [point.interval.high - point.mean for point in epochs]
-            axes.errorbar(
+            panel.errorbar(
                 [point.subject.epoch or 0 for point in epochs],
                 [point.mean for point in epochs],
                 yerr=[low, high],
-                color=color,
+                color="C0",
                 marker="o",
                 capsize=3,
-                label=task,
+                label="checkpoints",
             )
-        for role, style in (("baseline", "--"), ("teacher", ":")):
-            for point in rows:
-                if point.subject.role == role:
-                    axes.axhline(point.mean, color=color, linestyle=style, label=f"{task}, {point.subject.name}")
-                    axes.axhspan(point.interval.low, point.interval.high, color=color, alpha=0.07)
-    axes.set(xlabel="epoch", ylabel="accuracy", ylim=(-0.02, 1.02))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
+        panel.set_title(task, fontsize="small")
+        panel.set(ylim=(-0.02, 1.02))
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+        panel.grid(alpha=0.3)
+    figure.supxlabel("epoch", fontsize="small")
+    figure.supylabel("accuracy", fontsize="small")
+    figure.legend(*panels[0].get_legend_handles_labels(), fontsize="small", loc="outside upper center", ncols=3)
     figure.savefig(path, dpi=150)
 
 
