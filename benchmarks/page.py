@@ -8,6 +8,7 @@ The table of all protocols goes to the README, too, between its two marks.
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,66 @@ numbers of questions; the worst of them, where it was found, and all of them on 
 the rest is simulated:
 """
 
+FINETUNE_SHOW = """\
+## {title}
+
+    HARNESS_EXT_DATA=<folder> python benchmarks/finetune_show.py {show}
+
+{about}
+With the time of each step: [finetune_{show}.md](../benchmarks/results/finetune_{show}.md).
+"""
+
+SHOWS = {
+    "chain": (
+        "From data to a scored checkpoint",
+        """\
+bAbI's training rows, prepared, answered by the embedded teacher, checked, and learned by the embedded student; then
+every epoch on bAbI's test rows. The student comes from an early stage of the teacher's own training, so it has little
+left to learn: no other pair will gain as much as fast.""",
+    ),
+    "preferences": (
+        "Preferences, DPO and ORPO",
+        "Candidates of the student for the same rows, judged by the teacher's reviews; DPO and ORPO on the pairs.",
+    ),
+    "targets": (
+        "Golden against teacher targets",
+        """\
+The bare answer (golden) against the teacher's rationale (teacher) as what the student learns to write, for four ways
+of training.""",
+    ),
+    "creak": (
+        "CREAK, enhanced and learned",
+        """\
+CREAK's training rows with rationales of the embedded teacher, which knows stories only: its texts are noise here, and
+what comes of them is what is to be expected.""",
+    ),
+}
+
+CREAK_STUDY = """\
+## CREAK: a small model against chance
+
+    HARNESS_EXT_DATA=<folder> python benchmarks/creak_study.py
+
+The embedded student, trained on CREAK's training rows, on all its validation rows here, by stock `hf`:
+"""
+
+FINETUNE_SPEED = """\
+## What `finetune` costs beside TRL
+
+    python benchmarks/finetune_speed.py --output benchmarks/results/finetune_speed.json
+
+Tokens a second of training against a bare TRL script with the same settings, by turns:
+"""
+
+FINETUNE_MATRIX = """\
+## What can be trained: method × adapter × DeepSpeed
+
+    python benchmarks/finetune_matrix.py --output benchmarks/results/finetune_matrix.json
+
+Each case trains, has its end and its last checkpoint torn, and resumes; `ok` with the largest difference of a step's
+loss between the two (tolerance 1e-4), `refused` with the preflight's rule. Two processes under DeepSpeed, CPU, float32.
+"""
+
 STARTUP = """\
 ## Start-up
 
@@ -230,6 +291,43 @@ def creak_part() -> str:
 def stories_part() -> str:
     result = load("enhance_stories.json")
     return f"{table(result['rows'])}\n{ENHANCE_PREFERENCES}\n{table(result['preferences'])}\n{result['machine']}.\n"
+
+
+def show_part(show: str) -> str:
+    """Return a show's tables: the page it wrote between its command and its steps, without the comparison by task."""
+    text = (RESULTS / f"finetune_{show}.md").read_text(encoding="utf-8")
+    body = text.partition("thread(s)).\n\n")[2].partition("\n| step |")[0].partition("\n**")[0]
+    return body.replace("\n## ", "\n### ").removeprefix("\n").replace("## ", "### ", 1) + "\n"
+
+
+def creak_study_part() -> str:
+    result = load("creak_study.json")
+    rows = []
+    for name, key in (("before training", "before"), ("after", "after"), ("always the same letter", "constant_answer")):
+        found = result[key]
+        low, high = found["interval"]
+        rows.append(
+            {
+                "model": name,
+                "rows": found["rows"],
+                "accuracy (95 %)": f"{found['accuracy']:.3f} [{low:.3f}, {high:.3f}]",
+            }
+        )
+    p_value = result["p_after_differs_from_constant"]
+    return (
+        f"{table(rows)}\n{result['training_rows']} training rows, {result['epochs']} epoch(s), {result['seconds']} s; "
+        f"p of the difference to the constant answer: {p_value:.2g}; the trained model answers A on "
+        f"{result['answers_A_after']:.0%} of the rows.\n"
+    )
+
+
+def speed_part() -> str:
+    result = load("finetune_speed.json")
+    rows = [
+        {"run": n, "tokens a second": ", ".join(f"{v:.0f}" for v in found)}
+        for n, found in result["tokens_per_second"].items()
+    ]
+    return f"{table(rows)}\nRatio of the medians: {result['ratio']:.3f} ({result['tokens']} tokens a run).\n"
 
 
 def intervals_part() -> str:
@@ -313,6 +411,13 @@ SECTIONS = (
     ("enhance_creak.json", ENHANCE_CREAK, creak_part),
     ("enhance_stories.json", ENHANCE_STORIES, stories_part),
     ("speculative.json", SPECULATIVE, speculative_part),
+    *(
+        (f"finetune_{show}.md", FINETUNE_SHOW.format(show=show, title=title, about=about), partial(show_part, show))
+        for show, (title, about) in SHOWS.items()
+    ),
+    ("finetune_speed.json", FINETUNE_SPEED, speed_part),
+    ("finetune_matrix.md", FINETUNE_MATRIX, lambda: (RESULTS / "finetune_matrix.md").read_text(encoding="utf-8")),
+    ("creak_study.json", CREAK_STUDY, creak_study_part),
     ("intervals.json", INTERVALS, intervals_part),
     ("stock.json", STOCK, lambda: table(load("stock.json"))),
 )
