@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
-from pathlib import Path
-from types import ModuleType
 
+import intervals
 import numpy as np
 import pytest
 import scipy.stats
@@ -15,18 +13,7 @@ from hypothesis import strategies as hyp
 
 from harness_ext.compare import statistics as st
 
-ROOT = Path(__file__).resolve().parent.parent
 changes = hyp.lists(hyp.sampled_from([-1.0, -0.5, 0.0, 0.25, 1.0]), min_size=2, max_size=40)
-
-
-@pytest.fixture(scope="module")
-def simulation() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("intervals", ROOT / "benchmarks" / "intervals.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @given(hyp.integers(1, 200), hyp.data())
@@ -162,10 +149,10 @@ def test_too_few_questions_detect_nothing() -> None:
     assert st.detectable_mean(st.Clusters.of([0.1, 0.9]), 1.0) is None
 
 
-def test_intervals_cover_and_tests_keep_their_level(simulation: ModuleType) -> None:
+def test_intervals_cover_and_tests_keep_their_level() -> None:
     """The benchmark's own measurement, with fewer draws: `benchmarks/intervals.py`."""
     times = 100
-    rows = simulation.measure([20], times)
+    rows = intervals.measure([20], times)
     assert len(rows) > 25
     slack = 3.5 * math.sqrt(0.05 * 0.95 / times)
     for row in rows:

@@ -2,41 +2,26 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 
+import creak_study
 import pytest
 from tasks_support import RuleLM, evaluate, task_manager, write_rows
 
-ROOT = Path(__file__).resolve().parent.parent
 
-
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("creak_study", ROOT / "benchmarks" / "creak_study.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_a_training_row_is_what_the_task_asks(
-    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_training_row_is_what_the_task_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HARNESS_EXT_DATA", str(tmp_path))
     rows = [{"sentence": "A violin has strings.", "label": "true"}, {"sentence": "Snails run.", "label": "false"}]
     write_rows(tmp_path / "creak", train=rows, validation=rows)
-    shown = script.training_rows(None)
+    shown = creak_study.training_rows(None)
     lm = RuleLM()
     evaluate(lm, task_manager(), "creak")
     asked = [r.args for r in lm.asked]
     assert [(row["prompt"], row["completion"]) for row in shown] == [asked[0], asked[3]]
-    assert len(script.training_rows(1)) == 1
+    assert len(creak_study.training_rows(1)) == 1
 
 
-def test_a_figure_has_its_interval(script: ModuleType) -> None:
-    found = script.figure(50, 100)
+def test_a_figure_has_its_interval() -> None:
+    found = creak_study.figure(50, 100)
     assert found["accuracy"] == 0.5
     assert found["interval"] == pytest.approx([0.4038, 0.5962], abs=1e-4)
