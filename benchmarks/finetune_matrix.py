@@ -99,6 +99,7 @@ def worker(folder: Path, cases: list[list[str]]) -> None:
             if main_process():
                 (out / "final" / MARKER).unlink()
                 (numbered(out)[-1] / MARKER).unlink()
+                (out / "log.json").unlink()  # what is compared below, the second run has written
             barrier()
             run_stage(args)
             second = losses(out)

@@ -112,7 +112,7 @@ each verification of ours reads the prompt again, where transformers keeps its c
 STOCK = """\
 ## Is `max_rounds=0` lm-eval's own `hf`?
 
-    HARNESS_EXT_DATA=<folder> python benchmarks/stock.py --limit 20 --output benchmarks/results/stock.json
+    HARNESS_EXT_DATA=<folder> python benchmarks/stock.py --limit 10 --output benchmarks/results/stock.json
 """
 
 ENHANCE_THROUGHPUT = """\
