@@ -25,14 +25,23 @@ benchmarks/page.py` makes this page from them.
 PAIR = """\
 ## Does feedback help the embedded pair?
 
-    HARNESS_EXT_DATA=<folder> python benchmarks/embedded_pair.py --output benchmarks/results/embedded_pair
+    HARNESS_EXT_DATA=<folder> python benchmarks/embedded_pair.py --tasks 1 2 6 7 8 9 10 11 12 13 \\
+        --output benchmarks/results/embedded_pair
 
-Exact match of `babi_reasoning` on 2,004 of bAbI's public test rows, zero-shot, plain contexts. The pair never saw a
+Exact match of `babi_reasoning` on bAbI's public test rows, zero-shot, plain contexts. The pair never saw a
 bAbI row in training; these rows were scored once, after its weights were final. `verdict only` is the control: the
 student is told `Incorrect.` and nothing else. On yes/no questions (tasks 6 and 9) the verdict alone can give the
 answer away, so they stand apart. The pair was made for tasks 1, 6, 9, 11, 12 and 13, and its student is weak on
 purpose ([embedded-pair.md](embedded-pair.md)): the table shows that the machinery works, not what feedback is
 worth.
+"""
+
+TASKS = """\
+Every task apart, also those that the pair was not made for and whose words it cannot read:
+
+    lm_eval --model feedback_pair --tasks babi_reasoning --limit 100 --model_args run_dir=feedback_pair
+    lm_eval --model skyline --tasks babi_reasoning --limit 100 --model_args run_dir=skyline
+    python benchmarks/babi_tasks.py feedback_pair skyline --output benchmarks/results/babi_tasks.md
 """
 
 MARKS = ("<!-- all protocols: benchmarks/page.py -->", "<!-- end -->")
@@ -112,7 +121,7 @@ each verification of ours reads the prompt again, where transformers keeps its c
 STOCK = """\
 ## Is `max_rounds=0` lm-eval's own `hf`?
 
-    HARNESS_EXT_DATA=<folder> python benchmarks/stock.py --limit 10 --output benchmarks/results/stock.json
+    HARNESS_EXT_DATA=<folder> python benchmarks/stock.py --limit 20 --output benchmarks/results/stock.json
 """
 
 ENHANCE_THROUGHPUT = """\
@@ -400,6 +409,7 @@ def _number(value: float | None, form: str = ".0f") -> str:
 
 SECTIONS = (
     ("embedded_pair.md", PAIR, lambda: (RESULTS / "embedded_pair.md").read_text(encoding="utf-8")),
+    ("babi_tasks.md", TASKS, lambda: (RESULTS / "babi_tasks.md").read_text(encoding="utf-8")),
     ("protocols_table/compare.json", PROTOCOLS, compared_part),
     ("efficiency.json", EFFICIENCY, lambda: protocol_part("efficiency")),
     ("original.json", ORIGINAL, lambda: protocol_part("original")),
