@@ -89,11 +89,11 @@ class Show:
         self.ours("prepare", "enhance", "prepare", rows, prompts, "--templates", "stories", produces=prompts)
         return prompts
 
-    def annotated(self, prompts: Path, drop: str) -> Path:
+    def annotated(self, prompts: Path, drop: str, *more: object) -> Path:
         """Have the embedded teacher answer the prompts; return the data set for training."""
         told, folder = self.work / "annotated.jsonl", self.work / "data"
         words = ["enhance", "annotate", "embedded", prompts, told, "cot_text", "--batch_size", 32, "--device", "cpu"]
-        self.ours("annotate", *words, produces=told)
+        self.ours("annotate", *words, *more, produces=told)
         self.ours("finish", "enhance", "finish", told, folder, "--drop", drop, produces=folder)
         return folder
 
@@ -181,7 +181,8 @@ def creak(show: Show) -> None:
     rows, prompts = show.work / "rows.jsonl", show.work / "prompts.jsonl"
     write(rows, list(read(data("creak", "train")))[: show.options.rows])
     show.ours("prepare", "enhance", "prepare", rows, prompts, "--templates", "creak", produces=prompts)
-    folder = show.annotated(prompts, "empty")
+    # The teacher does not know these words and hardly ever ends: its replies are cut.
+    folder = show.annotated(prompts, "empty", "--gen_kwargs", "max_gen_toks=96")
     run = show.finetune("creak", folder, "cot_tail", learning_rate=5e-4)
     show.checkpoints(run, "creak,creak_cot")
     show.report((run / "evaluations" / "table.md").read_text(encoding="utf-8"))
