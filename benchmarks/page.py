@@ -121,7 +121,10 @@ each verification of ours reads the prompt again, where transformers keeps its c
 STOCK = """\
 ## Is `max_rounds=0` lm-eval's own `hf`?
 
-    HARNESS_EXT_DATA=<folder> python benchmarks/stock.py --limit 20 --output benchmarks/results/stock.json
+    HARNESS_EXT_DATA=<folder> python benchmarks/stock.py babi_reasoning=20 gsm8k_local=4 \\
+        --output benchmarks/results/stock.json
+
+Rows whose text differs, the embedded student on the first rows of each task:
 """
 
 ENHANCE_THROUGHPUT = """\

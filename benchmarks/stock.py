@@ -1,9 +1,10 @@
 """`feedback_pair` with `max_rounds=0`, and `baseline`, against lm-eval's own `hf`: text for text on real rows.
 
-    HARNESS_EXT_DATA=<folder> python benchmarks/stock.py --limit 100 --output benchmarks/results/stock.json
+    HARNESS_EXT_DATA=<folder> python benchmarks/stock.py babi_reasoning=20 gsm8k_local=4 \\
+        --output benchmarks/results/stock.json
 
-Runs the embedded student on every task of `babi_reasoning` and on `gsm8k_local` (lm-eval's gsm8k on local rows), each
-plain and with `--apply_chat_template`, and counts the rows whose text differs.
+Runs the embedded student on the first rows of each task, plain and with `--apply_chat_template`, and counts the rows
+whose text differs. `gsm8k_local` is lm-eval's gsm8k on local rows, with its five shots.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def texts(model: str, arguments: dict[str, Any], options: dict[str, Any]) -> dic
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--limit", type=int, default=100)
+    parser.add_argument("tasks", nargs="+", metavar="TASK=ROWS", help="a task or group, and how many rows of each task")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
@@ -39,9 +40,9 @@ def main() -> None:
     student = str(model_path("student"))
     manager = TaskManager()
     rows = []
-    for task, limit in (("babi_reasoning", args.limit), ("gsm8k_local", min(args.limit, 20))):
+    for task, _, limit in (named.partition("=") for named in args.tasks):
         for chat in (False, True):
-            options = {"tasks": [task], "limit": limit, "batch_size": args.batch_size, "task_manager": manager}
+            options = {"tasks": [task], "limit": int(limit), "batch_size": args.batch_size, "task_manager": manager}
             options["apply_chat_template"] = chat
             stock = texts("hf", {"pretrained": student}, options)
             with tempfile.TemporaryDirectory() as folder:
