@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := pyproject.toml setup.py constraints.txt $(wildcard build_backend/*) harness_ext/startup.py
 # What the tests need beyond the package itself; vLLM is left out, it needs a GPU.
-EXTRAS := dev,finetune,openai,report
+EXTRAS := dev,finetune,openai,report,scienceqa
 # The embedded pair is so small that a second thread costs more than it brings: on two busy cores the demonstration's
 # 50 questions took 40 s with two threads and 9 s with one.
 OMP_NUM_THREADS ?= 1
