@@ -215,7 +215,8 @@ The embedded student, trained on CREAK's training rows, on all its validation ro
 FINETUNE_SPEED = """\
 ## What `finetune` costs beside TRL
 
-    python benchmarks/finetune_speed.py --output benchmarks/results/finetune_speed.json
+    python benchmarks/finetune_speed.py --rows 1000 --epochs 1 --repeats 5 \\
+        --output benchmarks/results/finetune_speed.json
 
 Tokens a second of training against a bare TRL script with the same settings, by turns:
 """
