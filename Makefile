@@ -11,7 +11,7 @@ ARGS ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-SOURCES := pyproject.toml setup.py constraints.txt $(wildcard build_backend/*) harness_ext/startup.py
+SOURCES := Makefile pyproject.toml setup.py constraints.txt $(wildcard build_backend/*) harness_ext/startup.py
 # What the tests need beyond the package itself; vLLM is left out, it needs a GPU.
 EXTRAS := dev,finetune,openai,report,scienceqa
 # The embedded pair is so small that a second thread costs more than it brings: on two busy cores the demonstration's
