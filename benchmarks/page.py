@@ -182,8 +182,8 @@ SHOWS = {
     "chain": (
         "From data to a scored checkpoint",
         """\
-bAbI's training rows, prepared, answered by the embedded teacher, checked, and learned by the embedded student; then
-every epoch on bAbI's test rows. The student comes from an early stage of the teacher's own training, so it has little
+300 of bAbI's training rows (all that there are here of six tasks), prepared, answered by the embedded teacher, checked,
+and learned by the embedded student; then every epoch on bAbI's test rows. The student comes from an early stage of the teacher's own training, so it has little
 left to learn: no other pair will gain as much as fast.""",
     ),
     "preferences": (
