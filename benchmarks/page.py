@@ -183,8 +183,8 @@ SHOWS = {
         "From data to a scored checkpoint",
         """\
 300 of bAbI's training rows (all that there are here of six tasks), prepared, answered by the embedded teacher, checked,
-and learned by the embedded student; then every epoch on bAbI's test rows. The student comes from an early stage of the teacher's own training, so it has little
-left to learn: no other pair will gain as much as fast.""",
+and learned by the embedded student; then every epoch on bAbI's test rows. The student comes from an early stage of the
+teacher's own training, so it has little left to learn: no other pair will gain as much as fast.""",
     ),
     "preferences": (
         "Preferences, DPO and ORPO",
