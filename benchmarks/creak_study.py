@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from measured import publish
 from scipy.stats import binomtest
 
 from harness_ext.data import load_rows
@@ -119,10 +120,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="the first N validation rows only")
     options = parser.parse_args()
     found = study(options.model, options.epochs, options.rows, options.limit)
-    text = json.dumps(found, indent=2) + "\n"
-    print(text)
-    if options.rows is None and options.limit is None:
-        RESULT.write_text(text, encoding="utf-8")
+    publish(found, RESULT if options.rows is None and options.limit is None else None)
 
 
 if __name__ == "__main__":

@@ -30,13 +30,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from protocols_table import FIRST_LINE, SIX_TASKS
+
 from harness_ext.embedded import model_path
 
 ROOT = Path(__file__).resolve().parent.parent
-# What the embedded pair has learned to reason about; the other 14 tasks are noise to it.
-BABI_TASKS = (1, 6, 9, 11, 12, 13)
-# Rows of one story begin with the same line; two stories of a task seldom do.
-FIRST_LINE = "{{passage.split('\\n')[0]}}"
 STUDENT, TEACHER = str(model_path("student")), str(model_path("teacher"))
 
 
@@ -84,7 +82,7 @@ class Show:
     def babi(self) -> Path:
         """Write the training rows of bAbI that the pair can read, with the teacher's prompts; return the file."""
         rows = self.work / "rows.jsonl"
-        write(rows, first_of_each(read(data("babi", "train")), "task", BABI_TASKS, self.options.rows))
+        write(rows, first_of_each(read(data("babi", "train")), "task", SIX_TASKS, self.options.rows))
         prompts = self.work / "prompts.jsonl"
         self.ours("prepare", "enhance", "prepare", rows, prompts, "--templates", "stories", produces=prompts)
         return prompts
@@ -122,7 +120,7 @@ def chain(show: Show) -> None:
     """Prepare, enhance, train, score every epoch, compare."""
     folder = show.annotated(show.babi(), "empty,cut_off,no_answer,contradicts_gold")
     run = show.finetune("student", folder, "cot", prompt_column="cot_text", learning_rate=5e-4)
-    tasks = ",".join(f"babi_reasoning_{number}" for number in BABI_TASKS)
+    tasks = ",".join(f"babi_reasoning_{number}" for number in SIX_TASKS)
     show.checkpoints(run, tasks, "--teacher", TEACHER, "--gate")
     shutil.copy(run / "evaluations" / "accuracy.png", show.options.output / "finetune_chain.png")
     runs = []
@@ -147,7 +145,7 @@ def preferences(show: Show) -> None:
         "preferences", "enhance", "preferences", prompts, pairs, "--student", "embedded", "--judge", "embedded",
         "--style", "review", "--field", "cot_text", "--k", 4, "--batch_size", 32, "--device", "cpu", produces=pairs,
     )  # fmt: skip
-    tasks = ",".join(f"babi_reasoning_{number}" for number in BABI_TASKS)
+    tasks = ",".join(f"babi_reasoning_{number}" for number in SIX_TASKS)
     parts = []
     for method, rate in (("dpo", 2e-5), ("orpo", 2e-4)):
         run = show.finetune(method, pairs, "cot", method=method, learning_rate=rate)
@@ -162,7 +160,7 @@ def targets(show: Show) -> None:
     rows = show.work / "targets.jsonl"
     # bAbI has answers and no rationales: that is all a golden target can say.
     write(rows, ({**row, "solution": f"Answer: {row['answer']}", "explanation": row["cot"]} for row in saved(folder)))
-    tasks = ",".join(f"babi_reasoning_{number}" for number in BABI_TASKS)
+    tasks = ",".join(f"babi_reasoning_{number}" for number in SIX_TASKS)
     rates = {"full": 5e-4, "lora": 2e-3, "prefix": 2e-2, "pkv": 2e-3}
     lines = ["| adapter | targets | untouched | accuracy | 95% interval | change | p |", "| " + "--- | " * 7]
     for adapter, rate in rates.items():

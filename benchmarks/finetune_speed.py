@@ -19,6 +19,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from measured import machine_at_start, publish, versions
+
 from harness_ext.embedded import model_path
 
 # What a user would write who has only TRL.
@@ -76,6 +78,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
+    machine = machine_at_start()
     env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     model = str(model_path("student"))
     found: dict[str, list[float]] = {"bare TRL": [], "harness-ext": []}
@@ -103,10 +106,9 @@ def main() -> None:
     medians = {name: statistics.median(values) for name, values in found.items()}
     ratio = medians["harness-ext"] / medians["bare TRL"]
     print(f"ratio of medians: {ratio:.3f}")
-    if options.output:
-        settings = {name: value for name, value in vars(options).items() if name != "output"}
-        record = {"settings": settings, "tokens": tokens, "tokens_per_second": found, "ratio": ratio}
-        options.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    settings = {name: value for name, value in vars(options).items() if name != "output"}
+    record = {"settings": settings, "tokens": tokens, "tokens_per_second": found, "ratio": ratio}
+    publish({**record, "machine": machine, "versions": versions()}, options.output)
 
 
 if __name__ == "__main__":
