@@ -1,9 +1,9 @@
 # make demo   set up a virtual environment and run the main job
-# make test   set up and run the tests          (ARGS="tests/test_cli.py -x" picks some)
-# make check  lint, types and tests
-# make clean  remove what builds leave; the virtual environment and the runs stay
+# make test   set up and run the tests (ARGS="tests/test_cli.py -x" selects some of them)
+# make check  run the linters, the type checker and the tests
+# make clean  remove build outputs and caches, but not the virtual environment or the runs
 #
-# VENV=<folder> uses another virtual environment, PYTHON=<python> makes it with another interpreter (3.11 or later).
+# VENV=<folder> uses another virtual environment; PYTHON=<python> creates it with another interpreter (3.11 or later).
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -11,16 +11,16 @@ ARGS ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-SOURCES := Makefile pyproject.toml setup.py constraints.txt $(wildcard build_backend/*) harness_ext/startup.py
-# What the tests need beyond the package itself; vLLM is left out, it needs a GPU.
+SOURCES := Makefile pyproject.toml setup.py constraints.txt $(wildcard build_backend/*) harness_ext/bridge/startup.py
+# The extras that the tests need, without vLLM, which needs a GPU.
 EXTRAS := dev,finetune,openai,report,scienceqa
-# The embedded pair is so small that a second thread costs more than it brings: on two busy cores the demonstration's
-# 50 questions took 40 s with two threads and 9 s with one.
+# The embedded pair is so small that a second thread costs more than it saves: on two busy cores, the 50 questions of
+# the demonstration took 40 s with two threads and 9 s with one.
 OMP_NUM_THREADS ?= 1
 export OMP_NUM_THREADS
 FOLDERS := $(wildcard models tasks enhance finetune)
 
-.PHONY: demo test lint types check clean
+.PHONY: demo test lint types layout check clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -31,32 +31,36 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
-lint: $(VENV)/.installed-dev
+lint: $(VENV)/.installed-dev layout
 	$(BIN)/ruff check .
+	cd build/layout && $(abspath $(BIN))/lint-imports $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.import_linter_cache
 
-# mypy takes packages as folders lie: a folder of links gives it the layout that an installation has.
-types: $(VENV)/.installed-dev
-	rm -rf build/types && mkdir -p build/types/harness_ext
-	ln -s $(foreach path,$(wildcard harness_ext/*) $(FOLDERS),$(CURDIR)/$(path)) build/types/harness_ext/
-	cd build/types && $(abspath $(BIN))/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache -p harness_ext
+types: $(VENV)/.installed-dev layout
+	cd build/layout && $(abspath $(BIN))/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache -p harness_ext
 	$(BIN)/mypy build_backend setup.py
+
+# mypy and import-linter derive packages from the folder structure, so a folder of links reproduces that of an
+# installation.
+layout:
+	rm -rf build/layout && mkdir -p build/layout/harness_ext
+	ln -s $(foreach path,$(wildcard harness_ext/*) $(FOLDERS),$(CURDIR)/$(path)) build/layout/harness_ext/
 
 check: lint types test
 
 clean:
-	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf build dist *.egg-info .mypy_cache .import_linter_cache .ruff_cache .pytest_cache .hypothesis
 
 $(VENV)/.installed: $(SOURCES) | $(BIN)/python
-	@echo 'Installing into $(VENV); the first time takes some minutes.'
+	@echo 'Installing into $(VENV); this takes some minutes the first time.'
 	$(PIP) install --quiet -c constraints.txt -e .
 	touch $@
 
 $(VENV)/.installed-dev: $(SOURCES) | $(BIN)/python
-	@echo 'Installing into $(VENV), with what the tests need; the first time takes some minutes.'
+	@echo 'Installing into $(VENV), with the tools for the tests; this takes some minutes the first time.'
 	$(PIP) install --quiet -c constraints.txt -e '.[$(EXTRAS)]'
 	touch $@ $(VENV)/.installed
 
-# Some distributions ship Python without ensurepip: then the pip that is there fills the environment.
+# Some distributions ship Python without ensurepip; then the existing pip installs one into the environment.
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo 'Python 3.11 or later is needed: make … PYTHON=<python>' >&2; exit 1; }

@@ -1,10 +1,10 @@
-"""What pyproject.toml cannot say: five folders of the repository are one import package."""
+"""The part of the build that pyproject.toml cannot express: five folders of the repository form one import package."""
 
 from pathlib import Path
 
 from setuptools import find_namespace_packages, setup
 
-# Import name -> folder. Git knows no empty folders: one that has no file yet is left out.
+# Import name -> folder. Git does not track empty folders, so a folder without files may be missing.
 FOLDERS = {
     "harness_ext": "harness_ext",
     "harness_ext.models": "models",
@@ -16,7 +16,7 @@ PRESENT = {package: folder for package, folder in FOLDERS.items() if Path(folder
 
 
 def packages() -> list[str]:
-    """Return every package: the five folders, and each folder below one of them, whether it holds code or only data."""
+    """Return all packages: the five folders and every folder below them, whether it contains code or only data."""
     found = []
     for package, folder in PRESENT.items():
         below = find_namespace_packages(folder, exclude=["*__pycache__*"])
@@ -27,7 +27,7 @@ def packages() -> list[str]:
 setup(
     packages=packages(),
     package_dir=PRESENT,
-    # Everything in these folders is wanted: YAML with and without suffix, prompts, model weights, configs, scripts.
+    # Everything in these folders is installed: YAML with and without suffix, prompts, weights, configurations, scripts.
     package_data={"": ["*"]},
     exclude_package_data={"": ["*.pyc"]},
 )

@@ -1,10 +1,10 @@
-"""Every task of `babi_reasoning` apart: what stood first, what stood last, and what it took, by `harness-ext score`.
+"""The first drafts and final replies on every task of `babi_reasoning`, scored by `harness-ext score`.
 
     lm_eval --model feedback_pair --tasks babi_reasoning --limit 100 --model_args run_dir=feedback_pair
     lm_eval --model skyline --tasks babi_reasoning --limit 100 --model_args run_dir=skyline
     python benchmarks/babi_tasks.py feedback_pair skyline --output benchmarks/results/babi_tasks.md
 
-The first draft of `feedback_pair` is what the student alone would have got.
+The score of the first drafts of `feedback_pair` is that of the student alone.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from harness_ext.scoring.score import score_run
+from harness_ext.analysis.scoring.score import score_run
 
 METRIC = "exact_match,none"
 
 
 def figures(run: Path) -> dict[int, dict[str, Any]]:
-    """Return the exact match of each task of a run, by the task's number."""
+    """Return the exact match on each task of a run, by the task's number."""
     tasks = score_run(run)["tasks"]
     return {int(name.rpartition("_")[2]): {"rows": t["documents"], **t["metrics"][METRIC]} for name, t in tasks.items()}
 
 
 def table(pair: dict[int, dict[str, Any]], teacher: dict[int, dict[str, Any]]) -> str:
-    """Return the tasks of both runs as Markdown."""
+    """Return the scores of both runs by task, as a Markdown table."""
     lines = [
         "| task | rows | student (first draft) | feedback_pair | wrong to right | right to wrong | teacher |",
         "| --- " * 7 + "|",

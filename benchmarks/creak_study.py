@@ -1,12 +1,13 @@
-"""A small model on CREAK: trained on the training split with `harness-ext finetune`, against chance on validation rows.
+"""Trains a small model on CREAK with `harness-ext finetune`, and compares it with chance.
 
     HARNESS_EXT_DATA=<folder> python benchmarks/creak_study.py [--epochs 1] [--rows N] [--limit N]
 
-The model is the embedded student (or `--model`), which has seen stories only. Each training row is the very context of
-the task `creak`, its completion the letter. Before and after training, `creak` is run by stock `hf` on all validation
-rows. Reported with Wilson's 95 % intervals: both accuracies, that of always answering the more frequent label of the
-training rows; and the exact binomial test of the trained model against that constant answer's accuracy. The result goes
-to `benchmarks/results/creak_study.json` (not with `--rows` or `--limit`, which try the script).
+The model is the embedded student (or `--model`), which was trained on stories only. Each training row consists of the
+context of the task `creak` and the correct letter. Before and after training, lm-eval's own `hf` model is scored on all
+validation rows. The script reports both accuracies and that of always answering the more frequent label of the training
+rows, with 95 % Wilson intervals, and an exact binomial test of the trained model against the accuracy of that constant
+answer. It writes the result to `benchmarks/results/creak_study.json`, unless `--rows` or `--limit` is given to try it
+out.
 """
 
 from __future__ import annotations
@@ -41,7 +42,13 @@ def training_rows(limit: int | None) -> list[dict[str, str]]:
 
 
 def train(model: str, rows: list[dict[str, str]], epochs: float, folder: Path) -> Path:
-    """Train in a process of its own and return the finished model's folder."""
+    """Train a model in a separate process and return the folder of the final model.
+
+    model: the model to start from.
+    rows: the training rows.
+    epochs: passes over the rows.
+    folder: a temporary folder.
+    """
     (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     settings = {
         "model": model,
@@ -62,7 +69,7 @@ def train(model: str, rows: list[dict[str, str]], epochs: float, folder: Path) -
 
 
 def evaluate(model: str, limit: int | None) -> list[tuple[int, int]]:
-    """Return (chosen, gold) of every validation row, by lm-eval's task `creak` on stock `hf`."""
+    """Return the chosen and gold index of every validation row, from the task `creak` with lm-eval's own `hf`."""
     import lm_eval
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
@@ -89,7 +96,13 @@ def figure(right: int, rows: int) -> dict[str, Any]:
 
 
 def study(model: str, epochs: float, rows: int | None, limit: int | None) -> Mapping[str, Any]:
-    """Run it and return what was found."""
+    """Run the study and return its result.
+
+    model: the model to train.
+    epochs: passes over the training rows.
+    rows: number of training rows, or None for all.
+    limit: number of validation rows, or None for all.
+    """
     started = time.perf_counter()
     shown = training_rows(rows)
     constant = int(2 * sum(row["completion"] == "B" for row in shown) > len(shown))
@@ -112,12 +125,12 @@ def study(model: str, epochs: float, rows: int | None, limit: int | None) -> Map
 
 
 def main() -> None:
-    """Run the study and print it."""
+    """Run the study and print its result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--model", default=str(model_path("student")))
     parser.add_argument("--epochs", type=float, default=1)
-    parser.add_argument("--rows", type=int, help="the first N training rows only")
-    parser.add_argument("--limit", type=int, help="the first N validation rows only")
+    parser.add_argument("--rows", type=int, help="use only the first N training rows")
+    parser.add_argument("--limit", type=int, help="use only the first N validation rows")
     options = parser.parse_args()
     found = study(options.model, options.epochs, options.rows, options.limit)
     publish(found, RESULT if options.rows is None and options.limit is None else None)

@@ -1,14 +1,15 @@
-"""How good the embedded pair is on bAbI's test rows, and whether feedback helps: with controls, intervals and tests.
+"""Measures the embedded pair on bAbI's test rows, and whether feedback helps, with controls, intervals and tests.
 
     HARNESS_EXT_DATA=<folder> python benchmarks/embedded_pair.py --output benchmarks/results/embedded_pair
 
-Scores are those of the task `babi_reasoning` (its own filters and metrics). Runs: `baseline`, `skyline`,
-`feedback_pair`, and `feedback_pair` with the review cut to its first word (`student_sees=verdict`), which shows what
-the verdict alone gives away. Pools: the six tasks that the pair was made for (1, 6, 9, 11, 12, 13), those of them that
-are not yes/no (1, 11, 12, 13), and yes/no (6, 9). The difference to the baseline is tested by the exact McNemar test
-over rows; its 95 % interval is a bootstrap over stories, since rows of one story share most of their text.
+The scores are those of the task `babi_reasoning`. The runs are `baseline`, `skyline`, `feedback_pair`, and
+`feedback_pair` with each review truncated to its first word (`student_sees=verdict`), which shows how much the verdict
+alone gives away. The pools are the six tasks that the pair was made for (1, 6, 9, 11, 12, 13), the four of them that
+are not yes/no questions (1, 11, 12, 13), and the two that are (6, 9). The difference to the baseline is tested with the
+exact McNemar test over rows. Its 95 % interval is a bootstrap over stories, because rows of the same story share most
+of their text.
 
-A hint names the answer when the gold answer stands in a rejecting review as a word.
+A hint names the answer if a rejecting review contains the gold answer as a word.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest
 
-from harness_ext.rundir import read_transcripts
+from harness_ext.records.run_directory import read_transcripts
 
 POOLS = {"six tasks": (1, 6, 9, 11, 12, 13), "not yes/no": (1, 11, 12, 13), "yes/no": (6, 9)}
 RUNS: Mapping[str, tuple[str, dict[str, Any]]] = {
@@ -39,7 +40,12 @@ RESAMPLES = 10_000
 
 @dataclass(frozen=True)
 class Row:
-    """One test row: its task's number, the number of its story, and whether each run was right."""
+    """A test row.
+
+    task: number of the task.
+    story: number of the story.
+    right: the score of each run, 0 or 1.
+    """
 
     task: int
     story: int
@@ -48,7 +54,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Difference:
-    """A run against the baseline on the same rows: difference of accuracies, its interval, flips and p-value."""
+    """A run compared with the baseline on the same rows.
+
+    difference: difference in accuracy.
+    low, high: its 95 % interval.
+    wrong_to_right, right_to_wrong: number of rows that changed.
+    p_value: p-value of the exact McNemar test.
+    """
 
     difference: float
     low: float
@@ -59,7 +71,7 @@ class Difference:
 
 
 def compare(rows: Sequence[Row], run: str, seed: int = 0) -> Difference:
-    """Compare a run with the baseline."""
+    """Compare a run with the baseline; `seed` is that of the bootstrap."""
     gained = sum(r.right[run] > r.right["baseline"] for r in rows)
     lost = sum(r.right[run] < r.right["baseline"] for r in rows)
     stories = sorted({(r.task, r.story) for r in rows})
@@ -77,7 +89,13 @@ def compare(rows: Sequence[Row], run: str, seed: int = 0) -> Difference:
 def evaluate(
     tasks: Sequence[int], limit: int | None, batch_size: int, folder: Path
 ) -> tuple[list[Row], dict[str, Any]]:
-    """Run everything; return the rows and each run's summary, with the share of hints that name the answer."""
+    """Run everything; return the rows, and the summary of each run with its counts of hints.
+
+    tasks: numbers of the bAbI tasks.
+    limit: rows per task, or None for all.
+    batch_size: questions per batch.
+    folder: folder for call store and run directories.
+    """
     import lm_eval
     from lm_eval.tasks import TaskManager
 
@@ -123,17 +141,17 @@ def _hints(run: Path, gold: Mapping[tuple[str, int], str]) -> dict[str, int]:
         for turn in transcript.turns:
             if turn.verdict is not None and not turn.verdict.get("accepted", True):
                 rejecting += 1
-                naming += bool(re.search(rf"\b{answer}\b", turn.completion.text, re.IGNORECASE))
+                naming += bool(re.search(rf"\b{answer}\b", turn.text, re.IGNORECASE))
     return {"rejecting_reviews": rejecting, "naming_the_answer": naming}
 
 
 def accuracy(rows: Sequence[Row], run: str) -> float:
-    """Return a run's share of right rows."""
+    """Return the share of rows that a run answered correctly."""
     return sum(r.right[run] for r in rows) / len(rows)
 
 
 def report(rows: Sequence[Row], summaries: Mapping[str, Any]) -> str:
-    """Return everything as Markdown."""
+    """Return all results as Markdown."""
     lines = ["| task | rows | stories | " + " | ".join(RUNS) + " |", "| --- | --- | --- |" + " --- |" * len(RUNS)]
     tasks = sorted({r.task for r in rows})
     groups = [(str(n), (n,)) for n in tasks] + [(name, pool) for name, pool in POOLS.items() if set(pool) <= set(tasks)]
@@ -171,8 +189,8 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, nargs="+", default=list(range(1, 21)))
     parser.add_argument("--limit", type=int)
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--folder", type=Path, help="keeps call store and run directories here, and goes on from them")
-    parser.add_argument("--output", type=Path, help="writes <output>.md and <output>.json")
+    parser.add_argument("--folder", type=Path, help="folder for call store and run directories, to resume from later")
+    parser.add_argument("--output", type=Path, help="write <output>.md and <output>.json")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         rows, summaries = evaluate(args.tasks, args.limit, args.batch_size, args.folder or Path(folder))

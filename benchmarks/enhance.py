@@ -1,16 +1,16 @@
-"""What `harness-ext enhance` does on real rows and on the project's own stories, with the embedded models.
+"""Measures `harness-ext enhance` on real rows and on generated stories, with the embedded models.
 
     python benchmarks/enhance.py throughput --rows 192 --output benchmarks/results/enhance_throughput.json
     python benchmarks/enhance.py creak --rows 200 --output benchmarks/results/enhance_creak.json
     python benchmarks/enhance.py stories --rows 300 --output benchmarks/results/enhance_stories.json
 
-- `throughput`: wall time of `annotate` from the input file to the checked output, of the same calls as one flat batch
-  of the same model, and of the published way, one row a `generate`. They take turns; the fastest of `--repeats` counts,
-  in wall time and, since a busy machine blurs that, in CPU seconds of the process.
-- `creak` (with HARNESS_EXT_DATA): all training rows through `prepare`; the first rows through the teacher, each of the
-  three prompts. The embedded teacher knows stories only: what it writes on CREAK is noise, and the checks must say so.
-- `stories`: rationales held against the answers, and preferences between four candidates of the embedded student,
-  judged by the embedded teacher's reviews, by its comparisons of two at once, and by gold answers.
+- `throughput`: the time of `annotate` from the input file to the checked output, of the same calls as one flat batch of
+  the same model, and of the published way with one `generate` per row. They run alternately, and the fastest of
+  `--repeats` counts. Because other work on the machine disturbs wall times, CPU times are reported as well.
+- `creak` (requires HARNESS_EXT_DATA): `prepare` on all training rows, and the teacher's replies to the three prompts of
+  the first rows. The embedded teacher knows only stories, so its texts on CREAK are noise, which the checks must flag.
+- `stories`: checks of rationales against the gold answers, and preferences between four candidates of the embedded
+  student, judged by the embedded teacher's reviews, by its comparisons of pairs, and by gold answers.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from measured import machine_at_start, publish
 from harness_ext.backends.base import GenerateRequest
 from harness_ext.backends.hf import HFBackend
 from harness_ext.embedded import model_path
-from harness_ext.enhance.annotate import Annotate, Job, annotate, settings
+from harness_ext.enhance.annotate import Annotate, AnnotateJob, annotate, settings
 from harness_ext.enhance.candidates import Candidates
 from harness_ext.enhance.checks import FLAGS
 from harness_ext.enhance.postprocess import finish
@@ -40,12 +40,12 @@ from harness_ext.enhance.templates import load_templates
 from harness_ext.enhance.tournament import Tournament
 from harness_ext.tasks.babi_stories.rows import draw
 
-SEED = 9_000_000  # of stories that are neither trained nor tested on
+SEED = 9_000_000  # seed of stories that are neither training nor test rows
 PROMPTS = ("cot_text", "error_text", "fundamental_text")
 
 
 def stories(folder: Path, rows: int) -> Path:
-    """Write own stories of 2 to 6 lines, prepared; return the file."""
+    """Generate stories of 2 to 6 lines and add the teacher's prompts; return the file."""
     raw = folder / "raw.jsonl"
     raw.write_text("".join(json.dumps(row) + "\n" for row in draw(SEED, rows, (2, 6))))
     prepare(raw, folder / "stories.jsonl", load_templates("stories"))
@@ -79,7 +79,7 @@ def throughput(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         number += 1
         arguments = {"progress": "off", "store": str(folder / f"calls{number}")}
         plan = plan_seats(Annotate, {"teacher": teacher}, arguments)
-        annotate(Job(source, folder / f"out{number}.jsonl", "cot_text", gen_kwargs, templates), plan)
+        annotate(AnnotateJob(source, folder / f"out{number}.jsonl", "cot_text", gen_kwargs, templates), plan)
 
     def flat() -> None:
         teacher.generate(requests, lambda i, completion: None)
@@ -130,7 +130,7 @@ def creak(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     rows = []
     for prompt in PROMPTS:
         target = folder / f"{prompt}.jsonl"
-        job = Job(folder / "creak.jsonl", target, prompt, gen_kwargs, templates, limit=args.rows)
+        job = AnnotateJob(folder / "creak.jsonl", target, prompt, gen_kwargs, templates, limit=args.rows)
         took = seconds(lambda job=job: annotate(job, plan))  # type: ignore[misc]
         rows.append(checked_row(prompt, target, took))
     saved = finish(folder / "cot_text.jsonl", folder / "set")
@@ -139,7 +139,7 @@ def creak(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def checked_row(prompt: str, target: Path, took: float) -> dict[str, Any]:
-    """Return one line of the table: rows, seconds, flags."""
+    """Return a row of the table: counts, seconds and flags of an annotated file."""
     manifest = json.loads(target.with_suffix(".manifest.json").read_text())
     report = json.loads(target.with_suffix(".report.json").read_text())
     flags = {flag: report["flags"].get(flag, {"rows": "–"})["rows"] for flag in FLAGS if flag != "overlap"}
@@ -154,7 +154,7 @@ def tell(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     arguments = {"progress": "off", "store": str(folder / "calls")}
     rationales, preferences = [], []
     for prompt in PROMPTS:
-        job = Job(source, folder / f"{prompt}.jsonl", prompt, {**gen_kwargs, "max_gen_toks": 120}, templates)
+        job = AnnotateJob(source, folder / f"{prompt}.jsonl", prompt, {**gen_kwargs, "max_gen_toks": 120}, templates)
         plan = plan_seats(Annotate, {"teacher": teacher}, arguments)
         took = seconds(lambda job=job, plan=plan: annotate(job, plan))  # type: ignore[misc]
         rationales.append(checked_row(prompt, folder / f"{prompt}.jsonl", took))
@@ -199,7 +199,9 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=192)
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--loop_rows", type=int, default=48, help="rows of the loop; its time is scaled to all rows")
+    parser.add_argument(
+        "--loop_rows", type=int, default=48, help="rows to generate one by one; the time is scaled to all rows"
+    )
     parser.add_argument("--max_gen_toks", type=int, default=48)
     parser.add_argument("--pairwise_rows", type=int, default=20)
     parser.add_argument("--output", type=Path)

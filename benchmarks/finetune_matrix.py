@@ -1,12 +1,13 @@
-"""Which training combinations work: method × adapter × DeepSpeed preset, each trained, torn in its last epoch, resumed.
+"""Checks which combinations of method, adapter and DeepSpeed preset work: each is trained, interrupted and resumed.
 
     python benchmarks/finetune_matrix.py --output benchmarks/results/finetune_matrix.json
 
-The embedded student learns 16 short rows for two epochs of two steps, in two processes under DeepSpeed and in one
-without it, in float32 on the CPU. Then its end and its last checkpoint are made to look torn, and the same command runs
-again. A case is `ok` when it resumed from the first epoch and every step's loss equals that of the first run within
-1e-4; `refused` when the preflight names it; anything else is `failed`, with what was raised. The cases of one preset
-share two processes, because importing takes longer than training; a case that ends them is run again alone.
+The embedded student learns 16 short rows for two epochs of two steps, in float32 on the CPU, in two processes under
+DeepSpeed and in one without it. Then the final model and the last checkpoint are marked as incomplete, and the same
+command runs again. A case is `ok` if it resumes from the first epoch and the loss of every step equals that of the
+first run within 1e-4, and `refused` if the preflight refuses it. Anything else is `failed`, with the exception. The
+cases of a preset share their processes, because importing takes longer than training; if a case crashes them, the
+remaining cases are started again.
 """
 
 from __future__ import annotations
@@ -24,16 +25,23 @@ from typing import Any
 
 from harness_ext.embedded import model_path
 from harness_ext.finetune.args import ADAPTERS, DEEPSPEED_PRESETS, METHODS, TrainArgs, default_rate
-from harness_ext.finetune.preflight import OPTIONAL, Case, Machine, model_facts, refusals
+from harness_ext.finetune.preflight import OPTIONAL, Machine, PreflightCase, model_facts, refusals
 
 TOLERANCE = 1e-4
-SECONDS = 240  # for one case
+SECONDS = 240  # time limit per case
 PLACES = ("garden", "office", "kitchen", "hallway")
 
 
 @dataclass(frozen=True)
 class Result:
-    """What came of a combination: `ok`, `refused` or `failed`; the largest difference of a step's loss, in nats."""
+    """The result of a combination.
+
+    method, adapter, deepspeed: the combination.
+    outcome: `ok`, `refused` or `failed`.
+    detail: the rules that refuse it, or the error.
+    difference: the largest difference in the loss of a step, in nats.
+    seconds: how long it took.
+    """
 
     method: str
     adapter: str
@@ -57,7 +65,11 @@ def rows(folder: Path) -> None:
 
 
 def settings(method: str, adapter: str, deepspeed: str, folder: Path) -> TrainArgs:
-    """Return a case's settings."""
+    """Return the settings of a case.
+
+    method, adapter, deepspeed: the combination.
+    folder: the working folder.
+    """
     return TrainArgs(
         model=str(model_path("student")),
         train_file=str(folder / ("pairs.jsonl" if method in ("dpo", "orpo") else "rows.jsonl")),
@@ -79,11 +91,11 @@ def refused(args: TrainArgs) -> str:
     """Return the names of the rules that refuse a case."""
     machine = Machine(2 if args.deepspeed else 1, True, 0, False, frozenset(OPTIONAL), False, False)
     facts = model_facts(args.model)
-    return ", ".join(rule.name for rule, _ in refusals(Case(args, machine, facts, facts)))
+    return ", ".join(rule.name for rule, _ in refusals(PreflightCase(args, machine, facts, facts)))
 
 
 def worker(folder: Path, cases: list[list[str]]) -> None:
-    """Run cases in these processes; the first process appends each result to `results.jsonl`."""
+    """Run cases in the current processes; the main process appends each result to `results.jsonl`."""
     from harness_ext.finetune.checkpoints import MARKER, numbered
     from harness_ext.finetune.train import main_process, run_stage
 
@@ -99,7 +111,7 @@ def worker(folder: Path, cases: list[list[str]]) -> None:
             if main_process():
                 (out / "final" / MARKER).unlink()
                 (numbered(out)[-1] / MARKER).unlink()
-                (out / "log.json").unlink()  # what is compared below, the second run has written
+                (out / "log.json").unlink()  # ensures that the second run writes the log that is compared below
             barrier()
             run_stage(args)
             second = losses(out)
@@ -107,7 +119,7 @@ def worker(folder: Path, cases: list[list[str]]) -> None:
             equal = first.keys() == second.keys() and difference < TOLERANCE
             detail = "" if equal else "losses after resuming differ"
             result = Result(method, adapter, deepspeed, "ok" if equal else "failed", detail, difference)
-        except Exception as error:  # the table names it
+        except Exception as error:  # the table reports it
             result = Result(method, adapter, deepspeed, "failed", f"{type(error).__name__}: {error}"[:300])
         barrier()
         if main_process():
@@ -117,7 +129,7 @@ def worker(folder: Path, cases: list[list[str]]) -> None:
 
 
 def barrier() -> None:
-    """Wait for the other processes, if there are any."""
+    """Wait for the other processes, if any."""
     import torch.distributed as dist
 
     if dist.is_initialized():
@@ -131,7 +143,7 @@ def losses(out: Path) -> dict[int, float]:
 
 
 def results(folder: Path) -> dict[tuple[str, str, str], Result]:
-    """Return what is finished."""
+    """Return the results of the finished cases."""
     path = folder / "results.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     found = [Result(**json.loads(line)) for line in lines]
@@ -139,7 +151,12 @@ def results(folder: Path) -> dict[tuple[str, str, str], Result]:
 
 
 def launch(folder: Path, cases: list[list[str]], processes: int) -> str:
-    """Run cases in processes of their own; return the end of what they said."""
+    """Run cases in new processes; return the end of their output.
+
+    folder: the working folder.
+    cases: the cases.
+    processes: number of processes.
+    """
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     if processes == 1:
         command = [sys.executable]
@@ -171,7 +188,7 @@ def run(folder: Path, presets: list[str]) -> list[Result]:
             done = results(folder)
             left = [case for case in open_cases if tuple(case) not in done]
             if len(left) == len(open_cases):
-                # It ended the processes before it had a result.
+                # No case finished, so the first one crashed the processes.
                 first = left.pop(0)
                 table[tuple(first)] = Result(*first, "failed", said)  # type: ignore[index]
             open_cases = left
@@ -180,7 +197,7 @@ def run(folder: Path, presets: list[str]) -> list[Result]:
 
 
 def markdown(found: list[Result]) -> str:
-    """Return the table: a row a method and adapter, a column a preset."""
+    """Return a Markdown table with one row per method and adapter, and one column per preset."""
     presets = list(dict.fromkeys(one.deepspeed for one in found))
     lines = ["| method | adapter | " + " | ".join(name or "no DeepSpeed" for name in presets) + " |"]
     lines.append("| " + "--- | " * (len(presets) + 2))
@@ -196,10 +213,10 @@ def markdown(found: list[Result]) -> str:
 
 
 def main() -> None:
-    """Run the matrix, or, started by it, some of its cases."""
+    """Run the matrix, or, as one of its worker processes, some of its cases."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--output", type=Path, help="JSON file; the table goes beside it as Markdown")
-    parser.add_argument("--presets", default=",".join(["", *DEEPSPEED_PRESETS]), help="parted by commas")
+    parser.add_argument("--output", type=Path, help="JSON file to write, with the table as Markdown next to it")
+    parser.add_argument("--presets", default=",".join(["", *DEEPSPEED_PRESETS]), help="presets, separated by commas")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--cases", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args()

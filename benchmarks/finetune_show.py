@@ -1,19 +1,20 @@
-"""From data to checkpoints that the harness scores, on a CPU with the embedded pair: each show is one command.
+"""Demonstrates training from the data to scored checkpoints, on a CPU with the embedded pair, with one command each.
 
     HARNESS_EXT_DATA=<folder> python benchmarks/finetune_show.py chain
     HARNESS_EXT_DATA=<folder> python benchmarks/finetune_show.py preferences
     HARNESS_EXT_DATA=<folder> python benchmarks/finetune_show.py targets
     HARNESS_EXT_DATA=<folder> python benchmarks/finetune_show.py creak
 
-- `chain`: bAbI's training rows -> the embedded teacher's rationales -> the embedded student trained on them -> every
-  epoch on bAbI's test rows -> `compare` with the untouched student.
-- `preferences`: candidates of the student, judged by the teacher -> DPO and ORPO -> every epoch on bAbI's test rows.
-- `targets`: golden against teacher targets, for full training, LoRA, prefix and projected prefix, in one table.
-- `creak`: CREAK's training rows -> the teacher's rationales -> training -> `creak` and `creak_cot` on the validation
-  rows. The embedded pair knows stories only; the figures are what they are.
+- `chain`: the embedded teacher writes rationales for bAbI's training rows, the embedded student is trained on them,
+  every epoch is scored on bAbI's test rows, and `compare` compares the result with the untouched student.
+- `preferences`: the student writes candidates, the teacher judges them, DPO and ORPO train on the preferences, and
+  every epoch is scored on bAbI's test rows.
+- `targets`: golden targets compared with teacher targets for full training, LoRA, prefix and projected prefix.
+- `creak`: the teacher writes rationales for CREAK's training rows, the student is trained on them, and `creak` and
+  `creak_cot` are scored on the validation rows. The embedded pair knows only stories, so the scores are low.
 
-Every step is a command that a user could type, and is printed. What is finished is not done again (`--work`). The table
-goes to `benchmarks/results/finetune_<show>.md`.
+Every step is a printed command that a user could type. Finished steps are skipped (see `--work`). The table is written
+to `benchmarks/results/finetune_<show>.md`.
 """
 
 from __future__ import annotations
@@ -39,20 +40,25 @@ STUDENT, TEACHER = str(model_path("student")), str(model_path("teacher"))
 
 
 class Show:
-    """Runs the steps of a show and keeps count of their time."""
+    """Runs the steps of a demonstration and records how long they take."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        """Make the working folder."""
+        """Create the working folder."""
         self.options = options
         self.work = (options.work or Path("harness_ext_runs") / "finetune_show" / options.show).resolve()
         self.work.mkdir(parents=True, exist_ok=True)
         self.steps: list[tuple[str, float]] = []
 
     def run(self, name: str, *command: object, produces: Path | None = None) -> None:
-        """Run a command unless what it produces is there."""
+        """Run a command.
+
+        name: name of the step.
+        command: the command and its arguments.
+        produces: what the command writes; if it exists, the command is skipped. Default none.
+        """
         words = [str(word) for word in command]
         if produces is not None and produces.exists():
-            print(f"# {name}: {produces} is there", file=sys.stderr)
+            print(f"# {name}: skipped, {produces} exists", file=sys.stderr)
             return
         print(f"$ {shlex.join(words)}", file=sys.stderr, flush=True)
         start = time.perf_counter()
@@ -61,11 +67,17 @@ class Show:
         self.steps.append((name, time.perf_counter() - start))
 
     def ours(self, name: str, *arguments: object, produces: Path | None = None) -> None:
-        """Run `harness-ext` with these arguments."""
+        """Run `harness-ext` with these arguments; the parameters are those of `run`."""
         self.run(name, sys.executable, "-m", "harness_ext", *arguments, produces=produces)
 
     def finetune(self, name: str, data: Path, column: str, **settings: object) -> Path:
-        """Train the embedded student by finetune.sh's ten positionals and more settings by name; return the run."""
+        """Train the embedded student with finetune.sh; return the folder of the run.
+
+        name: name of the run.
+        data: the data set.
+        column: the column to learn.
+        settings: further settings by name, including `learning_rate`.
+        """
         options = {"deepspeed": "", "gradient_checkpointing": False, "device": "cpu", **settings}
         ten = [STUDENT, data, 16, 1, options.pop("learning_rate"), self.options.epochs, column, name, self.work, "show"]
         more = [word for key, value in options.items() for word in (f"--{key}", value)]
@@ -73,14 +85,19 @@ class Show:
         return self.work / name
 
     def checkpoints(self, run: Path, tasks: str, *more: object) -> list[dict[str, Any]]:
-        """Score a run's checkpoints; return the points of its curve."""
+        """Score the checkpoints of a run; return the points of its curve.
+
+        run: folder of the run.
+        tasks: lm-eval tasks, separated by commas.
+        more: further arguments of `harness-ext checkpoints`.
+        """
         arguments = ["--tasks", tasks, "--limit", self.options.limit, "--batch_size", 32, "--device", "cpu", *more]
         self.ours(f"checkpoints {run.name}", "checkpoints", run, *arguments)
         points: list[dict[str, Any]] = json.loads((run / "evaluations" / "points.json").read_text(encoding="utf-8"))
         return points
 
     def babi(self) -> Path:
-        """Write the training rows of bAbI that the pair can read, with the teacher's prompts; return the file."""
+        """Write bAbI's training rows of the six tasks, with the teacher's prompts; return the file."""
         rows = self.work / "rows.jsonl"
         write(rows, first_of_each(read(data("babi", "train")), "task", SIX_TASKS, self.options.rows))
         prompts = self.work / "prompts.jsonl"
@@ -88,7 +105,12 @@ class Show:
         return prompts
 
     def annotated(self, prompts: Path, drop: str, *more: object) -> Path:
-        """Have the embedded teacher answer the prompts; return the data set for training."""
+        """Have the embedded teacher answer the prompts; return the data set for training.
+
+        prompts: the rows with prompts.
+        drop: flags whose rows are dropped, separated by commas.
+        more: further arguments of `harness-ext enhance annotate`.
+        """
         told, folder = self.work / "annotated.jsonl", self.work / "data"
         words = ["enhance", "annotate", "embedded", prompts, told, "cot_text", "--batch_size", 32, "--device", "cpu"]
         self.ours("annotate", *words, *more, produces=told)
@@ -96,7 +118,7 @@ class Show:
         return folder
 
     def report(self, text: str) -> None:
-        """Write the show's page: what was measured, and how long each step took."""
+        """Write the page of the demonstration: the results, and how long each step took."""
         lines = [
             f"# Show: {self.options.show}",
             "",
@@ -117,7 +139,7 @@ class Show:
 
 
 def chain(show: Show) -> None:
-    """Prepare, enhance, train, score every epoch, compare."""
+    """Prepare, annotate, train, score every epoch, and compare."""
     folder = show.annotated(show.babi(), "empty,cut_off,no_answer,contradicts_gold")
     run = show.finetune("student", folder, "cot", prompt_column="cot_text", learning_rate=5e-4)
     tasks = ",".join(f"babi_reasoning_{number}" for number in SIX_TASKS)
@@ -139,7 +161,7 @@ def chain(show: Show) -> None:
 
 
 def preferences(show: Show) -> None:
-    """Candidates, judgements, DPO and ORPO."""
+    """Make preferences, and train on them with DPO and ORPO."""
     prompts, pairs = show.babi(), show.work / "pairs.jsonl"
     show.ours(
         "preferences", "enhance", "preferences", prompts, pairs, "--student", "embedded", "--judge", "embedded",
@@ -155,10 +177,10 @@ def preferences(show: Show) -> None:
 
 
 def targets(show: Show) -> None:
-    """Golden against teacher targets, four ways of training, one table."""
+    """Compare golden with teacher targets for four kinds of training."""
     folder = show.annotated(show.babi(), "empty,cut_off,no_answer")
     rows = show.work / "targets.jsonl"
-    # bAbI has answers and no rationales: that is all a golden target can say.
+    # bAbI has no rationales, so a golden target consists only of the answer.
     write(rows, ({**row, "solution": f"Answer: {row['answer']}", "explanation": row["cot"]} for row in saved(folder)))
     tasks = ",".join(f"babi_reasoning_{number}" for number in SIX_TASKS)
     rates = {"full": 5e-4, "lora": 2e-3, "prefix": 2e-2, "pkv": 2e-3}
@@ -175,11 +197,11 @@ def targets(show: Show) -> None:
 
 
 def creak(show: Show) -> None:
-    """CREAK, as it comes."""
+    """Prepare, annotate and learn CREAK, and score every epoch."""
     rows, prompts = show.work / "rows.jsonl", show.work / "prompts.jsonl"
     write(rows, list(read(data("creak", "train")))[: show.options.rows])
     show.ours("prepare", "enhance", "prepare", rows, prompts, "--templates", "creak", produces=prompts)
-    # The teacher does not know these words and hardly ever ends: its replies are cut.
+    # The teacher does not know these words and hardly ever ends a reply, so its replies are limited.
     folder = show.annotated(prompts, "empty", "--gen_kwargs", "max_gen_toks=96")
     run = show.finetune("creak", folder, "cot_tail", learning_rate=5e-4)
     show.checkpoints(run, "creak,creak_cot")
@@ -187,9 +209,9 @@ def creak(show: Show) -> None:
 
 
 def pooled(run: Path) -> str:
-    """Return the table of a run's epochs over all tasks together, and the tables of the tasks."""
+    """Return the table of a run's epochs, pooled over all tasks."""
+    from harness_ext.finetune.checkpoint_scores import CheckpointScore, subjects
     from harness_ext.finetune.curve import points, table
-    from harness_ext.finetune.evaluate import Score, subjects
 
     stored = [json.loads(path.read_text(encoding="utf-8")) for path in (run / "evaluations" / "scores").glob("*.json")]
     values: dict[str, dict[str, float]] = {}
@@ -198,14 +220,15 @@ def pooled(run: Path) -> str:
     metric = stored[0]["metric"]
     known, _ = subjects(run, TEACHER)
     scores = [
-        Score(name, f"{len({one['task'] for one in stored})} tasks", metric, found) for name, found in values.items()
+        CheckpointScore(name, f"{len({one['task'] for one in stored})} tasks", metric, found)
+        for name, found in values.items()
     ]
     errors = json.loads((run / "errors.json").read_text(encoding="utf-8"))
     return table(points(known, scores), errors)
 
 
 def last_line(run: Path) -> list[str]:
-    """Return untouched accuracy, and of the last epoch accuracy, interval, change and p, from the pooled table."""
+    """Return the untouched model's accuracy, and the last epoch's accuracy, interval, change and p-value."""
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in pooled(run).splitlines() if "|" in line][2:]
     untouched = next(row for row in rows if row[0].startswith("untouched"))
     last = [row for row in rows if row[0].startswith("checkpoint")][-1]
@@ -213,22 +236,22 @@ def last_line(run: Path) -> list[str]:
 
 
 def data(folder: str, split: str) -> Path:
-    """Return a file of real rows; end with a message where there is none."""
+    """Return a file of real rows; exit with a message if it does not exist."""
     root = os.environ.get("HARNESS_EXT_DATA")
     path = Path(root or "") / folder / f"{split}.jsonl"
     if not root or not path.is_file():
-        sys.exit(f"HARNESS_EXT_DATA must name a folder with {folder}/{split}.jsonl (docs/tasks.md).")
+        sys.exit(f"HARNESS_EXT_DATA must name a folder that contains {folder}/{split}.jsonl: see docs/tasks.md.")
     return path
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a file of JSON lines."""
+    """Yield the rows of a JSON-lines file."""
     with path.open(encoding="utf-8") as lines:
         yield from map(json.loads, lines)
 
 
 def saved(folder: Path) -> Iterator[dict[str, Any]]:
-    """Yield the training rows of a folder of `save_to_disk`."""
+    """Yield the training rows of a `save_to_disk` folder."""
     from datasets import load_from_disk
 
     loaded = load_from_disk(str(folder))
@@ -236,7 +259,7 @@ def saved(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def write(path: Path, rows: Any) -> None:
-    """Write rows as JSON lines, unless they are there."""
+    """Write rows as JSON lines, unless the file exists."""
     if not path.exists():
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
@@ -244,7 +267,13 @@ def write(path: Path, rows: Any) -> None:
 def first_of_each(
     rows: Iterator[dict[str, Any]], key: str, wanted: tuple[int, ...], number: int
 ) -> list[dict[str, Any]]:
-    """Return rows in their order, of each wanted value of `key` the same number, `number` in all."""
+    """Return the first rows for each wanted value, in their order.
+
+    rows: the rows.
+    key: the column.
+    wanted: the values of the column.
+    number: total number of rows, divided equally among the values.
+    """
     each = dict.fromkeys(wanted, number // len(wanted))
     kept = []
     for row in rows:
@@ -260,17 +289,17 @@ SHOWS: dict[str, Callable[[Show], None]] = {
     "targets": targets,
     "creak": creak,
 }
-# Of bAbI there are 50 training rows a task here: more than 300 cannot be had.
+# The data folder has 50 training rows per bAbI task, so six tasks have 300.
 ROWS = {"chain": 300, "preferences": 240, "targets": 300, "creak": 300}
 
 
 def main() -> None:
-    """Run a show."""
+    """Run a demonstration."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("show", choices=SHOWS)
-    parser.add_argument("--rows", type=int, help="training rows")
+    parser.add_argument("--rows", type=int, help="number of training rows")
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--limit", type=int, default=50, help="test rows of each task")
+    parser.add_argument("--limit", type=int, default=50, help="test rows per task (default: 50)")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--work", type=Path, help="working folder")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results")

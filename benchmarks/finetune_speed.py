@@ -1,10 +1,10 @@
-"""Tokens a second of `harness-ext finetune` against a bare TRL script with the same settings.
+"""Compares the tokens per second of `harness-ext finetune` with those of a plain TRL script with the same settings.
 
     python benchmarks/finetune_speed.py --output benchmarks/results/finetune_speed.json
 
-Both train the embedded student on the same rows, batch size, optimizer and number of epochs, and save a checkpoint an
-epoch. They take turns, `--repeats` times each; a run's time is what the trainer itself measures, from its first step to
-its last checkpoint. The figure is the ratio of the medians.
+Both train the embedded student with the same rows, batch size, optimizer and number of epochs, and save one checkpoint
+per epoch. They run alternately, `--repeats` times each. The time of a run is measured by the trainer itself, from its
+first step to its last checkpoint. The result is the ratio of the medians.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from measured import machine_at_start, publish, versions
 
 from harness_ext.embedded import model_path
 
-# What a user would write who has only TRL.
+# The script that a user of TRL alone would write.
 BARE = """
 import json, sys
 from datasets import Dataset
@@ -47,10 +47,10 @@ json.dump(trainer.state.log_history, open(out + "/log.json", "w"))
 
 
 def rows(path: Path, number: int) -> int:
-    """Write training rows of the project's own stories as plain text; return their number of tokens."""
+    """Write `number` training rows about generated stories to `path`; return their number of tokens."""
     from transformers import AutoTokenizer
 
-    from harness_ext.finetune.recipes.embedded_pair.rows import rows as drawn
+    from harness_ext.finetune.recipes.embedded_pair.training_rows import rows as drawn
 
     tokenizer = AutoTokenizer.from_pretrained(model_path("student"))
     shares = {"draft": 1.0}
@@ -64,13 +64,13 @@ def rows(path: Path, number: int) -> int:
 
 
 def seconds(out: Path) -> float:
-    """Return how long the trainer says it trained."""
+    """Return the training time that the trainer logged, in seconds."""
     log = json.loads((out / "log.json").read_text(encoding="utf-8"))
     return float(next(entry["train_runtime"] for entry in reversed(log) if "train_runtime" in entry))
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the result."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rows", type=int, default=2000)
     parser.add_argument("--epochs", type=int, default=2)
@@ -99,9 +99,9 @@ def main() -> None:
                 "bare TRL": ([sys.executable, "-c", BARE, *bare], out),
                 "harness-ext": ([sys.executable, "-m", "harness_ext.finetune", *ours], ours_out),
             }
-            for name, (command, place) in commands.items():
+            for name, (command, run_folder) in commands.items():
                 subprocess.run([str(word) for word in command], env=env, check=True, capture_output=True)
-                found[name].append(tokens / seconds(place))
+                found[name].append(tokens / seconds(run_folder))
                 print(f"{name}: {found[name][-1]:.0f} tokens/s", flush=True)
     medians = {name: statistics.median(values) for name, values in found.items()}
     ratio = medians["harness-ext"] / medians["bare TRL"]

@@ -1,9 +1,9 @@
-"""What a served seat costs the client: CPU a call, with records and call store on, against a server on loopback.
+"""Measures the client's CPU time per call of a served seat, against a local server, with records and call store.
 
     python benchmarks/http_cost.py --questions 5000 --output benchmarks/results/http_cost.json
 
-The server is another process and answers at once, so the CPU seconds are those of the client alone: engine, store,
-records and HTTP. `aiohttp alone` sends the same bodies with the library that the seats use, and nothing else.
+The server is a separate process that answers immediately, so the CPU time is that of the client alone: engine, store,
+records and HTTP. For comparison, `aiohttp alone` sends the same bodies with the HTTP library that the seats use.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CONCURRENT = 64
 
 
 async def serve() -> None:
-    """Answer every request at once with the same reply; print the port."""
+    """Print the port, and answer every request immediately with the same reply."""
     from aiohttp import web
 
     body = json.dumps(
@@ -56,7 +56,7 @@ def context(number: int) -> str:
 
 
 async def send_all(url: str, number: int) -> None:
-    """Send the bodies of a run through aiohttp alone."""
+    """Send the request bodies of a run with aiohttp alone."""
     import aiohttp
 
     slots = asyncio.Semaphore(CONCURRENT)
@@ -81,7 +81,7 @@ def measured(calls: int, run: Any) -> dict[str, float]:
 
 
 def answer(url: str, questions: int, folder: Path) -> dict[str, float]:
-    """Run `baseline` on the server; building the model and lm-eval's request objects is not counted."""
+    """Run `baseline` against the server. Creating the model and lm-eval's request objects is not measured."""
     from lm_eval.api.instance import Instance
 
     from harness_ext.models.baseline import BaselineLM

@@ -1,10 +1,11 @@
-"""Do the intervals and tests of `harness-ext compare` keep what they promise? Coverage, level and power, by simulation.
+"""Measures the coverage of the intervals of `harness-ext compare`, and the level and power of its tests.
 
     python benchmarks/intervals.py --output benchmarks/results/intervals.json
 
-Coverage of the nominal 95 % intervals, how often tests at 5 % find a difference where there is none, and how often they
-find the one that `compare` calls detectable (4 in 5 is promised). Shares and paired shares are computed exactly, by
-adding up over all outcomes; the rest is simulated, with the standard error of the simulation beside it.
+The script reports the coverage of nominal 95 % intervals, how often tests at the 5 % level find a difference where
+there is none, and how often they find the difference that `compare` calls detectable, which should be in 4 of 5 cases.
+Shares and paired shares are computed exactly, by summing over all outcomes. Everything else is simulated and reported
+with the standard error of the simulation.
 """
 
 from __future__ import annotations
@@ -19,26 +20,26 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from harness_ext.compare import statistics as st
+from harness_ext.analysis.compare import statistics as st
 
 Draw = Callable[[np.random.Generator, int], Any]
 SHARES = (0.02, 0.1, 0.3, 0.5, 0.9, 0.98)
-# Shares of questions wrong to right, right to wrong.
+# Shares of the questions that change from wrong to right, and from right to wrong.
 PAIRS = ((0.02, 0.02), (0.05, 0.0), (0.06, 0.02), (0.1, 0.1), (0.3, 0.05), (0.25, 0.25))
 
 
 def soft(*shares: float) -> Draw:
-    """Return draws of a graded match (0, 0.5, 0.75, 1)."""
+    """Return a sampler of a graded match (0, 0.5, 0.75, 1) with these probabilities."""
     return lambda random, n: random.choice([0, 0.5, 0.75, 1], p=shares, size=n)
 
 
 def repeats(random: np.random.Generator, n: int) -> Any:
-    """Mean of five answers a question, questions of very different difficulty."""
+    """Sample the mean of five answers per question, for questions of very different difficulty."""
     return random.binomial(5, random.beta(0.3, 0.1, size=n)) / 5
 
 
 def overlap(random: np.random.Generator, n: int) -> Any:
-    """Most nothing, some a large part: token F1 of a weak model."""
+    """Sample the token F1 of a weak model: mostly zero, sometimes large."""
     return np.where(random.random(n) < 0.85, 0.0, random.beta(5, 2, size=n))
 
 
@@ -65,7 +66,7 @@ CHANGES: dict[str, tuple[Draw, float]] = {
 
 
 def clustered(random: np.random.Generator, clusters: int) -> st.Clusters:
-    """Return differences in clusters of 1 to 9 questions that mostly go up or down together; their mean is 0."""
+    """Sample differences with mean 0 in clusters of 1 to 9 questions, which mostly go up or down together."""
     sizes = random.integers(1, 10, size=clusters)
     lean = np.repeat(random.choice([-0.3, 0, 0.3], size=clusters), sizes)
     changes = np.where(random.random(len(lean)) < np.abs(lean), np.sign(lean), 0.0)
@@ -80,7 +81,11 @@ def share_coverage(n: int, share: float) -> float:
 
 
 def pair_figures(n: int, up: float, down: float) -> tuple[float, float]:
-    """Return the exact coverage of `mean_interval` for paired shares, and how often McNemar's test is significant."""
+    """Return the exact coverage of `mean_interval` for paired shares, and how often McNemar's test is significant.
+
+    n: number of questions.
+    up, down: shares of the questions that change from wrong to right, and from right to wrong.
+    """
     covered = found = 0.0
     for gained in range(n + 1):
         if stats.binom.pmf(gained, n, up) < 1e-9:
@@ -98,7 +103,16 @@ def pair_figures(n: int, up: float, down: float) -> tuple[float, float]:
 
 def simulate(draw: Callable[[np.random.Generator], st.Clusters], mean: float, ends: tuple[float, float], times: int,
              seed: int, tested: bool, resamples: int = 499) -> tuple[float, float]:  # fmt: skip
-    """Return how often the interval covers `mean`, and how often the bootstrap test is significant."""
+    """Return how often the interval covers `mean`, and how often the bootstrap test is significant.
+
+    draw: samples a data set.
+    mean: the true mean.
+    ends: the least and greatest possible value.
+    times: number of samples.
+    seed: seed of the samples.
+    tested: whether to run the test.
+    resamples: resamples per test. Default 499.
+    """
     random = np.random.default_rng(seed)
     covered = found = 0
     for number in range(times):
@@ -111,7 +125,7 @@ def simulate(draw: Callable[[np.random.Generator], st.Clusters], mean: float, en
 
 
 def measure(sizes: Sequence[int], times: int) -> list[dict[str, Any]]:
-    """Return all rows: what was measured, on what, for how many questions, and what came out."""
+    """Return all results: what was measured, the data, the number of questions, the value and its error."""
     rows: list[dict[str, Any]] = []
 
     def add(what: str, data: str, n: int, value: float, exact: bool) -> None:
@@ -150,7 +164,7 @@ def measure(sizes: Sequence[int], times: int) -> list[dict[str, Any]]:
 
 
 def mean_power(n: int, times: int) -> float:
-    """Return how often the bootstrap test finds a difference of the size that `detectable_mean` names."""
+    """Return how often the bootstrap test finds a difference of the size that `detectable_mean` returns."""
     random = np.random.default_rng(n)
     found = 0
     for number in range(times):
@@ -164,7 +178,7 @@ def mean_power(n: int, times: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--sizes", type=int, nargs="+", default=[10, 20, 50, 100])
-    parser.add_argument("--times", type=int, default=1000, help="simulated samples")
+    parser.add_argument("--times", type=int, default=1000, help="number of simulated samples (default: 1000)")
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     rows = measure(args.sizes, args.times)

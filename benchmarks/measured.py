@@ -1,4 +1,4 @@
-"""What every measurement says of the machine it was made on, and how its result is shown and kept."""
+"""Helpers of the benchmarks: facts about the machine, and printing and saving of results."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def machine_and_load() -> dict[str, Any]:
-    """Return the machine, and its load averages now."""
+    """Return the machine and its current load averages."""
     return {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
         "load_average": [round(x, 1) for x in os.getloadavg()],
@@ -19,17 +19,17 @@ def machine_and_load() -> dict[str, Any]:
 
 
 def machine_at_start() -> str:
-    """Return the machine and its load; called before a measurement, whose own load it must not count."""
+    """Return the machine and its load. Call it before a measurement, so that its own load does not count."""
     return f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start"
 
 
 def versions() -> dict[str, str]:
-    """Return the versions that timings depend on."""
+    """Return the versions of the software that affects timings."""
     return {"python": platform.python_version(), **{n: version(n) for n in ("torch", "transformers", "lm_eval")}}
 
 
 def publish(result: Any, output: Path | None) -> None:
-    """Print a result as JSON and write it to `output`, if that is given."""
+    """Print a result as JSON and, if `output` is given, write it there."""
     text = json.dumps(result, indent=2) + "\n"
     print(text, end="")
     if output:

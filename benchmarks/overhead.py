@@ -1,10 +1,10 @@
-"""What the engine costs beside the models: seconds and memory a call, with a backend that answers at once.
+"""Measures the engine's own cost per call, in seconds and memory, with a backend that answers immediately.
 
     python benchmarks/overhead.py --questions 100000 --output benchmarks/results/overhead.json
 
-Runs `feedback_pair` (four calls a question: draft, review, refinement, review) with call store and transcripts on, in
-a fresh folder, then the same run again, answered by the store. CPU seconds are those of the whole process; resident
-memory is read while the run goes on, at every tenth of it.
+Runs `feedback_pair` (four calls per question: draft, review, refinement, review) with call store and transcripts in a
+fresh folder, and then the same run again, answered from the store. CPU seconds are those of the whole process. The
+resident memory is read after every tenth of the run.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def resident_mib() -> float:
 
 
 def measure(questions: int, folder: Path) -> dict[str, Any]:
-    """Run once in `folder`; return seconds a call and the memory curve."""
+    """Run once in `folder`; return the milliseconds per call and the memory over time."""
     from lm_eval.api.instance import Instance
 
     from harness_ext.backends.scripted import ScriptedBackend
@@ -72,7 +72,7 @@ def measure(questions: int, folder: Path) -> dict[str, Any]:
     before, cpu, wall = resident_mib(), time.process_time(), time.perf_counter()
     lm.generate_until(requests)
     cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-    summary = json.loads((lm.run.path / "summary.json").read_text())
+    summary = json.loads((lm.session.run.path / "summary.json").read_text())
     calls = sum(seat["total"]["calls"] for seat in summary["usage"].values())
     if calls != CALLS * questions:
         raise RuntimeError(f"{calls} calls instead of {CALLS * questions}")
@@ -85,7 +85,7 @@ def measure(questions: int, folder: Path) -> dict[str, Any]:
 
 
 class _Forgetful(list):  # type: ignore[type-arg]
-    """Keeps nothing, so that the memory measured is the engine's."""
+    """A list that keeps nothing, so that only the engine's memory is measured."""
 
     def append(self, item: Any) -> None:
         return None

@@ -1,19 +1,20 @@
-"""What `feedback_pair` costs beside the calls it makes, on the embedded pair and the project's own stories.
+"""Measures what the engine adds to the calls of `feedback_pair`, with the embedded pair on generated stories.
 
     python benchmarks/protocol.py efficiency --questions 64 256 1024
     python benchmarks/protocol.py original   --questions 64
     python benchmarks/protocol.py invariance --questions 96
     python benchmarks/protocol.py repeat     --questions 1024
 
-`--output FILE` writes the result as JSON. All runs start without a store, but for `repeat`.
+`--output FILE` writes the result as JSON. Only `repeat` uses a call store.
 
-- `efficiency`: wall time of the run's own calls issued again as one flat batch a model, divided by the run's wall time.
-  `chain_bound` is the same quotient for a run that only waits for its longest question: no run can be better than it.
-- `original`: the published way, one question after the other, each call a `generate` of its own, same models, same
-  calls; `speed_up` is its wall time over the run's.
-- `invariance`: drafts with other batch sizes and windows than batch 1: share of texts that differ, and the largest
-  difference of log-probabilities, in float32 and bfloat16.
-- `repeat`: a finished run again, on the same store: calls made and seconds.
+- `efficiency`: the wall time of the run's own calls, repeated as one flat batch per model, divided by the wall time of
+  the run. `chain_bound` is the same quotient for a run that only waits for the question with the longest chain of
+  calls; no run can exceed it.
+- `original`: the same calls in the published way, one question after the other with one `generate` per call.
+  `speed_up` is the wall time of that divided by the wall time of the run.
+- `invariance`: compares drafts at several batch sizes and windows with drafts at batch size 1: the number of texts that
+  differ, and the largest difference in log-probability, in float32 and bfloat16.
+- `repeat`: repeats a finished run on the same store, and reports the calls made and the seconds.
 """
 
 from __future__ import annotations
@@ -27,23 +28,22 @@ from typing import Any
 
 from measured import machine_at_start, publish, versions
 
-from harness_ext.babi import INSTRUCTION, story_text
 from harness_ext.backends.base import Backend, Deliver, GenerateRequest, ScoreRequest
 from harness_ext.backends.hf import HFBackend
 from harness_ext.embedded import model_path
-from harness_ext.engine import Engine
+from harness_ext.embedded.story_prompt import INSTRUCTION, story_text
+from harness_ext.engine.engine import Engine
 from harness_ext.models.baseline import Baseline
 from harness_ext.models.feedback_pair import FeedbackPair
-from harness_ext.protocol import Protocol, Question
+from harness_ext.protocol import Protocol, Question, SeatSetup
 from harness_ext.records import Completion, Transcript
-from harness_ext.seats import SeatSetup
-from harness_ext.store import CallStore
+from harness_ext.records.call_store import CallStore
 
 SETTINGS = {"until": ["\nHere are the context sentences:"], "max_gen_toks": 300, "do_sample": False}
 
 
 class Recorder(HFBackend):
-    """An `hf` seat that remembers what it was asked."""
+    """An `hf` backend that records its requests."""
 
     def __init__(self, args: dict[str, Any]) -> None:
         super().__init__(args)
@@ -55,7 +55,12 @@ class Recorder(HFBackend):
 
 
 def seat(name: str, batch_size: int, dtype: str = "float32") -> SeatSetup:
-    """Return a loaded seat of the embedded pair."""
+    """Return a seat of the embedded pair with its model loaded.
+
+    name: `student` or `teacher`.
+    batch_size: requests per batch.
+    dtype: data type of the weights. Default `float32`.
+    """
     args = {"pretrained": str(model_path(name)), "batch_size": batch_size, "device": "cpu", "dtype": dtype}
     backend = Recorder(args)
     backend.load()
@@ -64,7 +69,7 @@ def seat(name: str, batch_size: int, dtype: str = "float32") -> SeatSetup:
 
 
 def questions(count: int) -> list[Question]:
-    """Return questions about own stories; no row is a training row."""
+    """Return questions about generated stories that are not training rows."""
     from harness_ext.tasks.babi_stories.rows import draw
 
     rows = draw(seed=7_000_000, count=count, lines=(2, 10))
@@ -75,7 +80,13 @@ def questions(count: int) -> list[Question]:
 def run(
     protocol: Protocol, seats: dict[str, SeatSetup], asked: list[Question], **engine: Any
 ) -> tuple[float, list[Transcript]]:
-    """Run a protocol; return its wall time in seconds and the transcripts in the order of the questions."""
+    """Run a protocol; return its wall time in seconds and the transcripts in the order of the questions.
+
+    protocol: the protocol.
+    seats: the seats by name.
+    asked: the questions.
+    engine: arguments of the engine.
+    """
     transcripts: dict[int, Transcript] = {}
     started = time.perf_counter()
     Engine(**engine).run(protocol, seats, asked, transcripts.__setitem__)
@@ -87,7 +98,7 @@ def run(
 
 
 def flat(backend: Backend, requests: Sequence[GenerateRequest]) -> float:
-    """Return the wall time of requests as one call, in seconds."""
+    """Return the wall time, in seconds, of all requests in one call of the backend."""
     started = time.perf_counter()
     backend.generate(list(requests), lambda i, completion: None)
     return time.perf_counter() - started
@@ -131,7 +142,7 @@ def _recorder(setup: SeatSetup) -> Recorder:
 def _chain(
     transcript: Transcript, by_prompt: dict[str, dict[str, GenerateRequest]]
 ) -> dict[str, list[GenerateRequest]]:
-    """Return the requests of one question, by seat: those whose replies and context it holds."""
+    """Return the requests of one question by seat, found by the question's story in their prompts."""
     chain: dict[str, list[GenerateRequest]] = {}
     story = transcript.context.removeprefix(INSTRUCTION).strip()
     for name, requests in by_prompt.items():
@@ -224,7 +235,7 @@ MEASURES = {f.__name__: f for f in (efficiency, original, invariance, repeat)}
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("measure", choices=list(MEASURES))
-    parser.add_argument("--questions", type=int, nargs="+", default=[64])
+    parser.add_argument("--questions", type=int, nargs="+", default=[64], help="numbers of questions to measure with")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()

@@ -1,14 +1,14 @@
-"""All protocols on the embedded pair and bAbI's test rows: exact match, tokens and wall time, in one table.
+"""Runs all protocols with the embedded pair on bAbI's test rows, and tabulates exact match, tokens and wall time.
 
     HARNESS_EXT_DATA=<folder> python benchmarks/protocols_table.py --output benchmarks/results/protocols_table
 
-The pair was trained on the prompts of `feedback_pair` and on continuing begun replies. It never saw a debate's prompts:
-its debates show that the machinery works and what it costs, nothing else.
+The pair was trained on the prompts of `feedback_pair` and on continuing partial replies, but not on the prompts of a
+debate. Its debates only show that the protocol works and what it costs.
 
-Each run starts without a store, so that its wall time is its own and it pays for all its calls. `self_consistency`
-draws as often as costs what `feedback_pair` cost, in output tokens. Scores are those of the task `babi_reasoning`. The
-intervals are Wilson's, of 95 %. Then `harness-ext compare` sets the runs against the baseline, question by question;
-questions about one story are drawn together.
+Each run starts without a store, so that its wall time includes all its calls. `self_consistency` draws as many samples
+as cost the same number of output tokens as `feedback_pair`. The scores are those of the task `babi_reasoning`, with
+95 % Wilson intervals. Finally, `harness-ext compare` compares the runs with the baseline question by question, with
+questions about the same story as clusters.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from measured import machine_at_start, versions
 from scipy.stats import binomtest
 
 SIX_TASKS = (1, 6, 9, 11, 12, 13)
-# Rows of one story begin with the same line; two stories of a task seldom do.
+# Rows of the same story begin with the same line; rows of different stories seldom do.
 FIRST_LINE = "{{passage.split('\\n')[0]}}"
 RUNS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "baseline": ("baseline", {}),
@@ -45,7 +45,18 @@ RUNS: Mapping[str, tuple[str, dict[str, Any]]] = {
 
 @dataclass(frozen=True)
 class Line:
-    """One run: questions, share right and its interval, tokens a question (None: not counted), wall time in seconds."""
+    """The results of a run.
+
+    run: name of the run.
+    questions: number of questions.
+    right: share of correct answers.
+    low, high: its 95 % interval.
+    written: completion tokens per question by seat; None if they were not counted.
+    read_and_written: prompt and completion tokens per question; None if they were not counted.
+    seconds: wall time of the run.
+    stops: number of questions by the reason why they ended.
+    options: options of the protocol.
+    """
 
     run: str
     questions: int
@@ -60,12 +71,19 @@ class Line:
 
 
 def evaluate(runs: Sequence[str], tasks: Sequence[int], limit: int | None, batch_size: int, folder: Path) -> list[Line]:
-    """Run everything, one after the other; run directories are made under `folder`."""
+    """Run the protocols one after the other.
+
+    runs: names of the runs.
+    tasks: numbers of the bAbI tasks.
+    limit: rows per task, or None for all.
+    batch_size: questions per batch.
+    folder: folder for the run directories.
+    """
     import lm_eval
     from lm_eval.tasks import TaskManager
 
     manager, lines = TaskManager(), list[Line]()
-    # One question that does not count: the first run would pay for importing everything.
+    # A warm-up question, so that the first run is not charged for importing everything.
     warm = {"store": "off", "run_dir": str(directory(folder, "warm up"))}
     lm_eval.simple_evaluate("baseline", warm, [f"babi_reasoning_{tasks[0]}"], limit=1, task_manager=manager)
     for label in runs:
@@ -89,12 +107,18 @@ def evaluate(runs: Sequence[str], tasks: Sequence[int], limit: int | None, batch
 
 
 def directory(folder: Path, label: str) -> Path:
-    """Return a run's directory."""
+    """Return the directory of a run."""
     return folder / label.replace(" ", "_")
 
 
 def line(label: str, right: Sequence[float], seconds: float, run: Path) -> Line:
-    """Return a run's line from its scores and its records."""
+    """Return the results of a run from its scores and its records.
+
+    label: name of the run.
+    right: the score of each question.
+    seconds: wall time of the run.
+    run: its run directory.
+    """
     summary = json.loads((run / "summary.json").read_text())
     interval = binomtest(round(sum(right)), len(right)).proportion_ci(method="wilson")
     totals = {seat: usage["total"] for seat, usage in summary["usage"].items()}
@@ -129,7 +153,7 @@ def _share(count: int | None, of: int) -> float | None:
 def table(lines: Sequence[Line]) -> str:
     """Return the lines as Markdown."""
     rows = [
-        "| run | exact match (95 %) | written tokens a question | all tokens a question | seconds |",
+        "| run | exact match (95 %) | written tokens per question | all tokens per question | seconds |",
         "| --- " * 5 + "|",
     ]
     for entry in lines:
@@ -142,8 +166,13 @@ def table(lines: Sequence[Line]) -> str:
 
 
 def against_baseline(runs: Sequence[str], folder: Path, output: Path | None) -> None:
-    """Compare the runs by `harness-ext compare`; with `output`, keep its table as `compare.md` and `compare.json`."""
-    from harness_ext.compare.cli import main as compare
+    """Compare the runs with `harness-ext compare`.
+
+    runs: names of the runs.
+    folder: folder with the run directories.
+    output: folder for `compare.md` and `compare.json`; None only prints the table.
+    """
+    from harness_ext.analysis.compare.command import main as compare
 
     files = [] if output is None else ["--output", str(output / "compare.md"), "--output", str(output / "compare.json")]
     named = [f"{label}={directory(folder, label)}" for label in runs]
@@ -155,10 +184,10 @@ def against_baseline(runs: Sequence[str], folder: Path, output: Path | None) -> 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", nargs="+", choices=list(RUNS), default=list(RUNS), help="default: all")
-    parser.add_argument("--tasks", nargs="+", type=int, default=list(SIX_TASKS), help="bAbI's task numbers")
-    parser.add_argument("--limit", type=int, help="rows a task; default: all")
+    parser.add_argument("--tasks", nargs="+", type=int, default=list(SIX_TASKS), help="numbers of the bAbI tasks")
+    parser.add_argument("--limit", type=int, help="rows per task; default: all")
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--keep", type=Path, help="folder in which the run directories are kept")
+    parser.add_argument("--keep", type=Path, help="folder to keep the run directories in")
     parser.add_argument("--output", type=Path, help="folder for protocols_table.json and protocols_table.md")
     args = parser.parse_args()
     machine = machine_at_start()

@@ -1,13 +1,13 @@
-"""Is `speculative_pair` with `unit=token,accept=greedy` the teacher's own greedy text, and in how many teacher passes?
+"""Checks that `speculative_pair` with `unit=token,accept=greedy` writes the teacher's greedy text, and counts passes.
 
     HARNESS_EXT_DATA=<folder> python benchmarks/speculative.py --questions 200 --alone 20 \\
         --output benchmarks/results/speculative.json
 
-On real bAbI questions (training rows of the ten tasks whose words the pair can read, evenly spaced; it never trained on
-them) with the embedded pair, float32, all questions in padded batches: the protocol's texts against those of `skyline`.
-Then `--alone` of them one by one, since transformers' assisted generation takes one question at a time: the teacher's
-plain decoding, assisted generation, and the protocol, each with the forward passes of the teacher. CPU seconds stand
-beside wall seconds, for machines that have other work.
+The questions are evenly spaced training rows of the ten bAbI tasks whose words the embedded pair can read; it was not
+trained on them. First, the protocol's texts are compared with those of `skyline`, in float32 and padded batches. Then
+`--alone` of the questions are answered one by one, because transformers' assisted generation takes one question at a
+time: with the teacher's plain decoding, with assisted generation and with the protocol, counting the teacher's forward
+passes. CPU seconds are reported as well, because other work on the machine disturbs wall times.
 """
 
 from __future__ import annotations
@@ -25,20 +25,19 @@ from typing import Any
 from measured import machine_at_start, publish, versions
 from protocol import run
 
-from harness_ext.babi import INSTRUCTION, story_text
 from harness_ext.backends.hf import HFBackend
 from harness_ext.embedded import model_path
+from harness_ext.embedded.story_prompt import INSTRUCTION, story_text
 from harness_ext.models.skyline import Skyline
 from harness_ext.models.speculative_pair import SpeculativePair
-from harness_ext.protocol import Question
-from harness_ext.seats import SeatSetup
+from harness_ext.protocol import Question, SeatSetup
 
 TASKS = (1, 2, 6, 7, 8, 9, 10, 11, 12, 13)
 UNTIL = ["\nHere are the context sentences:"]
 
 
 def questions(count: int, most: int) -> list[Question]:
-    """Return questions of bAbI's training rows of `TASKS`, evenly spaced."""
+    """Return `count` questions from evenly spaced training rows of `TASKS`, with at most `most` tokens per reply."""
     path = Path(os.environ["HARNESS_EXT_DATA"]) / "babi" / "train.jsonl"
     rows = [row for row in map(json.loads, path.read_text(encoding="utf-8").splitlines()) if row["task"] in TASKS]
     chosen = [rows[i * len(rows) // count] for i in range(count)]
@@ -48,7 +47,7 @@ def questions(count: int, most: int) -> list[Question]:
 
 
 def seat(name: str, batch_size: int) -> SeatSetup:
-    """Return a loaded seat of the embedded pair."""
+    """Return a seat of the embedded pair with its model loaded."""
     backend = HFBackend({"pretrained": str(model_path(name)), "batch_size": batch_size, "device": "cpu"})
     backend.load()
     backend.loaded = True
@@ -67,7 +66,7 @@ def counted(model: Any) -> Iterator[Counter[str]]:
 
 
 def timed(work: Callable[[], list[str]]) -> tuple[list[str], dict[str, float]]:
-    """Return what `work` returns, and its wall and CPU seconds."""
+    """Return the result of `work`, and the wall and CPU seconds it took."""
     wall, cpu = time.perf_counter(), time.process_time()
     texts = work()
     return texts, {
@@ -77,7 +76,7 @@ def timed(work: Callable[[], list[str]]) -> tuple[list[str], dict[str, float]]:
 
 
 def together(asked: list[Question], batch_size: int) -> dict[str, Any]:
-    """Compare all texts with the skyline's, in batches."""
+    """Compare all texts with those of `skyline`, in batches."""
     seats = {name: seat(name, batch_size) for name in ("student", "teacher")}
     found: dict[str, Any] = {}
 
@@ -86,7 +85,7 @@ def together(asked: list[Question], batch_size: int) -> dict[str, Any]:
         return [t.text for t in found["transcripts"]]
 
     plain, plain_time = timed(lambda: texts(Skyline(), teacher=seats["teacher"]))
-    teacher_tokens = [t.turns[0].completion.completion_tokens for t in found["transcripts"]]
+    teacher_tokens = [t.turns[0].result.completion_tokens for t in found["transcripts"]]
     ours, our_time = timed(lambda: texts(SpeculativePair(unit="token", accept="greedy"), **seats))
     details = [t.details for t in found["transcripts"]]
     passes = sum(d["totals"]["passes"] for d in details)

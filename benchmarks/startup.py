@@ -1,11 +1,11 @@
-"""What the start-up file costs: at interpreter start, at every import, and on `lm_eval --help`.
+"""Measures the cost of the start-up file: at interpreter start, at every import, and for `lm_eval --help`.
 
     python benchmarks/startup.py [--runs 200] [--output benchmarks/results/startup.json]
 
-Interpreter starts are measured in two fresh virtual environments that differ in the start-up files alone, in turns, so
-that what else the machine does falls on both. Times are milliseconds of processor time (user and system), which other
-work on the machine disturbs less than wall time; `wall_difference` is there for comparison. An interval is the 95 %
-bootstrap interval of a median of paired differences.
+Interpreter starts are measured alternately in two fresh virtual environments that differ only in the start-up files, so
+that other work on the machine affects both. Times are milliseconds of processor time (user and system), which is less
+sensitive to other work than wall time; `wall_difference` is given for comparison. An interval is the 95 % bootstrap
+interval of the median of the paired differences.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import timeit
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness_ext import startup
+from harness_ext.bridge import startup
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -75,10 +75,10 @@ def interpreter_start(runs: int) -> dict[str, object]:
             subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
             pythons[name] = environment / "bin" / "python"
         site = next(pythons["with"].parent.parent.glob("lib/python*/site-packages"))
-        shutil.copy(ROOT / "harness_ext" / "startup.py", site / "harness_ext_startup.py")
+        shutil.copy(ROOT / "harness_ext" / "bridge" / "startup.py", site / "harness_ext_startup.py")
         for name in ("harness_ext.pth", "harness_ext.start"):
             shutil.copy(ROOT / "build_backend" / name, site)
-        # As pip does when it installs.
+        # pip compiles files when it installs them.
         subprocess.run([pythons["with"], "-m", "compileall", "-q", site], check=True)
 
         samples = in_turns({name: ([python, "-c", "pass"], {}) for name, python in pythons.items()}, runs)
@@ -86,7 +86,7 @@ def interpreter_start(runs: int) -> dict[str, object]:
 
 
 def importtime(python: Path) -> float:
-    """Return what `-X importtime` says of the start-up module: median of 20 starts."""
+    """Return the time of the start-up module by `-X importtime` in milliseconds, as the median of 20 starts."""
     found = []
     for _ in range(20):
         done = subprocess.run([python, "-X", "importtime", "-c", "pass"], capture_output=True, text=True, check=True)
@@ -95,13 +95,13 @@ def importtime(python: Path) -> float:
 
 
 def import_overhead_ns() -> float:
-    """Return how long the hook takes to let an import of another module pass: best of five."""
+    """Return how long the import hook takes for an unrelated module, in nanoseconds: the best of five measurements."""
     hook = startup.PluginHook()
     return min(timeit.repeat(lambda: hook.find_spec("json"), number=100_000, repeat=5)) / 100_000 * 1e9
 
 
 def lm_eval_help(runs: int) -> dict[str, object]:
-    """Time `lm_eval --help` in this environment, the hook switched on and off."""
+    """Time `lm_eval --help` in this environment with the hook on and off."""
     command = [sys.executable, "-m", "lm_eval", "--help"]
     off, on = {"HARNESS_EXT_NO_PLUGINS": "1"}, {"HARNESS_EXT_NO_PLUGINS": ""}
     return {"pairs": runs, **compared(in_turns({"without": (command, off), "with": (command, on)}, runs))}
@@ -109,7 +109,7 @@ def lm_eval_help(runs: int) -> dict[str, object]:
 
 @dataclass(frozen=True)
 class Run:
-    """One process: its processor time and its wall time, in milliseconds."""
+    """The processor time and wall time of a process, in milliseconds."""
 
     processor: float
     wall: float
@@ -127,7 +127,7 @@ def timed(command: list[object], variables: dict[str, str]) -> Run:
 
 
 def in_turns(commands: dict[str, tuple[list[object], dict[str, str]]], runs: int) -> dict[str, list[Run]]:
-    """Run the commands in turns, `runs` times each after one warm-up."""
+    """Run the commands alternately, `runs` times each after a warm-up."""
     found: dict[str, list[Run]] = {name: [] for name in commands}
     for turn in range(runs + 1):
         for name, (command, variables) in commands.items():

@@ -1,10 +1,10 @@
-"""`feedback_pair` with `max_rounds=0`, and `baseline`, against lm-eval's own `hf`: text for text on real rows.
+"""Compares the texts of `baseline` and of `feedback_pair` with `max_rounds=0` with those of lm-eval's own `hf`.
 
     HARNESS_EXT_DATA=<folder> python benchmarks/stock.py babi_reasoning=20 gsm8k_local=4 \\
         --output benchmarks/results/stock.json
 
 Runs the embedded student on the first rows of each task, plain and with `--apply_chat_template`, and counts the rows
-whose text differs. `gsm8k_local` is lm-eval's gsm8k on local rows, with its five shots.
+whose texts differ. `gsm8k_local` is lm-eval's gsm8k on local rows, with its five few-shot examples.
 """
 
 from __future__ import annotations
@@ -19,19 +19,26 @@ from harness_ext.embedded import model_path
 
 
 def texts(model: str, arguments: dict[str, Any], options: dict[str, Any]) -> dict[tuple[str, int], str]:
-    """Return every row's text, by task and document."""
+    """Return the text of every row, by task and document.
+
+    model: name of the lm-eval model.
+    arguments: its model arguments.
+    options: further arguments of `simple_evaluate`.
+    """
     import lm_eval
 
     results = lm_eval.simple_evaluate(model=model, model_args=arguments, bootstrap_iters=0, device="cpu", **options)
     samples = {(name, s["doc_id"]): s["resps"][0][0] for name, rows in results["samples"].items() for s in rows}
     if not samples:
-        raise RuntimeError(f"{model} gave no samples")
+        raise RuntimeError(f"{model} returned no samples")
     return samples
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("tasks", nargs="+", metavar="TASK=ROWS", help="a task or group, and how many rows of each task")
+    parser.add_argument(
+        "tasks", nargs="+", metavar="TASK=ROWS", help="a task or group, and the number of rows per task"
+    )
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
@@ -55,7 +62,7 @@ def main() -> None:
                 }
             for name, found in ours.items():
                 if found.keys() != stock.keys():
-                    raise RuntimeError(f"{name} answered other rows than stock hf")
+                    raise RuntimeError(f"{name} answered different rows than lm-eval's hf")
                 differ = sum(found[key] != stock[key] for key in stock)
                 rows.append(
                     {"task": task, "chat": chat, "model": name, "rows": len(stock), "texts_that_differ": differ}

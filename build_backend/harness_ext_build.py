@@ -1,8 +1,8 @@
 """PEP 517 build backend: setuptools, plus the start-up files at the root of every wheel.
 
-setuptools can put extra files into a normal wheel but not into an editable one (PEP 660), and an editable install must
-find the plugins too. So both kinds of wheel pass through `add_startup_files` after setuptools has built them. What the
-files do is told in docs/plugins.md.
+setuptools can add extra files to a normal wheel but not to an editable one (PEP 660), and an editable install must find
+the plugins too. So both kinds of wheel pass through `add_startup_files` after setuptools has built them. For the
+purpose of the files, see docs/plugins.md.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ __all__ = [
 
 _HERE = Path(__file__).resolve().parent
 
-# Name in the wheel's root -> its source. The module is a copy outside the package, so that an interpreter start never
-# imports the package, and never fails when an editable install's checkout is gone.
+# Name in the wheel's root -> its source. The module is a copy outside the package, so that starting an interpreter
+# never imports the package, and does not fail if the checkout of an editable install is gone.
 STARTUP_FILES = {
     "harness_ext.pth": _HERE / "harness_ext.pth",
     "harness_ext.start": _HERE / "harness_ext.start",
-    "harness_ext_startup.py": _HERE.parent / "harness_ext" / "startup.py",
+    "harness_ext_startup.py": _HERE.parent / "harness_ext" / "bridge" / "startup.py",
 }
 
 
 def build_wheel(
     wheel_directory: str, config_settings: dict[str, object] | None = None, metadata_directory: str | None = None
 ) -> str:
-    """Build a wheel with the start-up files in it and return its file name (PEP 517)."""
-    # setuptools packs what an earlier build left here, also a task file that has been deleted since.
+    """Build a wheel that contains the start-up files and return its file name (PEP 517)."""
+    # setuptools would also pack files that an earlier build left here, such as a task file that was deleted since.
     shutil.rmtree("build/lib", ignore_errors=True)
     name: str = setuptools_backend.build_wheel(wheel_directory, config_settings, metadata_directory)
     add_startup_files(Path(wheel_directory, name))
@@ -59,14 +59,14 @@ def build_wheel(
 def build_editable(
     wheel_directory: str, config_settings: dict[str, object] | None = None, metadata_directory: str | None = None
 ) -> str:
-    """Build an editable wheel with the start-up files in it and return its file name (PEP 660)."""
+    """Build an editable wheel that contains the start-up files and return its file name (PEP 660)."""
     name: str = setuptools_backend.build_editable(wheel_directory, config_settings, metadata_directory)
     add_startup_files(Path(wheel_directory, name))
     return name
 
 
 def add_startup_files(wheel: Path) -> None:
-    """Rewrite `wheel` in place with the start-up files added and listed in its RECORD, so that pip removes them too."""
+    """Add the start-up files to `wheel` in place, and list them in its RECORD so that pip uninstalls them too."""
     rewritten = wheel.with_suffix(".rewritten")
     with zipfile.ZipFile(wheel) as old, zipfile.ZipFile(rewritten, "w", zipfile.ZIP_DEFLATED) as new:
         record = next(info for info in old.infolist() if info.filename.endswith(".dist-info/RECORD"))

@@ -1,1 +1,1 @@
-"""Data from a teacher: rationales for training rows, and preferences between candidate answers. See docs/enhance.md."""
+"""Training data from a teacher: rationales for rows, and preferences between candidate answers (docs/enhance.md)."""

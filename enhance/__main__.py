@@ -2,7 +2,7 @@
 
 import sys
 
-from harness_ext.enhance.cli import main
+from harness_ext.enhance.command import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""A teacher writes rationales for rows: TeacherLM's `cot`, `error`, `fundamental`, or whatever a prompt asks for."""
+"""Annotation: a teacher writes rationales for rows, such as TeacherLM's `cot`, `error` and `fundamental`."""
 
 from __future__ import annotations
 
@@ -9,22 +9,24 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from harness_ext import __version__
-from harness_ext.arguments import RunPlan
+from harness_ext.config.run_plan import RunPlan
 from harness_ext.enhance.checks import report
-from harness_ext.enhance.rows import Output, Row, beside, file_digest, read, text_digest
+from harness_ext.enhance.row_files import FileRow, Output, beside, file_digest, read, text_digest
 from harness_ext.enhance.running import run_questions, show_prompt
 from harness_ext.enhance.templates import TemplateSet
-from harness_ext.protocol import Protocol, Question, Role
+from harness_ext.protocol import Protocol, Question, Role, Seats
 from harness_ext.records import Completion, Message, Transcript
-from harness_ext.rundir import write_json
-from harness_ext.seats import Seats
+from harness_ext.records.run_directory import write_json
 
 GENERATION = {"do_sample": True, "temperature": 1.0, "max_gen_toks": 2048, "until": []}
 
 
 @dataclass(frozen=True)
 class Annotate(Protocol):
-    """One reply of the teacher to each prompt: continued as plain text, or answered as a user's message (`as_chat`)."""
+    """Asks the teacher for one reply per prompt.
+
+    as_chat: whether to send the prompt as a user message instead of a text to continue. Default false.
+    """
 
     as_chat: bool = False
 
@@ -34,16 +36,22 @@ class Annotate(Protocol):
         return await seats.teacher.generate(self.prompt(question.context), kind="annotation")
 
     def prompt(self, text: str) -> str | list[Message]:
-        """Return what the teacher is sent for a prompt."""
+        """Return what to send to the teacher for a prompt."""
         return [Message("user", text)] if self.as_chat else text
 
 
 @dataclass(frozen=True)
-class Job:
-    """What is annotated: the rows of `source`, by the prompt in their field `task_type`, into `target`.
+class AnnotateJob:
+    """An annotation job.
 
-    `gen_kwargs` are lm-eval's generation settings; `templates` is the set that made the prompts, None if unknown (then
-    replies are not held against gold answers); `seed` tells one drawing of sampled replies from another.
+    source: the file or folder with the rows.
+    target: the JSON-lines file to write.
+    task_type: the field that contains the prompt.
+    gen_kwargs: lm-eval's generation settings.
+    templates: the set that made the prompts; without it, replies are not checked against gold answers. Default none.
+    split: the split to read of a saved DatasetDict. Default `train`.
+    limit: number of rows to read. Default: all.
+    seed: another seed draws other sampled replies. Default 0.
     """
 
     source: Path
@@ -57,13 +65,14 @@ class Job:
 
     @property
     def field(self) -> str:
-        """Return the field that the reply goes to: `cot` for `cot_text`."""
+        """Return the field that receives the reply, for example `cot` for `cot_text`."""
         return self.task_type.removesuffix("_text") or self.task_type
 
-    def questions(self) -> Iterator[tuple[int, Row, Question | None, str]]:
-        """Yield every row with its number, and its question, or what is wrong with it.
+    def questions(self) -> Iterator[tuple[int, FileRow, Question | None, str]]:
+        """Yield the number of every row, the row, and either its question or the reason why it has none.
 
-        Equal prompts are told apart by how many came before, not by their place: the order of rows does not matter.
+        Equal prompts are distinguished by how many came before, not by their row number. Reordering or adding rows
+        therefore leaves the stored replies valid.
         """
         seen: Counter[str] = Counter()
         for number, row in enumerate(read(self.source, self.split, self.limit)):
@@ -72,7 +81,7 @@ class Job:
                 continue
             prompt = row.fields.get(self.task_type)
             if not isinstance(prompt, str) or not prompt.strip():
-                kind = "missing" if prompt is None else "empty" if isinstance(prompt, str) else "no text"
+                kind = "missing" if prompt is None else "empty" if isinstance(prompt, str) else "not text"
                 yield number, row, None, f"field {self.task_type!r} is {kind}"
                 continue
             question = Question(prompt, self.gen_kwargs, "enhance", repeat=seen[prompt])
@@ -81,19 +90,19 @@ class Job:
 
 
 def settings(templates: TemplateSet | None, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the generation settings: TeacherLM's, the template set's, and those given, each over the one before."""
+    """Return the generation settings: TeacherLM's or those of the template set, overridden by those given."""
     chosen = {**(templates.generation if templates and templates.generation else GENERATION), **given}
     if chosen.get("do_sample") and not float(chosen.get("temperature") or 0):
         chosen["temperature"] = 1.0
     return chosen
 
 
-def annotate(job: Job, plan: RunPlan) -> dict[str, Any]:
-    """Annotate all rows and write the output's files; return the manifest, with the checks' report under `checks`.
+def annotate(job: AnnotateJob, plan: RunPlan) -> dict[str, Any]:
+    """Annotate all rows and write the output files; return the manifest, with the report of the checks as `checks`.
 
-    The output has the input's fields, the reply's field, and `all` (prompt and reply), in the input's order. Rows that
-    have no reply are in `<target>.bad.jsonl`. Where a budget ends the run, the manifest says so under `stopped`, and
-    what is finished lies in `<target>.partial`. Raises ConfigurationError, LoadError or StoreError.
+    The output contains the input's fields, the field with the reply, and `all` (prompt and reply), in the input's
+    order. Rows without a reply are in `<target>.bad.jsonl`. If a budget ends the run, the manifest has the reason as
+    `stopped`, and the finished rows are in `<target>.partial`. Raises ConfigurationError, LoadError or StoreError.
     """
     backend = plan.seats["teacher"].backend
     identity = {
@@ -110,7 +119,7 @@ def annotate(job: Job, plan: RunPlan) -> dict[str, Any]:
         first = first or question
     if first is not None and isinstance(plan.protocol, Annotate):
         show_prompt(plan, "teacher", plan.protocol.prompt(first.context))
-    asked: dict[int, tuple[int, Row]] = {}
+    asked: dict[int, tuple[int, FileRow]] = {}
     with Output(job.target, identity) as output:
 
         def open_questions() -> Iterator[Question]:
@@ -152,10 +161,11 @@ def annotate(job: Job, plan: RunPlan) -> dict[str, Any]:
     return {**manifest, "checks": checked}
 
 
-def annotated(fields: Mapping[str, Any], job: Job, reply: str) -> dict[str, Any]:
-    """Return a row with its reply: in its field as the teacher wrote it, and in `all` behind the prompt.
+def annotated(fields: Mapping[str, Any], job: AnnotateJob, reply: str) -> dict[str, Any]:
+    """Return a row with the reply in its own field, and after the prompt in `all`.
 
-    Tokenizers that keep a word's blank in its token lose it at the start of a reply: it is put back.
+    Tokenizers that store a word together with the space before it lose that space at the start of a reply, so it is
+    restored.
     """
     prompt = fields[job.task_type]
     if reply[:1].isalnum() and not prompt[-1:].isspace():
@@ -163,15 +173,15 @@ def annotated(fields: Mapping[str, Any], job: Job, reply: str) -> dict[str, Any]
     return {**fields, job.field: reply, "all": prompt + reply}
 
 
-def _record(row: Row, fields: Mapping[str, Any], transcript: Transcript) -> dict[str, Any]:
+def _record(row: FileRow, fields: Mapping[str, Any], transcript: Transcript) -> dict[str, Any]:
     turn = transcript.turns[-1]
     return {
         "place": row.place,
         "digest": text_digest(fields["all"]),
-        "finish": turn.completion.finish,
-        "prompt_tokens": turn.completion.prompt_tokens,
-        "completion_tokens": turn.completion.completion_tokens,
-        "notes": [*turn.notes, *turn.completion.notes],
+        "finish": turn.finish,
+        "prompt_tokens": turn.result.prompt_tokens,
+        "completion_tokens": turn.result.completion_tokens,
+        "notes": [*turn.notes, *turn.result.notes],
         "key": turn.key,
-        "reply": turn.completion.text,
+        "reply": turn.text,
     }

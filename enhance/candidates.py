@@ -1,4 +1,4 @@
-"""K candidate answers to each prompt: sampled, or found by diverse beam search; near-duplicates dropped."""
+"""Candidate answers per prompt: sampled or found by diverse beam search, without near-duplicates."""
 
 from __future__ import annotations
 
@@ -7,19 +7,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from harness_ext.backends.beams import beam_settings
-from harness_ext.protocol import Capability, Message, Protocol, Question, Role
+from harness_ext.backends.hf_beams import beam_settings
+from harness_ext.protocol import Capability, Message, Protocol, Question, Role, Seats
 from harness_ext.records import Solution
-from harness_ext.seats import Seats
 
 
 @dataclass(frozen=True)
 class Candidates(Protocol):
-    """`k` answers of the student to a prompt.
+    """Asks the student for several answers per prompt.
 
-    `method=sample` draws them at `temperature` and `top_p`. `method=diverse_beams` is a diverse beam search with `k`
-    groups of one beam, each token paying `diversity_penalty` (natural-log units) for every earlier group that took it
-    at the same step, as in github.com/BertilBraun/Master-Thesis.
+    k: number of answers per prompt, at least 2. Default 8.
+    method: `sample`, or `diverse_beams` for a diverse beam search with `k` groups of one beam, as in
+        github.com/BertilBraun/Master-Thesis. Default `sample`.
+    temperature: temperature of sampling. Default 0.8.
+    top_p: nucleus of sampling. Default 1.
+    diversity_penalty: what a token's log-probability (natural) loses for every earlier group that chose it at the same
+        step of the beam search. Default 0.8.
+    as_chat: whether to send the prompt as a user message instead of a text to continue. Default false.
     """
 
     k: int = 8
@@ -33,9 +37,9 @@ class Candidates(Protocol):
 
     def __post_init__(self) -> None:
         if self.k < 2:
-            raise ValueError("`k` must be 2 or more: a preference is between two answers")
+            raise ValueError("`k` must be 2 or more, because a preference is between two answers")
         if self.method == "sample" and self.temperature <= 0:
-            raise ValueError("`temperature` must be above 0: greedy decoding gives one answer, not `k`")
+            raise ValueError("`temperature` must be above 0, because greedy decoding gives only one answer")
 
     def needs(self) -> Mapping[str, frozenset[Capability]]:
         beams: frozenset[Capability] = frozenset({"generate", "diverse_beams"})
@@ -56,10 +60,10 @@ class Candidates(Protocol):
 
 
 def distinct(candidates: Sequence[str], threshold: float = 0.95) -> list[str]:
-    """Return the candidates without blank ones and near-duplicates, the first of these kept.
+    """Return the candidates without blank ones and without near-duplicates of earlier ones.
 
-    A candidate is one when more than `threshold` of its different words are in an earlier one; with a threshold of 1,
-    when it has the same words in the same order.
+    A candidate is a near-duplicate if more than the share `threshold` of its distinct words occurs in an earlier
+    candidate. With a threshold of 1, only candidates with the same words in the same order are near-duplicates.
     """
     kept: list[str] = []
     for candidate in candidates:

@@ -1,4 +1,4 @@
-"""What is wrong with what a teacher wrote: held against the gold answer, and against the other rows."""
+"""Checks of a teacher's replies against the gold answers and against the other rows."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from harness_ext.answers import same_answer
-from harness_ext.enhance.rows import beside, manifest_of, read, text_digest
+from harness_ext.enhance.row_files import beside, manifest_of, read, text_digest
 from harness_ext.enhance.templates import TemplateSet, read_templates
 from harness_ext.errors import ConfigurationError
+from harness_ext.reading.answers import same_answer
 
-# Which checks there are, and what each finds in a row.
+# All checks, with what each of them flags.
 FLAGS = {
-    "empty": "nothing but blanks",
-    "cut_off": "ended by the token limit",
-    "duplicate": "the same words as an earlier row's",
-    "no_answer": "a rationale that states no answer at its end",
-    "contradicts_gold": "a rationale whose last stated answer is not the gold one",
-    "leaks_gold": "a fundamental that gives the gold answer away",
-    "overlap": "shares an n-gram with an evaluation document (asked for with `--tasks`)",
+    "empty": "nothing but white space",
+    "cut_off": "cut off by the token limit",
+    "duplicate": "the same words as an earlier row",
+    "no_answer": "a rationale that states no answer",
+    "contradicts_gold": "a rationale whose last stated answer is not the gold answer",
+    "leaks_gold": "a fundamental that gives away the gold answer",
+    "overlap": "shares an n-gram with an evaluation document (requires `--tasks`)",
 }
 
-# Which field a check is for; the others are for all.
+# Checks that apply to one field only; the others apply to all fields.
 ONLY_FOR = {"no_answer": "cot", "contradicts_gold": "cot", "leaks_gold": "fundamental"}
 
 
@@ -33,10 +33,14 @@ def check_rows(
     templates: TemplateSet | None,
     finishes: Mapping[str, str | None],
 ) -> Iterator[set[str]]:
-    """Yield each row's flags, a subset of `FLAGS`.
+    """Yield the flags of each row, a subset of `FLAGS`.
 
-    `finishes` maps the digest (`text_digest`) of a row's `all` to how its reply ended; unknown rows are not `cut_off`.
-    Answers are looked for in `cot` (the last one counts) and in `fundamental` (none may be there), not in other fields.
+    Answers are looked for only in `cot`, where the last one counts, and in `fundamental`, which must not give one away.
+
+    rows: the annotated rows.
+    field: the field with the reply.
+    templates: the set that defines the gold answers, or None.
+    finishes: how each reply ended, by the `text_digest` of the row's `all`. Unknown rows are not flagged as `cut_off`.
     """
     seen: set[str] = set()
     reader = templates.reader if templates else None
@@ -63,14 +67,15 @@ def check_rows(
 
 
 def flags_of(path: Path) -> tuple[list[dict[str, Any]], list[set[str]], dict[str, Any]]:
-    """Return the rows of an annotated file, each one's flags, and what could not be checked, by check with the reason.
+    """Return the rows of an annotated file, the flags of each row, and the checks that were impossible with the reason.
 
-    Raises ConfigurationError where the file is none of `annotate`'s.
+    Raises ConfigurationError if `annotate` did not write the file.
     """
     manifest = manifest_of(path)
     field = manifest.get("field")
     if not isinstance(field, str):
-        raise ConfigurationError([f"{path} has no manifest of `annotate` beside it ({beside(path, 'manifest.json')})"])
+        missing_manifest = beside(path, "manifest.json")
+        raise ConfigurationError([f"{path} has no manifest ({missing_manifest}): name a file that `annotate` wrote"])
     found = list(read(path))
     if problems := [f"{path} {row.place}: {row.problem}" for row in found if row.fields is None]:
         raise ConfigurationError(problems)
@@ -80,10 +85,10 @@ def flags_of(path: Path) -> tuple[list[dict[str, Any]], list[set[str]], dict[str
     unknown: dict[str, Any] = {}
     missing = sum(finishes.get(text_digest(row.get("all"))) is None for row in rows)
     if missing:
-        unknown["cut_off"] = f"{missing} rows do not say how their reply ended"
-    unknown |= {flag: f"is for `{own}`, not `{field}`" for flag, own in ONLY_FOR.items() if own != field}
+        unknown["cut_off"] = f"{missing} rows have no record of how their reply ended"
+    unknown |= {flag: f"applies to `{own}`, not to `{field}`" for flag, own in ONLY_FOR.items() if own != field}
     if templates is None or not templates.gold:
-        unknown |= dict.fromkeys(ONLY_FOR, "no gold answer is known: give `annotate` its `--templates`")
+        unknown |= dict.fromkeys(ONLY_FOR, "no gold answers are known: pass `--templates` to `annotate`")
     elif lacking := sum(templates.gold_of(row) is None for row in rows):
         unknown["gold"] = f"{lacking} rows have no gold answer"
     return rows, list(check_rows(rows, field, templates, finishes)), unknown
@@ -97,9 +102,9 @@ def _finishes(path: Path) -> dict[str, str | None]:
 
 
 def report(path: Path, overlap: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return the checks' report of an annotated file: for each flag how many rows have it, which share, which lines.
+    """Return the report on an annotated file: the number, share and line numbers of the rows with each flag.
 
-    Raises ConfigurationError where the file is none of `annotate`'s.
+    `overlap` is what `overlap.overlap` found. Raises ConfigurationError if `annotate` did not write the file.
     """
     rows, flags, unknown = flags_of(path)
     overlapping = set(overlap["lines"]) if overlap else set()
@@ -124,5 +129,5 @@ def report(path: Path, overlap: Mapping[str, Any] | None = None) -> dict[str, An
 def summary_lines(checked: Mapping[str, Any]) -> list[str]:
     """Return a report as a few lines of text."""
     parts = [f"{flag} {one['rows']}" for flag, one in checked["flags"].items()]
-    lines = [f"checks of {checked['rows']} rows: {', '.join(parts)}; without any {checked['without_a_flag']}"]
+    lines = [f"checks of {checked['rows']} rows: {', '.join(parts)}; without a flag {checked['without_a_flag']}"]
     return lines + [f"not checked: {name}: {json.dumps(why)}" for name, why in checked["not_checked"].items()]

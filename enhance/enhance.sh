@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # bash enhance/enhance.sh {teacher} {input.jsonl} {output.jsonl} {task_type} [options of `harness-ext enhance annotate`]
 #
-# The four positionals are TeacherLM's. PYTHON names another interpreter than the first `python` found.
+# The four positional arguments are those of TeacherLM. PYTHON overrides the interpreter.
 set -euo pipefail
 
 if [ "$#" -lt 4 ]; then

@@ -1,22 +1,22 @@
-"""`--estimate`: counts the rows at hand, asks for nothing but, on request, a few first replies to go by."""
+"""`--estimate`: estimates a run from its rows, without calls unless `--probe` asks for some to measure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from harness_ext.arguments import RunPlan
-from harness_ext.backends.hf import effective_settings
-from harness_ext.enhance.annotate import Annotate, Job
+from harness_ext.analysis.estimate import spread_evenly
+from harness_ext.backends.settings import effective_settings
+from harness_ext.config.run_plan import RunPlan
+from harness_ext.enhance.annotate import Annotate, AnnotateJob
+from harness_ext.enhance.call_costs import Pace, SeatEstimate, batched_share, count_tokens, counting
 from harness_ext.enhance.candidates import Candidates
-from harness_ext.enhance.estimate import Pace, SeatEstimate, batched_share, count_tokens, counting
 from harness_ext.enhance.judging import pairwise_messages
 from harness_ext.enhance.preferences import PreferenceJob
-from harness_ext.enhance.rows import read
+from harness_ext.enhance.row_files import read
 from harness_ext.enhance.running import run_questions
 from harness_ext.enhance.schedules import round_sizes
 from harness_ext.enhance.tournament import Tournament
-from harness_ext.estimate import spread_evenly
 from harness_ext.models.feedback_pair import REVIEW_SYSTEM, REVIEW_USER
 from harness_ext.options import PromptText
 from harness_ext.protocol import Question
@@ -25,11 +25,14 @@ from harness_ext.records import Message
 
 @dataclass(frozen=True)
 class Assumptions:
-    """What an estimate takes for given; None is unknown.
+    """The assumptions of an estimate.
 
-    `tokens` is the length of a reply (default: its limit), `pace` the speed of calls, `probe` the number of
-    prompts answered to measure both (their replies are stored, and not paid again). `batched` rounds of a bracket go to
-    an interface that takes `discount` off the price.
+    tokens: tokens per reply. Default: the token limit.
+    pace: how fast calls are answered. Default: unknown.
+    probe: number of prompts to answer in order to measure `tokens` and `pace`; their replies are stored, so the run
+        itself does not pay for them again. Default 0.
+    batched: number of first rounds of a bracket that are sent to a batch API. Default 0.
+    discount: share that the batch API takes off the price. Default 0.5.
     """
 
     tokens: int | None = None
@@ -39,8 +42,8 @@ class Assumptions:
     discount: float = 0.5
 
 
-def annotation(job: Job, plan: RunPlan, assume: Assumptions) -> list[SeatEstimate]:
-    """Return what `annotate` will ask its teacher. Rows that cannot be asked do not count; stored replies do."""
+def annotation(job: AnnotateJob, plan: RunPlan, assume: Assumptions) -> list[SeatEstimate]:
+    """Estimate the calls of `annotate`. Rows without a prompt do not count; rows with a stored reply do."""
     assert isinstance(plan.protocol, Annotate)
     questions = [question for _, _, question, _ in job.questions() if question is not None]
     if assume.probe:
@@ -52,7 +55,14 @@ def annotation(job: Job, plan: RunPlan, assume: Assumptions) -> list[SeatEstimat
 def preferences(
     job: PreferenceJob, students: RunPlan | None, protocol: Tournament, judges: RunPlan | None, assume: Assumptions
 ) -> list[SeatEstimate]:
-    """Return what `preferences` will ask its student and its judge, if no candidate is dropped."""
+    """Estimate the calls of `preferences`, assuming that no candidate is dropped as a near-duplicate.
+
+    job: the rows and their fields.
+    students: the plan with the student, or None if all rows have candidates.
+    protocol: the tournament.
+    judges: the plan with the judge, or None if gold answers decide.
+    assume: the assumptions.
+    """
     rows = [row.fields for row in read(job.source, job.split, job.limit) if row.fields]
     found: list[SeatEstimate] = []
     length, k = assume.tokens, 0
@@ -111,7 +121,7 @@ def _seat(
 
 
 def _probe(plan: RunPlan, questions: list[Question], assume: Assumptions, seed: int) -> Assumptions:
-    """Answer some of the questions and go by their mean length and speed."""
+    """Answer some of the questions, and assume their mean length and pace for all."""
     few = spread_evenly(questions, assume.probe)
     figures, _ = run_questions(plan, iter(few), lambda number, transcript: None, total=len(few), seed=seed)
     totals = [seat["total"] for seat in figures["usage"].values()]

@@ -1,4 +1,4 @@
-"""A judge's preference between two answers: how it is asked, and how its reply is read."""
+"""A judge's preference between two answers: the prompts, and how replies are parsed."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 from harness_ext.options import PromptText
 from harness_ext.protocol import Message
 
-# How a reply that is not the JSON asked for may still be read, in this order. `last_digit`, the 0, 1 or 2 that stands
-# last, is on request only: in a reply that was cut off it may be any number of the reasoning.
+# Rules for replies that are not the requested JSON, in the order in which they are tried. `last_digit`, the last 0, 1
+# or 2 of the reply, must be enabled explicitly: in a truncated reply it may be any number of the reasoning.
 RULES = ("json_inside", "key", "last_digit")
 FALLBACKS = ("json_inside", "key")
 _CHOICES = {"1": 1, "2": 2, "0": 0, "tie": 0, "none": 0, "both": 0, "equal": 0}
@@ -21,20 +21,22 @@ _DIGIT = re.compile(r"(?<![\w.])[012](?![\w]|\.\d)")
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """What a reply prefers: 1 the first answer, 2 the second, 0 neither, None where it says nothing that can be read.
+class PairVerdict:
+    """The preference that a reply states.
 
-    `rule` is how it was read: `json` (the form asked for), one of `RULES`, or `none`.
+    choice: 1 for the first answer, 2 for the second, 0 for neither, None if the reply cannot be parsed.
+    rule: how the reply was parsed: `json` (the requested form), one of `RULES`, or `none`.
     """
 
     choice: int | None
     rule: str
 
 
-def read_choice(text: str, fallbacks: Sequence[str] = FALLBACKS) -> Verdict:
-    """Return a judge's verdict. Any text is read; one that says nothing has no verdict, never a default one.
+def read_choice(text: str, fallbacks: Sequence[str] = FALLBACKS) -> PairVerdict:
+    """Parse a judge's reply. A reply without a readable choice has the choice None; there is no default.
 
-    A reply that is one JSON object but names no choice, or two, is not read by other rules.
+    A reply that is a JSON object but names no choice, or two, is not parsed by the other rules: the judge followed the
+    form, so any other digit in it means something else.
     """
     reply = text.strip()
     try:
@@ -43,16 +45,16 @@ def read_choice(text: str, fallbacks: Sequence[str] = FALLBACKS) -> Verdict:
         whole = None
     if isinstance(whole, dict):
         choice = _choice_in(whole)
-        return Verdict(choice, "none" if choice is None else "json")
+        return PairVerdict(choice, "none" if choice is None else "json")
     for rule in fallbacks:
         found = list(_READERS[rule](reply))
         if found:
-            return Verdict(found[-1], rule)
-    return Verdict(None, "none")
+            return PairVerdict(found[-1], rule)
+    return PairVerdict(None, "none")
 
 
 def _choice_in(value: Any) -> int | None:
-    """Return the choice of a JSON object with exactly one key that begins with `preferred`."""
+    """Return the choice of a JSON object that has exactly one key beginning with `preferred`, otherwise None."""
     if not isinstance(value, dict):
         return None
     named = [v for k, v in value.items() if str(k).lower().startswith("preferred")]
@@ -89,7 +91,13 @@ _READERS = {"json_inside": _json_inside, "key": _key, "last_digit": _last_digit}
 
 
 def pairwise_messages(system: str, user: PromptText, task: str, first: str, second: str) -> list[Message]:
-    """Return the conversation that asks for a comparison."""
+    """Return the conversation that asks the judge to compare two answers.
+
+    system: the system message.
+    user: the template of the user message.
+    task: the prompt that the answers reply to.
+    first, second: the answers, in the order shown.
+    """
     return [Message("system", system), Message("user", user.fill(task=task, first=first, second=second))]
 
 

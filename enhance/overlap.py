@@ -1,4 +1,4 @@
-"""N-gram overlap of rows with the documents of evaluation tasks: what a student trained on them has seen before."""
+"""N-gram overlap between training rows and the documents of evaluation tasks."""
 
 from __future__ import annotations
 
@@ -16,12 +16,17 @@ _WORD = re.compile(r"\w+")
 def overlap(
     rows: Sequence[Mapping[str, Any]], documents: Mapping[str, Iterable[Mapping[str, Any]]], n: int = NGRAM
 ) -> dict[str, Any]:
-    """Return which rows share `n` words in a row with a document of a task, as JSON values.
+    """Find the rows that share `n` consecutive words with a document; return a report as JSON values.
 
-    Compared are the texts in the fields of both, word by word, without case and punctuation. A document's text of
-    fewer than `n` words (5 at least) counts as a whole. `documents` maps a task's name to its documents. The report
-    has, for each task, its documents, how many of them are met, and the first 20 hits; `lines` are the rows met,
-    counted from 1.
+    All text fields of rows and documents are compared word by word, ignoring case and punctuation. A document text of
+    fewer than `n` words, but at least 5, counts if a row contains all of it.
+
+    The report has the line numbers of the matching rows (from 1) as `lines` and, for each task, the number of
+    documents, of matching documents and rows, and the first 20 matches.
+
+    rows: the training rows.
+    documents: the documents of each task, by the task's name.
+    n: number of consecutive words. Default 8.
     """
     index: dict[tuple[str, ...], tuple[str, int]] = {}
     sizes: dict[str, int] = {}
@@ -78,16 +83,21 @@ def _grams(text: str, n: int, whole: bool = False) -> Iterator[tuple[str, ...]]:
 
 
 def task_documents(names: Sequence[str], include_path: str | None = None) -> dict[str, list[dict[str, Any]]]:
-    """Return the documents that lm-eval's tasks are scored on, by task. Raises ConfigurationError."""
+    """Return the documents that lm-eval's tasks are scored on, by task.
+
+    Raises ConfigurationError if a task is unknown or its documents cannot be loaded.
+    """
     from lm_eval.tasks import TaskManager, get_task_dict
 
-    from harness_ext import startup
+    from harness_ext.bridge import startup
 
     startup.enforce()
     manager = TaskManager(include_path=include_path)
     unknown = [name for name in names if not manager.match_tasks([name])]
     if unknown:
-        raise ConfigurationError([f"there is no task `{name}`: `lm_eval ls tasks` lists them" for name in unknown])
+        raise ConfigurationError(
+            [f"there is no task `{name}`: run `lm_eval ls tasks` to list all tasks" for name in unknown]
+        )
     found: dict[str, list[dict[str, Any]]] = {}
 
     def collect(tasks: Mapping[Any, Any]) -> None:
@@ -99,6 +109,6 @@ def task_documents(names: Sequence[str], include_path: str | None = None) -> dic
 
     try:
         collect(get_task_dict(list(names), manager))
-    except Exception as error:  # a data set that cannot be had raises whatever its library raises
-        raise ConfigurationError([f"the documents of {', '.join(names)} cannot be had: {error}"]) from error
+    except Exception as error:  # loading a data set may raise anything, depending on the library behind it
+        raise ConfigurationError([f"the documents of {', '.join(names)} cannot be loaded: {error}"]) from error
     return found

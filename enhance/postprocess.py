@@ -1,4 +1,4 @@
-"""From an annotated file to a data set for training: `cot_tail`, filters, `save_to_disk`."""
+"""Turns an annotated file into a data set for training: adds `cot_tail`, drops flagged rows, saves."""
 
 from __future__ import annotations
 
@@ -6,24 +6,28 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness_ext.chat import is_utf8
 from harness_ext.enhance.checks import FLAGS, flags_of
-from harness_ext.enhance.rows import manifest_of
+from harness_ext.enhance.row_files import manifest_of
 from harness_ext.enhance.templates import squeeze
 from harness_ext.errors import ConfigurationError
-from harness_ext.rundir import write_json
+from harness_ext.records.chat import is_utf8
+from harness_ext.records.run_directory import write_json
 
 
 def finish(source: Path, folder: Path, drop: Collection[str] = (), overlap_lines: Collection[int] = ()) -> Any:
     """Save an annotated file as a data set that `datasets.load_from_disk` reads; return its manifest.
 
-    Every row gets `cot_tail`, its `all` cleaned as TeacherLM does. Rows with a flag named in `drop` are left out and
-    counted; the annotated file itself stays as it is. Raises ConfigurationError where a flag is unknown or could not be
-    checked, where a field's values are of different kinds, or where the folder is there already.
+    Every row gets `cot_tail`, its `all` cleaned as TeacherLM does. Raises ConfigurationError if a flag is unknown or
+    could not be checked, if a field has values of different types, or if the folder already exists.
+
+    source: the annotated file; it is not changed.
+    folder: the folder to create.
+    drop: flags whose rows are dropped and counted. Default none.
+    overlap_lines: line numbers (from 1) of the rows with the flag `overlap`. Default none.
     """
-    problems = [f"`{flag}` is no check; there are {', '.join(FLAGS)}" for flag in drop if flag not in FLAGS]
+    problems = [f"`{flag}` is not a flag; the flags are {', '.join(FLAGS)}" for flag in drop if flag not in FLAGS]
     if folder.exists():
-        problems.append(f"{folder} is there already: name another folder")
+        problems.append(f"{folder} already exists: name another folder")
     rows, flags, unknown = flags_of(source)
     problems += [f"rows cannot be dropped by `{f}`: {why}" for f, why in unknown.items() if f in drop]
     dropped = dict.fromkeys(drop, 0)
@@ -36,7 +40,7 @@ def finish(source: Path, folder: Path, drop: Collection[str] = (), overlap_lines
             kept.append({**row, "cot_tail": squeeze(str(row["all"]))})
     problems += _unlike(kept)
     if not kept and not problems:
-        problems.append(f"no row of {source} is left")
+        problems.append(f"no row of {source} is left: drop fewer flags")
     if problems:
         raise ConfigurationError(problems)
     manifest = {
@@ -48,7 +52,7 @@ def finish(source: Path, folder: Path, drop: Collection[str] = (), overlap_lines
 
 
 def save(rows: Sequence[Mapping[str, Any]], folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Save rows with `save_to_disk`, whole or not at all, the manifest beside them."""
+    """Save rows and their manifest with `save_to_disk`. The folder appears only once it is complete."""
     from datasets import Dataset
 
     building = folder.with_name(f".{folder.name}.partial")
@@ -58,7 +62,7 @@ def save(rows: Sequence[Mapping[str, Any]], folder: Path, manifest: Mapping[str,
 
 
 def _unlike(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the fields that one Arrow table cannot hold: values of different kinds, and text that is no Unicode."""
+    """Return a message for every field that an Arrow table cannot store: mixed types, or text that is not Unicode."""
     import pyarrow
 
     problems = []
@@ -68,8 +72,6 @@ def _unlike(rows: Sequence[Mapping[str, Any]]) -> list[str]:
             pyarrow.array(values)
         except (pyarrow.ArrowException, UnicodeEncodeError, OverflowError, TypeError) as error:
             bad = next((line for line, v in enumerate(values, 1) if isinstance(v, str) and not is_utf8(v)), None)
-            where = f" (row {bad} holds half a surrogate pair)" if bad else ""
-            problems.append(
-                f"field {name!r} cannot be saved in one column{where}: {error}. Mend or leave out these rows"
-            )
+            where = f" (row {bad} contains half a surrogate pair)" if bad else ""
+            problems.append(f"field {name!r} cannot be saved in one column{where}: {error}. Fix or remove these rows")
     return problems

@@ -1,4 +1,4 @@
-"""What the judgements say about the judge: ties, position flips, cycles, length, agreement with gold answers."""
+"""A report on the judge: ties, position bias, cycles, length bias and agreement with gold answers."""
 
 from __future__ import annotations
 
@@ -7,28 +7,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness_ext.enhance.judging import Verdict, read_choice
-from harness_ext.enhance.ranking import Outcome, on_cycles
-from harness_ext.enhance.tournament import Judgement, accepts, gold_winner, read_fallbacks
+from harness_ext.enhance.judging import PairVerdict, read_choice
+from harness_ext.enhance.ranking import MatchOutcome, on_cycles
+from harness_ext.enhance.tournament import ContestRecord, accepts, gold_winner, read_fallbacks
 
 
 @dataclass(frozen=True)
 class Contested:
-    """A contest with all that followed from it."""
+    """A contest with its judgement, the outcomes of its matches and the resulting pairs."""
 
     candidates: Sequence[str]
     correct: Sequence[bool] | None
-    judgement: Judgement
-    outcomes: Sequence[Outcome]
+    judgement: ContestRecord
+    outcomes: Sequence[MatchOutcome]
     pairs: Sequence[tuple[int, int]]
 
 
 @dataclass
 class PreferenceReport:
-    """Counts over contests; `to_json` gives the report.
+    """Counts over contests; `to_json` returns the report.
 
-    `fallbacks` are the rules by which replies are read; `by_gold` says that gold answers judged, which then cannot be
-    held against themselves.
+    fallbacks: the rules by which replies are parsed.
+    by_gold: whether gold answers were the judge, so that an agreement with them would mean nothing.
+    counts, rules, ties: the counts so far.
     """
 
     fallbacks: str
@@ -51,7 +52,7 @@ class PreferenceReport:
             counts["matches"] += 1
             self._count_match(contested, outcome)
 
-    def _count_match(self, contested: Contested, outcome: Outcome) -> None:
+    def _count_match(self, contested: Contested, outcome: MatchOutcome) -> None:
         counts, match = self.counts, (outcome.first, outcome.second)
         asked = [r for r in contested.judgement.replies if r.second is not None and r.match == match]
         verdicts = [read_choice(reply.text, read_fallbacks(self.fallbacks)) for reply in asked]
@@ -77,7 +78,7 @@ class PreferenceReport:
             counts["agree"] += gold is not None and outcome.winner == gold
             counts["judge_decides_gold_ties"] += gold is None and outcome.winner is not None
 
-    def _tie(self, contested: Contested, outcome: Outcome, verdicts: Sequence[Verdict]) -> str:
+    def _tie(self, contested: Contested, outcome: MatchOutcome, verdicts: Sequence[PairVerdict]) -> str:
         if self.by_gold:
             assert contested.correct is not None
             return "both_right" if contested.correct[outcome.first] else "both_wrong"
@@ -90,7 +91,7 @@ class PreferenceReport:
         return "neither_preferred" if all(verdict.choice == 0 for verdict in verdicts) else "orders_disagree"
 
     def to_json(self) -> dict[str, Any]:
-        """Return the report; rates are null where there is nothing to divide by."""
+        """Return the report. A rate is null if there is nothing to divide by."""
         c = self.counts
         return {
             "contests": c["contests"],

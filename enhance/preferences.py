@@ -1,4 +1,4 @@
-"""Preference rows for training: candidates, their tournaments, the pairs that follow, each in a file of its own."""
+"""Preference rows for training: candidates, judgements and preference pairs, each in a file of its own."""
 
 from __future__ import annotations
 
@@ -9,30 +9,37 @@ from pathlib import Path
 from typing import Any
 
 from harness_ext import __version__
-from harness_ext.answers import same_answer
-from harness_ext.arguments import RunPlan
+from harness_ext.config.run_plan import RunPlan
 from harness_ext.enhance.candidates import Candidates, distinct
 from harness_ext.enhance.judging import pairwise_messages
 from harness_ext.enhance.preference_report import Contested, PreferenceReport
 from harness_ext.enhance.ranking import preferred_pairs, ranking
-from harness_ext.enhance.rows import Output, Row, beside, manifest_of, read
+from harness_ext.enhance.row_files import FileRow, Output, beside, manifest_of, read
 from harness_ext.enhance.running import run_questions, show_prompt
 from harness_ext.enhance.templates import TemplateSet
-from harness_ext.enhance.tournament import Contest, Judgement, Tournament, judge_by_gold, outcomes
+from harness_ext.enhance.tournament import Contest, ContestRecord, Tournament, judge_by_gold, outcomes
 from harness_ext.errors import ConfigurationError
 from harness_ext.protocol import Question
+from harness_ext.reading.answers import same_answer
 from harness_ext.records import Message, Transcript
-from harness_ext.rundir import write_json
+from harness_ext.records.run_directory import write_json
 
 Manifest = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class PreferenceJob:
-    """What becomes preferences: the rows of `source`, asked by the prompt in their field `field`, into `target`.
+    """A job that turns rows into preferences. Rows that have a list under `candidates` keep it.
 
-    Rows that have a list under `candidates` keep it. `gen_kwargs` are the candidates' generation settings,
-    `near_duplicates` the threshold of `distinct`, `templates` say how gold answers are found (None: there are none).
+    source: the file or folder with the rows.
+    target: the JSON-lines file to write.
+    field: the field that contains the prompt.
+    gen_kwargs: lm-eval's generation settings of the candidates.
+    templates: the set that defines the gold answers. Default none.
+    near_duplicates: the threshold of `distinct`, 0 to 1. Default 0.95.
+    split: the split to read of a saved DatasetDict. Default `train`.
+    limit: number of rows to read. Default: all.
+    seed: seed of the sampled candidates. Default 0.
     """
 
     source: Path
@@ -57,9 +64,10 @@ class PreferenceJob:
 
 
 def write_candidates(job: PreferenceJob, plan: RunPlan | None) -> Manifest:
-    """Write each row with its `candidates`, the student's of `plan` or (None) its own; return the manifest.
+    """Write each row with its `candidates`; return the manifest.
 
-    Raises ConfigurationError where rows have none and there is no student, LoadError, StoreError.
+    The student of `plan` writes the candidates. Without a plan, rows that have no candidates are rejected. Raises
+    ConfigurationError, LoadError or StoreError.
     """
     rows = list(read(job.source, job.split, job.limit))
     backend = plan.seats["student"].backend if plan else None
@@ -72,12 +80,12 @@ def write_candidates(job: PreferenceJob, plan: RunPlan | None) -> Manifest:
         "near_duplicates": job.near_duplicates,
         "seed": job.seed,
     }
-    asked: dict[int, tuple[int, Row]] = {}
+    asked: dict[int, tuple[int, FileRow]] = {}
     dropped = few = 0
 
     with Output(job.candidates, identity) as output:
 
-        def keep(number: int, row: Row, found: list[str]) -> None:
+        def keep(number: int, row: FileRow, found: list[str]) -> None:
             nonlocal dropped, few
             kept = distinct(found, job.near_duplicates)
             dropped += len(found) - len(kept)
@@ -94,7 +102,7 @@ def write_candidates(job: PreferenceJob, plan: RunPlan | None) -> Manifest:
                 if (given := row.fields.get("candidates")) is not None:
                     keep(number, row, given)
                 elif plan is None:
-                    output.reject(number, row, "incomplete", "it has no `candidates`, and no student was named")
+                    output.reject(number, row, "incomplete", "the row has no `candidates`: name a `--student`")
                 else:
                     prompt = row.fields[job.field]
                     seen[prompt] = seen.get(prompt, -1) + 1
@@ -106,7 +114,7 @@ def write_candidates(job: PreferenceJob, plan: RunPlan | None) -> Manifest:
             if transcript.failure is not None:
                 output.reject(number, row, transcript.failure.code, transcript.failure.message)
             else:
-                keep(number, row, [turn.completion.text for turn in transcript.turns])
+                keep(number, row, [turn.text for turn in transcript.turns])
 
         figures, stopped = _ask(plan, "student", open_questions(), finished, len(rows), job.seed)
         manifest = {
@@ -122,9 +130,10 @@ def write_candidates(job: PreferenceJob, plan: RunPlan | None) -> Manifest:
 
 
 def write_judgements(job: PreferenceJob, protocol: Tournament, plan: RunPlan | None) -> Manifest:
-    """Compare the candidates of each row, by the judge of `plan` or (None) by gold answers; return the manifest.
+    """Compare the candidates of each row; return the manifest.
 
-    A row of fewer than two candidates is a contest without a match. Raises ConfigurationError, LoadError, StoreError.
+    The judge of `plan` compares them; without a plan, the gold answers decide. A row with fewer than two candidates has
+    no matches. Raises ConfigurationError, LoadError or StoreError.
     """
     rows = list(read(job.candidates))
     backend = plan.seats["judge"].backend if plan else None
@@ -135,11 +144,11 @@ def write_judgements(job: PreferenceJob, protocol: Tournament, plan: RunPlan | N
         "options": vars(protocol),
         "gold": job.templates.digest if job.templates else None,
     }
-    asked: dict[int, tuple[int, Row, Contest]] = {}
+    asked: dict[int, tuple[int, FileRow, Contest]] = {}
 
     with Output(job.judgements, identity) as output:
 
-        def keep(number: int, contest: Contest, judgement: Judgement) -> None:
+        def keep(number: int, contest: Contest, judgement: ContestRecord) -> None:
             row = {
                 "prompt": contest.context,
                 "candidates": contest.candidates,
@@ -152,11 +161,11 @@ def write_judgements(job: PreferenceJob, protocol: Tournament, plan: RunPlan | N
             for number, row in enumerate(rows):
                 contest = _contest(row, job)
                 if plan is None and contest.correct is None:
-                    output.reject(number, row, "incomplete", "it has no gold answer to judge by")
+                    output.reject(number, row, "incomplete", "the row has no gold answer to judge by")
                 elif plan is None:
                     keep(number, contest, judge_by_gold(protocol.schedule, contest, protocol.rounds, protocol.seed))
                 elif len(contest.candidates) < 2:
-                    keep(number, contest, Judgement(()))
+                    keep(number, contest, ContestRecord(()))
                 else:
                     asked[len(asked)] = (number, row, contest)
                     yield contest
@@ -166,7 +175,7 @@ def write_judgements(job: PreferenceJob, protocol: Tournament, plan: RunPlan | N
             if transcript.failure is not None:
                 output.reject(number, row, transcript.failure.code, transcript.failure.message)
             else:
-                keep(number, contest, Judgement.from_json(json.loads(transcript.text)))
+                keep(number, contest, ContestRecord.from_json(json.loads(transcript.text)))
 
         show: Callable[[Question], list[Message]] | None = None
         if protocol.style == "pairwise":
@@ -184,14 +193,20 @@ def write_judgements(job: PreferenceJob, protocol: Tournament, plan: RunPlan | N
 
 
 def write_pairs(judgements: Path, target: Path, fallbacks: str | None = None) -> dict[str, Any]:
-    """Write `prompt`, `chosen`, `rejected` from stored judgements, without a call; return the report.
+    """Write `prompt`, `chosen` and `rejected` rows from stored judgements, without calls; return the report.
 
-    `fallbacks` reads the judge's replies by other rules than the run did. `<target>.records.jsonl` has, for each
-    prompt, its candidates from best to worst. Raises ConfigurationError where the file is none of `write_judgements`'.
+    `<target>.records.jsonl` contains the candidates of each prompt from best to worst. Raises ConfigurationError if
+    `write_judgements` did not write the file.
+
+    judgements: the file of judgements.
+    target: the JSON-lines file to write.
+    fallbacks: rules for the judge's replies, if they differ from those of the run. Default: those of the run.
     """
     manifest = manifest_of(judgements)
     if manifest.get("identity", {}).get("stage") != "judgements":
-        raise ConfigurationError([f"{judgements} is no file of judgements with a manifest beside it"])
+        raise ConfigurationError(
+            [f"{judgements} is not a file of judgements with a manifest: name a `.judgements.jsonl` of `preferences`"]
+        )
     rules = manifest["protocol"]["fallbacks"] if fallbacks is None else fallbacks
     by_gold = manifest["judge"] == "gold"
     found = PreferenceReport(rules, by_gold)
@@ -201,7 +216,7 @@ def write_pairs(judgements: Path, target: Path, fallbacks: str | None = None) ->
             if row.fields is None:
                 raise ConfigurationError([f"{judgements} {row.place}: {row.problem}"])
             prompt, candidates, correct = (row.fields[name] for name in ("prompt", "candidates", "correct"))
-            judgement = Judgement.from_json(row.fields)
+            judgement = ContestRecord.from_json(row.fields)
             played = outcomes(judgement, rules, correct if by_gold else None)
             pairs = preferred_pairs(len(candidates), played)
             found.add(Contested(candidates, correct, judgement, played, pairs))
@@ -214,18 +229,18 @@ def write_pairs(judgements: Path, target: Path, fallbacks: str | None = None) ->
     return report
 
 
-def _problem(row: Row, field: str) -> str:
+def _problem(row: FileRow, field: str) -> str:
     if row.fields is None:
         return row.problem
     prompt, given = row.fields.get(field), row.fields.get("candidates")
     if not isinstance(prompt, str) or not prompt.strip():
-        return f"field {field!r} is {'missing' if prompt is None else 'empty or no text'}"
+        return f"field {field!r} is {'missing' if prompt is None else 'empty or not text'}"
     if given is not None and not (isinstance(given, list) and all(isinstance(one, str) for one in given)):
-        return "field 'candidates' is no list of texts"
+        return "field 'candidates' is not a list of texts"
     return ""
 
 
-def _contest(row: Row, job: PreferenceJob) -> Contest:
+def _contest(row: FileRow, job: PreferenceJob) -> Contest:
     assert row.fields is not None
     candidates = tuple(row.fields["candidates"])
     gold = job.templates.gold_of(row.fields) if job.templates else None
@@ -251,10 +266,21 @@ def _ask(
     seed: int,
     show: Callable[[Question], list[Message]] | None = None,
 ) -> tuple[dict[str, Any] | None, str | None]:
-    """Run the questions, or, without a plan, only their side effects; show the first prompt."""
+    """Run the questions and show the first prompt.
+
+    Without a plan no question may be left to ask; iterating still handles the rows that need no call.
+
+    plan: the plan with the seat, or None.
+    seat: name of the seat that is asked.
+    questions: the questions.
+    finished: called with each question's index and transcript.
+    total: number of rows, for the progress display.
+    seed: seed of sampled replies.
+    show: returns the conversation to show for the first question. Default: its prompt.
+    """
     if plan is None:
         for question in questions:
-            raise AssertionError(f"nobody to ask: {question}")
+            raise AssertionError(f"there is no model to ask: {question}")
         return None, None
 
     def shown() -> Iterator[Question]:

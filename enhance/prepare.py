@@ -1,4 +1,4 @@
-"""Adds the prompts for a teacher to the rows of a data set."""
+"""Adds a teacher's prompts to the rows of a data set."""
 
 from __future__ import annotations
 
@@ -6,15 +6,21 @@ from pathlib import Path
 from typing import Any
 
 from harness_ext import __version__
-from harness_ext.enhance.rows import Output, file_digest, read
+from harness_ext.enhance.row_files import Output, file_digest, read
 from harness_ext.enhance.templates import RowProblem, TemplateSet
 
 
 def prepare(source: Path, target: Path, templates: TemplateSet, split: str = "train", limit: int | None = None) -> Any:
-    """Write the rows of `source` with the prompts of `templates` as JSON lines; return the manifest.
+    """Write rows with their prompts as JSON lines; return the manifest.
 
-    Rows without what a prompt is made of go to `<target>.bad.jsonl`. For CREAK the fields are those of TeacherLM:
-    `text`, `cot_text`, `error_text`, `fundamental_text`. Raises ConfigurationError, StoreError.
+    Rows that lack a field that a prompt needs go to `<target>.bad.jsonl`. For CREAK, the fields are those of TeacherLM:
+    `text`, `cot_text`, `error_text` and `fundamental_text`. Raises ConfigurationError or StoreError.
+
+    source: the file or folder with the rows.
+    target: the JSON-lines file to write.
+    templates: the prompts.
+    split: the split to read of a saved DatasetDict. Default `train`.
+    limit: number of rows to read. Default: all.
     """
     with Output(target, {"stage": "prepare", "templates": templates.digest}) as output:
         count = 0

@@ -1,4 +1,4 @@
-"""From the outcomes of matches to preferences and a ranking: pure functions, computed again without a call."""
+"""Preferences and rankings from the outcomes of matches, as pure functions."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """A match of two candidates, by their places, and its winner; None is a tie."""
+class MatchOutcome:
+    """The outcome of a match between two candidates, given by their indices. A winner of None is a tie."""
 
     first: int
     second: int
@@ -19,16 +19,17 @@ class Outcome:
 
     @property
     def loser(self) -> int | None:
-        """Return who lost; None for a tie."""
+        """Return the loser, or None for a tie."""
         return None if self.winner is None else self.second if self.winner == self.first else self.first
 
 
-def preferred_pairs(n: int, outcomes: Iterable[Outcome]) -> list[tuple[int, int]]:
-    """Return the pairs (better, worse) that follow: the transitive closure of "beat", each pair once.
+def preferred_pairs(n: int, outcomes: Iterable[MatchOutcome]) -> list[tuple[int, int]]:
+    """Return the pairs (better, worse) that follow from the outcomes of `n` candidates, each pair once.
 
-    After single elimination the winner of a match is thus preferred over all on the loser's side of the bracket, as in
-    github.com/BertilBraun/Master-Thesis: (n/2) log2 n pairs for n a power of two. Left out are pairs that contradict
-    each other (both on a cycle) and pairs whose own match was a tie.
+    The pairs are the transitive closure of the wins. After single elimination, the winner of a match is thus preferred
+    to everyone on the loser's side of the bracket, as in github.com/BertilBraun/Master-Thesis: (n/2) log2 n pairs if n
+    is a power of two. Pairs that contradict each other (both on a cycle) and pairs whose own match was a tie are
+    omitted.
     """
     played = list(outcomes)
     reach = _closure(n, played)
@@ -38,27 +39,34 @@ def preferred_pairs(n: int, outcomes: Iterable[Outcome]) -> list[tuple[int, int]
     ]
 
 
-def on_cycles(n: int, outcomes: Iterable[Outcome]) -> list[int]:
-    """Return the candidates that, by way of others, beat themselves."""
+def on_cycles(n: int, outcomes: Iterable[MatchOutcome]) -> list[int]:
+    """Return the candidates on a cycle, which beat themselves by way of others."""
     return [int(i) for i in np.flatnonzero(np.diag(_closure(n, outcomes)))]
 
 
-def _closure(n: int, outcomes: Iterable[Outcome]) -> np.ndarray:
+def _closure(n: int, outcomes: Iterable[MatchOutcome]) -> np.ndarray:
     reach = np.zeros((n, n), dtype=bool)
     for outcome in outcomes:
         if outcome.winner is not None:
             reach[outcome.winner, outcome.loser] = True
+    # Warshall's algorithm: after step k, `reach` covers all paths whose inner nodes are among the first k.
     for k in range(n):
         reach |= np.outer(reach[:, k], reach[k])
     return reach
 
 
-def strengths(n: int, outcomes: Iterable[Outcome], prior: float = 0.5, steps: int = 500) -> list[float]:
-    """Return each candidate's Bradley-Terry strength (natural log; 0 is average), a tie counted as half a win each.
+def strengths(n: int, outcomes: Iterable[MatchOutcome], prior: float = 0.5, steps: int = 500) -> list[float]:
+    """Return the Bradley-Terry strength of each candidate, as a natural logarithm with 0 for an average candidate.
 
-    `prior` wins and as many losses against an average candidate keep the strengths of the unbeaten finite. By the
-    minorisation-maximisation steps of Hunter (2004).
+    A tie counts as half a win for each side. The strengths are fitted with the minorisation-maximisation algorithm of
+    Hunter (2004).
+
+    n: number of candidates.
+    outcomes: the outcomes of their matches.
+    prior: wins, and as many losses, against an average candidate; they keep extreme strengths finite. Default 0.5.
+    steps: maximum number of iterations. Default 500.
     """
+    # Index n is an imaginary average candidate. Its strength stays at 1 and fixes the scale of the others.
     wins = np.zeros((n + 1, n + 1))
     for o in outcomes:
         share = 0.5 if o.winner is None else float(o.winner == o.first)
@@ -75,7 +83,7 @@ def strengths(n: int, outcomes: Iterable[Outcome], prior: float = 0.5, steps: in
     return [round(log(x), 6) for x in p[:n]]
 
 
-def ranking(n: int, outcomes: Iterable[Outcome]) -> list[int]:
-    """Return the candidates from best to worst, by `strengths`; equals in the order of their places."""
+def ranking(n: int, outcomes: Iterable[MatchOutcome]) -> list[int]:
+    """Return the candidates from best to worst by `strengths`, and by index if these are equal."""
     found = strengths(n, outcomes)
     return sorted(range(n), key=lambda i: (-found[i], i))

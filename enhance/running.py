@@ -1,4 +1,4 @@
-"""Runs a protocol over rows: seats from specifications, the engine, one outcome a row."""
+"""Runs a protocol over rows: plans the seats, runs the engine, and delivers one transcript per row."""
 
 from __future__ import annotations
 
@@ -8,37 +8,40 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from harness_ext.arguments import RunPlan, plan_run
 from harness_ext.backends.base import Backend
-from harness_ext.budget import open_budget, total_spending
-from harness_ext.dispatch import CallPolicy
+from harness_ext.config.run_plan import RunPlan, plan_run
 from harness_ext.embedded import SEATS, model_path
-from harness_ext.engine import Engine
+from harness_ext.engine.budget import open_budget, total_spending
+from harness_ext.engine.engine import Engine
+from harness_ext.engine.progress import Progress
+from harness_ext.engine.queues import CallPolicy
+from harness_ext.engine.ranks import Ranks
 from harness_ext.errors import BudgetSpent, ConfigurationError
-from harness_ext.progress import Progress
 from harness_ext.protocol import Protocol, Question
-from harness_ext.ranks import Ranks
 from harness_ext.records import Message, Transcript
-from harness_ext.store import CallStore
-from harness_ext.summary import Summary
+from harness_ext.records.call_store import CallStore
+from harness_ext.records.summary import Summary
 from harness_ext.terminal import safe_text
 
 EMBEDDED = "embedded"
-# Options of a run that say where an evaluation's records go: here, rows have files of their own.
+# Options that concern the records of an evaluation; here, the rows have output files of their own.
 NOT_HERE = ("run_dir", "model", "on_failure")
 
 
 def plan_seats(
     protocol: type[Protocol], seats: Mapping[str, Any], arguments: Mapping[str, Any], **local: Any
 ) -> RunPlan:
-    """Return a checked run: `seats` maps each seat to its model, `arguments` are those of lm-eval's `model_args`.
+    """Return a checked plan of a run. Raises ConfigurationError with all problems at once.
 
-    `embedded` names the embedded model of a seat's kind (the student, or the teacher for every other seat); `local`
-    holds `batch_size` and `device` for all seats. Raises ConfigurationError with all problems at once.
+    protocol: the protocol to run.
+    seats: the model of each seat. `embedded` is the embedded student for the student, and the embedded teacher for any
+        other seat.
+    arguments: arguments as in lm-eval's `model_args`.
+    local: `batch_size` and `device` of local models.
     """
-    problems = [f"`{name}` is for evaluations: leave it out" for name in NOT_HERE if name in arguments]
+    problems = [f"`{name}` applies to evaluations only: leave it out" for name in NOT_HERE if name in arguments]
     if Ranks.current().world > 1:
-        problems.append("rows are written by one process: start it without a launcher; a seat can take several GPUs")
+        problems.append("only one process can write rows: start it without a launcher; a seat can use several GPUs")
     if problems:
         raise ConfigurationError(problems)
     named = {
@@ -56,9 +59,15 @@ def run_questions(
     total: int,
     seed: int = 0,
 ) -> tuple[dict[str, Any], str | None]:
-    """Answer all questions; return the run's figures (`Summary`), and why it ended early if its budget did it.
+    """Answer all questions; return the run's figures (`Summary`), and the reason if its budget ended it early.
 
-    `finished(i, transcript)` is called once a question. Raises what the engine raises.
+    Raises whatever the engine raises.
+
+    plan: the plan of the run.
+    questions: the questions.
+    finished: called once per question with its index and transcript.
+    total: number of questions, for the progress display.
+    seed: seed of sampled replies. Default 0.
     """
     summary = Summary(lambda seat: plan.seats[seat].cost)
 
@@ -87,7 +96,7 @@ def run_questions(
 
 
 def show_prompt(plan: RunPlan, seat: str, prompt: str | list[Message]) -> None:
-    """Print the very text that a seat's model will get, in full; what a terminal would act upon is spelled out."""
+    """Print exactly the text that a seat's model receives, with control characters escaped."""
     setup = plan.seats[seat]
     text = safe_text(setup.backend.render(prompt, setup.chat).text)
     print(

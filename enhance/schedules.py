@@ -1,7 +1,7 @@
-"""Which candidates are compared with which: single elimination, round robin, Swiss.
+"""Schedules of a tournament: single elimination, round robin and Swiss.
 
-A schedule is a generator. It yields a round, a list of matches that need nothing from each other, and is sent each
-match's winner, or None for a tie; it ends when no match is left.
+A schedule is a generator of rounds. It yields the matches of a round, which are independent of each other, and is sent
+the winner of each match, or None for a tie. It ends when no match is left.
 """
 
 from __future__ import annotations
@@ -15,10 +15,14 @@ Schedule = Generator[list[Match], Sequence[int | None], None]
 
 
 def single_elimination(n: int, rng: random.Random, rounds: int = 0) -> Schedule:
-    """Knock out: neighbours of a shuffled bracket meet, the odd one out goes on unplayed, n - 1 matches in all.
+    """Pair the neighbours of a shuffled bracket until one candidate is left, in n - 1 matches.
 
-    After a tie the one named first goes on: somebody must, and the shuffle made it a draw of lots. `rounds` ends it
-    early. Source: the tournaments of github.com/BertilBraun/Master-Thesis.
+    An odd candidate advances without a match. After a tie the first candidate advances: one of them must, and the
+    shuffle has made the choice random. This is the tournament of github.com/BertilBraun/Master-Thesis.
+
+    n: number of candidates.
+    rng: the source of randomness.
+    rounds: number of rounds after which to stop; 0 plays all rounds. Default 0.
     """
     left = _shuffled(n, rng)
     played = 0
@@ -31,7 +35,7 @@ def single_elimination(n: int, rng: random.Random, rounds: int = 0) -> Schedule:
 
 
 def round_robin(n: int, rng: random.Random, rounds: int = 0) -> Schedule:
-    """Everybody meets everybody once, n(n-1)/2 matches in one round; who is named first is drawn."""
+    """Pair everyone with everyone once: n(n-1)/2 matches in one round, in random order and with random sides."""
     matches = [(a, b) if rng.random() < 0.5 else (b, a) for a in range(n) for b in range(a + 1, n)]
     rng.shuffle(matches)
     if matches:
@@ -39,10 +43,15 @@ def round_robin(n: int, rng: random.Random, rounds: int = 0) -> Schedule:
 
 
 def swiss(n: int, rng: random.Random, rounds: int = 0) -> Schedule:
-    """Each round pairs candidates of like points that have not met; `rounds` defaults to ceil(log2 n).
+    """In each round, pair candidates with similar points that have not met yet.
 
-    A win is a point, a tie half of one, and so is the round that the odd one out sits out: one of the fewest points
-    that has not sat out yet. The pairing is a matching of the least squared differences of points.
+    A win gives one point and a tie half a point. If n is odd, a candidate with the fewest points among those that have
+    not yet sat out sits out the round and gets one point. The pairing is a matching that minimises the sum of squared
+    differences in points.
+
+    n: number of candidates.
+    rng: the source of randomness.
+    rounds: number of rounds; 0 is ceil(log2 n). Default 0.
     """
     import networkx
 
@@ -82,7 +91,7 @@ SCHEDULES: dict[str, Callable[[int, random.Random, int], Schedule]] = {
 
 
 def round_sizes(schedule: str, n: int, rounds: int = 0) -> list[int]:
-    """Return how many matches each round of a schedule has for `n` candidates, whoever wins."""
+    """Return the number of matches in each round of a schedule for `n` candidates; it does not depend on who wins."""
     play = SCHEDULES[schedule](n, random.Random(0), rounds)
     sizes: list[int] = []
     try:

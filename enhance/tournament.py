@@ -1,4 +1,4 @@
-"""A judge compares candidates along a schedule; all matches of a round, of all prompts, are asked together."""
+"""Tournaments: a judge compares candidates according to a schedule, with all matches of a round in parallel."""
 
 from __future__ import annotations
 
@@ -11,29 +11,38 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from harness_ext.enhance.judging import FALLBACKS, JUDGE_SYSTEM, JUDGE_USER, RULES, pairwise_messages, read_choice
-from harness_ext.enhance.ranking import Outcome
+from harness_ext.enhance.ranking import MatchOutcome
 from harness_ext.enhance.schedules import SCHEDULES, Match, Schedule
 from harness_ext.models.feedback_pair import REVIEW_SYSTEM, REVIEW_USER
 from harness_ext.options import PromptText
-from harness_ext.protocol import Message, Protocol, Question, Role
+from harness_ext.protocol import Message, Protocol, Question, Role, Seats
+from harness_ext.reading.verdicts import read_verdict
 from harness_ext.records import Solution
-from harness_ext.seats import Seats
-from harness_ext.verdicts import read_verdict
 
-Name = Literal["single_elimination", "round_robin", "swiss"]
+ScheduleName = Literal["single_elimination", "round_robin", "swiss"]
 
 
 @dataclass(frozen=True)
 class Contest(Question):
-    """A prompt with its candidates; of each, `correct` says whether it states the gold answer (None: no gold)."""
+    """A prompt with its candidates.
+
+    candidates: the candidates.
+    correct: whether each candidate states the gold answer, or None if there is no gold answer.
+    """
 
     candidates: tuple[str, ...] = ()
     correct: tuple[bool, ...] | None = None
 
 
 @dataclass(frozen=True)
-class Reply:
-    """What a judge said on two candidates in the order shown (`second` None: on one), in a match of a round."""
+class JudgeReply:
+    """A judge's reply.
+
+    round: number of the round, from 1; 0 for the review of a single candidate.
+    match: the match that the reply belongs to.
+    first, second: the candidates in the order shown; `second` is None for a review.
+    text: the reply.
+    """
 
     round: int
     match: Match
@@ -43,34 +52,45 @@ class Reply:
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """All that a contest brought: its matches by round, and the judge's replies (none where gold answers judged)."""
+class ContestRecord:
+    """The record of a contest.
+
+    matches: the matches, as (round, candidate, candidate).
+    replies: the judge's replies; empty if gold answers decided.
+    """
 
     matches: tuple[tuple[int, int, int], ...]
-    replies: tuple[Reply, ...] = ()
+    replies: tuple[JudgeReply, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Return the judgement as JSON values."""
+        """Return the record as JSON values."""
         return {"matches": [list(m) for m in self.matches], "replies": [vars(reply) for reply in self.replies]}
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Judgement:
+    def from_json(cls, data: Mapping[str, Any]) -> ContestRecord:
         """Read what `to_json` wrote."""
-        replies = tuple(Reply(**{**reply, "match": tuple(reply["match"])}) for reply in data["replies"])
+        replies = tuple(JudgeReply(**{**reply, "match": tuple(reply["match"])}) for reply in data["replies"])
         return cls(tuple((r, a, b) for r, a, b in data["matches"]), replies)
 
 
 @dataclass(frozen=True)
 class Tournament(Protocol):
-    """Comparisons by a judge.
+    """Has a judge compare the candidates of a prompt.
 
-    `schedule` and `rounds`: see `harness_ext.enhance.schedules`. `orders=both` asks each match twice, the candidates
-    changing places; a judge that does not name the same one twice has called a tie. `style=pairwise` shows two
-    candidates and reads JSON (then by `fallbacks`); `style=review` shows one at a time, as `feedback_pair` does, and an
-    accepted one beats one that is not. `seed` draws another bracket.
+    schedule: `single_elimination`, `round_robin` or `swiss`. Default `single_elimination`.
+    rounds: number of rounds; 0 plays all rounds, and ceil(log2 n) rounds of a Swiss schedule. Default 0.
+    orders: `both` shows each pair in both orders, and the match is a tie unless the judge prefers the same candidate
+        twice; `one` shows it once. Default `both`.
+    style: `pairwise` shows two candidates and expects JSON; `review` shows one at a time, as `feedback_pair` does, and
+        an accepted candidate beats a rejected one. Default `pairwise`.
+    fallbacks: rules for replies that are not JSON, separated by commas, or `none`. Default `json_inside,key`.
+    judge_max_tokens: maximum tokens of a judge's reply. Default 350.
+    judge_system: the judge's system message.
+    judge_user: template of the judge's user message, with `{task}`, `{first}` and `{second}`.
+    seed: seed of the bracket. Default 0.
     """
 
-    schedule: Name = "single_elimination"
+    schedule: ScheduleName = "single_elimination"
     rounds: int = 0
     orders: Literal["both", "one"] = "both"
     style: Literal["pairwise", "review"] = "pairwise"
@@ -89,7 +109,7 @@ class Tournament(Protocol):
 
     async def solve(self, question: Question, seats: Seats) -> Solution:
         assert isinstance(question, Contest)
-        replies: list[Reply] = []
+        replies: list[JudgeReply] = []
         if self.style == "review":
             numbers = range(len(question.candidates))
             replies += await asyncio.gather(*(self._review(question, seats, i) for i in numbers))
@@ -106,19 +126,19 @@ class Tournament(Protocol):
                 matches = play.send(winners)
             except StopIteration:
                 break
-        return Solution(json.dumps(Judgement(tuple(played), tuple(replies)).to_json()))
+        return Solution(json.dumps(ContestRecord(tuple(played), tuple(replies)).to_json()))
 
-    async def _compare(self, question: Contest, seats: Seats, number: int, match: Match, shown: Match) -> Reply:
+    async def _compare(self, question: Contest, seats: Seats, number: int, match: Match, shown: Match) -> JudgeReply:
         first, second = (question.candidates[i].strip() for i in shown)
         messages = pairwise_messages(self.judge_system, self.judge_user, question.text, first, second)
         reply = await seats.judge.generate(messages, kind="comparison", gen_kwargs=self._limits)
-        return Reply(number, match, *shown, reply.text)
+        return JudgeReply(number, match, *shown, reply.text)
 
-    async def _review(self, question: Contest, seats: Seats, candidate: int) -> Reply:
+    async def _review(self, question: Contest, seats: Seats, candidate: int) -> JudgeReply:
         user = PromptText(REVIEW_USER).fill(task=question.text, draft=question.candidates[candidate].strip())
         messages = [Message("system", REVIEW_SYSTEM), Message("user", user)]
         reply = await seats.judge.generate(messages, kind="review", gen_kwargs=self._limits)
-        return Reply(0, (candidate, candidate), candidate, None, reply.text)
+        return JudgeReply(0, (candidate, candidate), candidate, None, reply.text)
 
     @property
     def _limits(self) -> dict[str, object]:
@@ -126,22 +146,26 @@ class Tournament(Protocol):
 
 
 def read_fallbacks(text: str) -> tuple[str, ...]:
-    """Return the rules named, parted by commas (`none`: no rule). Raises ValueError for a rule nobody knows."""
+    """Return the rules in a comma-separated list; `none` is the empty list. Raises ValueError for an unknown rule."""
     names = tuple(name.strip() for name in text.split(",") if name.strip() and name.strip() != "none")
     if unknown := [name for name in names if name not in RULES]:
-        raise ValueError(f"`fallbacks`: {', '.join(unknown)} is no rule; there are {', '.join(RULES)}, and none")
+        raise ValueError(f"`fallbacks`: unknown rule {', '.join(unknown)}; the rules are {', '.join(RULES)}, or none")
     return names
 
 
 def bracket(schedule: str, contest: Contest, rounds: int, seed: int) -> Schedule:
-    """Start a contest's schedule. Its lots depend on prompt, candidates and seed alone, not on the rows around it."""
+    """Start the schedule of a contest.
+
+    Its random numbers depend only on the prompt, the candidates and the seed, not on other rows. A resumed or extended
+    run therefore plays the same matches and finds their calls in the store.
+    """
     content = json.dumps([seed, contest.context, contest.candidates]).encode()
     rng = random.Random(hashlib.sha256(content).digest())
     return SCHEDULES[schedule](len(contest.candidates), rng, rounds)
 
 
-def judge_by_gold(schedule: str, contest: Contest, rounds: int, seed: int) -> Judgement:
-    """Play a contest by gold answers: a right candidate beats a wrong one, two of a kind tie."""
+def judge_by_gold(schedule: str, contest: Contest, rounds: int, seed: int) -> ContestRecord:
+    """Play a contest by gold answers: a correct candidate beats a wrong one, otherwise the match is a tie."""
     assert contest.correct is not None
     play, number, played = bracket(schedule, contest, rounds, seed), 0, list[tuple[int, int, int]]()
     matches = next(play, None)
@@ -152,17 +176,17 @@ def judge_by_gold(schedule: str, contest: Contest, rounds: int, seed: int) -> Ju
             matches = play.send([gold_winner(match, contest.correct) for match in matches])
         except StopIteration:
             break
-    return Judgement(tuple(played))
+    return ContestRecord(tuple(played))
 
 
 def gold_winner(match: Match, correct: Sequence[bool]) -> int | None:
-    """Return which of two candidates is right, None where both or neither are."""
+    """Return which of two candidates is correct, or None if both or neither are."""
     a, b = match
     return None if correct[a] == correct[b] else a if correct[a] else b
 
 
-def winner_of(match: Match, replies: Sequence[Reply], fallbacks: str) -> int | None:
-    """Return a match's winner by the judge's replies: the one that every reply on it names, else None, a tie."""
+def winner_of(match: Match, replies: Sequence[JudgeReply], fallbacks: str) -> int | None:
+    """Return the winner of a match: the candidate that all of the judge's replies on it prefer, else None for a tie."""
     choices = {named(reply, fallbacks) for reply in replies if reply.second is not None and reply.match == match}
     if choices:
         return choices.pop() if len(choices) == 1 else None
@@ -171,21 +195,21 @@ def winner_of(match: Match, replies: Sequence[Reply], fallbacks: str) -> int | N
     return None if a is None or b is None or a == b else match[0] if a else match[1]
 
 
-def named(reply: Reply, fallbacks: str) -> int | None:
-    """Return the candidate that a comparison prefers; None for neither, and for what cannot be read."""
+def named(reply: JudgeReply, fallbacks: str) -> int | None:
+    """Return the candidate that a comparison prefers, or None if it prefers neither or cannot be parsed."""
     choice = read_choice(reply.text, read_fallbacks(fallbacks)).choice
     return {1: reply.first, 2: reply.second}.get(choice or 0)
 
 
-def accepts(reply: Reply) -> bool | None:
-    """Return whether a review accepts its candidate; None where it says neither."""
+def accepts(reply: JudgeReply) -> bool | None:
+    """Return whether a review accepts its candidate, or None if its verdict cannot be read."""
     verdict = read_verdict(reply.text)
     return None if verdict.malformed else verdict.accepted
 
 
-def outcomes(judgement: Judgement, fallbacks: str, correct: Sequence[bool] | None = None) -> list[Outcome]:
-    """Return the outcome of every match played; with `correct`, by gold answers instead of the judge's replies."""
+def outcomes(judgement: ContestRecord, fallbacks: str, correct: Sequence[bool] | None = None) -> list[MatchOutcome]:
+    """Return the outcome of every match: by gold answers if `correct` is given, else by the judge's replies."""
     played = [(a, b) for _, a, b in judgement.matches]
     if correct is not None:
-        return [Outcome(*match, gold_winner(match, correct)) for match in played]
-    return [Outcome(*match, winner_of(match, judgement.replies, fallbacks)) for match in played]
+        return [MatchOutcome(*match, gold_winner(match, correct)) for match in played]
+    return [MatchOutcome(*match, winner_of(match, judgement.replies, fallbacks)) for match in played]

@@ -1,1 +1,1 @@
-"""Training: supervised fine-tuning on TRL's trainer, with complete checkpoints, resume and DeepSpeed."""
+"""Training with TRL's trainers: fine-tuning, preferences and distillation, with checkpoints that can be resumed."""

@@ -1,7 +1,7 @@
-"""`python -m harness_ext.finetune` is `harness-ext finetune`."""
+"""`python -m harness_ext.finetune`: the same as `harness-ext finetune`."""
 
 import sys
 
-from harness_ext.finetune.cli import main
+from harness_ext.finetune.command import main
 
 raise SystemExit(main(sys.argv[1:]))

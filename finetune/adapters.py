@@ -1,4 +1,4 @@
-"""What of a model is trained: all of it, LoRA, LoRA on a 4-bit base, or a prefix."""
+"""What is trained: the whole model, LoRA, LoRA on a 4-bit base model, or a prefix."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ if TYPE_CHECKING:
     from peft import PeftConfig
     from transformers import BitsAndBytesConfig
 
-# PEFT saves of a projected prefix only what the projection gave; resuming needs what gave it.
+# PEFT saves only the output of a prefix projection; resuming needs the weights that produce it.
 ENCODER_FILE = "prefix_encoder.safetensors"
 
 
 def peft_config(args: TrainArgs, hidden_size: int) -> PeftConfig | None:
-    """Return PEFT's configuration of the adapter, None for full fine-tuning.
+    """Return PEFT's configuration of the adapter, or None for full fine-tuning.
 
-    `prefix` starts at zero, so that training starts from the untouched model. `pkv` is the prefix that
-    github.com/katja-kolos/foundation_models wrote itself: an embedding of 30 positions, two linear layers with a tanh
-    between, of the model's width (`hidden_size`).
+    `prefix` is initialised to zero, so that training starts from the unmodified model. `pkv` is the projected prefix of
+    github.com/katja-kolos/foundation_models: an embedding of 30 positions, followed by two linear layers of width
+    `hidden_size` with a tanh between them.
     """
     if args.adapter == "full":
         return None
@@ -47,7 +47,7 @@ def peft_config(args: TrainArgs, hidden_size: int) -> PeftConfig | None:
 
 
 def quantization(args: TrainArgs, compute: torch.dtype) -> BitsAndBytesConfig | None:
-    """Return how the base is loaded: nf4 with double quantisation for `qlora`, None otherwise."""
+    """Return the quantisation of the base model: nf4 with double quantisation for `qlora`, otherwise None."""
     if args.adapter != "qlora":
         return None
     from transformers import BitsAndBytesConfig
@@ -60,8 +60,19 @@ def quantization(args: TrainArgs, compute: torch.dtype) -> BitsAndBytesConfig | 
     )
 
 
+def keep_gradients(model: Any) -> None:
+    """Keep 4-bit layers on the kernel that propagates gradients. Models without such layers are unaffected.
+
+    On CPUs with AVX512-BF16, bitsandbytes (0.50) repacks a 4-bit layer at its first forward pass without gradients and
+    from then on uses a kernel without autograd. After the first evaluation, no gradient would reach the layers below.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
 def save_encoder(model: Any, folder: str | Path) -> None:
-    """Save the weights that make the prefix of a `pkv` adapter beside the adapter."""
+    """Save the weights that produce the prefix of a `pkv` adapter, next to the adapter."""
     from safetensors.torch import save_file
 
     weights = {name: value.detach().cpu().contiguous() for name, value in _encoder(model).state_dict().items()}
@@ -69,7 +80,7 @@ def save_encoder(model: Any, folder: str | Path) -> None:
 
 
 def load_encoder(model: Any, folder: str | Path) -> None:
-    """Load what `save_encoder` wrote. Raises FileNotFoundError when it is not there."""
+    """Load what `save_encoder` wrote. Raises FileNotFoundError if it is missing."""
     from safetensors.torch import load_file
 
     _encoder(model).load_state_dict(load_file(str(Path(folder) / ENCODER_FILE)))

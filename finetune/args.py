@@ -1,4 +1,4 @@
-"""A training run's settings: typed, with every problem that the settings alone can show."""
+"""The settings of a training run, and every problem that can be found from the settings alone."""
 
 from __future__ import annotations
 
@@ -24,24 +24,86 @@ CHOICES = {
     "scheduler": ("constant", "constant_with_warmup", "linear", "cosine"),
     "tracker": ("none", "wandb", "tensorboard", "trackio"),
 }
-# Rates that train in a few epochs. Prefixes start at nothing and need a large one: with a rate as for weights they
-# hardly move, which looks like a broken method. Preference losses push harder than likelihood: a tenth.
+# Learning rates that work within a few epochs. Prefixes start at zero and need a large one: at a rate that suits
+# weights they hardly move, and the method looks broken. Preference losses have larger gradients than the likelihood,
+# so they get a tenth.
 RATES = {"full": 2e-5, "lora": 2e-4, "qlora": 2e-4, "prefix": 5e-3, "pkv": 1e-3}
 PREFERENCE_SHARE = 0.1
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot be run; the message lists every problem found."""
+    """The configuration cannot be run. The message lists every problem found."""
 
 
 @dataclass(frozen=True)
 class TrainArgs:
-    """One training stage; docs/finetune.md says what each setting means.
+    """The settings of one training stage. An empty string means "not given".
 
-    `model` is a model folder or a hub name, `train_file` a JSON-lines file or a folder of `datasets.save_to_disk`,
-    `output_dir` the stage's own folder. Lengths are in tokens, rates per optimizer step, `batch_size` rows a process
-    and step. `epochs` counts passes over the rows; `max_steps` > 0 overrides it. `deepspeed` is the name of a preset
-    or a JSON file.
+    Model and data:
+    model: the model to start from, a folder or a Hub name. Required.
+    train_file: the training rows, a JSON-lines file or a `datasets.save_to_disk` folder. Required.
+    output_dir: the stage's own folder. Required.
+    eval_file: rows for the validation error, in the same formats. Default none.
+    eval_fraction: share of the training rows to hold out if there are no other validation rows, 0 to 1. Default 0.
+
+    What is learned:
+    method: `sft`, `dpo`, `orpo` or `kd`. Default `sft`.
+    adapter: `full`, `lora`, `qlora`, `prefix` or `pkv`. Default `full`.
+    column: the column to learn. Default none: the names of the columns determine the kind of row.
+    prompt_column: the column that `column` replies to. Default none: `column` is learned as a whole text.
+    targets: which column `kd` learns, `golden` or `teacher`. Default `golden`.
+    golden_column: the column with the golden targets of `kd`. Default `solution`.
+    teacher_column: the column with the teacher's targets of `kd`. Default `explanation`.
+    teacher_file: a file to join the teacher's targets from, by `index`. Default none.
+    teacher_model: a teacher whose token distributions `kd` learns, a folder or a Hub name. Default none.
+    kd_beta: interpolation of the distillation loss, from 0 (forward KL) to 1 (reverse KL). Default 0.
+    kd_temperature: temperature of both distributions in the distillation loss. Default 1.
+    beta: the `beta` of DPO, or the weight of ORPO's odds-ratio loss. Default 0.1.
+
+    Rows:
+    max_length: length of the longest row, in tokens. Default 2048.
+    too_long: what to do with longer rows, `stop`, `drop`, `keep_end` or `keep_start`. Default `stop`.
+    bad_rows: what to do with malformed or empty rows, `stop` or `drop`. Default `stop`.
+    drop_duplicates: whether to drop rows that repeat an earlier one. Default false.
+    group_by_length: whether to batch rows of similar length, which saves padding. Default false.
+    packing: whether to pack several rows into one sequence of `max_length`. Default false.
+
+    Optimization:
+    epochs: passes over the rows. Default 1.
+    max_steps: optimizer steps; a positive number overrides `epochs`. Default -1.
+    batch_size: rows per process and forward pass. Default 8.
+    gradient_accumulation: forward passes per optimizer step. Default 1.
+    learning_rate: the peak learning rate. Default: by method and adapter in a plan (see `default_rate`), else 2e-5.
+    scheduler: `constant`, `constant_with_warmup`, `linear` or `cosine`. Default `cosine`.
+    warmup_steps: optimizer steps until the peak rate is reached. Default 0.
+    weight_decay: weight decay of AdamW. Default 0.
+    adam_beta2: second-moment decay of AdamW. Default 0.999.
+    max_grad_norm: the norm to which gradients are clipped. Default 1.
+    seed: seed of the row order and of everything else that is random. Default 0.
+    gradient_checkpointing: whether to recompute activations, which saves memory and costs time. Default false.
+
+    Adapter:
+    lora_r: rank of LoRA. Default 8.
+    lora_alpha: scale of LoRA. Default 16.
+    lora_dropout: dropout of LoRA, 0 to 1. Default 0.05.
+    lora_targets: names of the modules that get LoRA, separated by commas. Default `all-linear`.
+    prefix_tokens: prefix positions; 0 is 50 for `prefix` and 30 for `pkv`. Default 0.
+
+    Machine:
+    dtype: `auto`, `float32`, `bfloat16` or `float16`. Default `auto`: see `environment.precision`.
+    device: `auto` (a GPU if there is one) or `cpu`. Default `auto`.
+    threads: CPU threads of PyTorch; 0 keeps PyTorch's own choice. Default 0.
+    deepspeed: a preset (`zero2`, `zero3`, `zero3_offload`) or the path of a JSON file. Default none.
+
+    Results:
+    logging_steps: optimizer steps between two log entries. Default 10.
+    save_total_limit: number of checkpoints to keep; 0 keeps all. Default 0.
+    resume: whether to continue from the last complete checkpoint. Default true.
+    tracker: `none`, `wandb`, `tensorboard` or `trackio`. Default `none`.
+    project: the tracker's project. Default `harness-ext`.
+    run_name: the run's name in the tracker. Default none.
+    push_to_hub: Hub repository to upload the finished model to; a new one is private. Default none.
+    trust_remote_code: whether to run code that comes with a model. Default false.
     """
 
     model: str
@@ -98,7 +160,7 @@ class TrainArgs:
     trust_remote_code: bool = False
 
     def problems(self) -> list[str]:
-        """Return what is wrong with these settings, one sentence each."""
+        """Return what is wrong with these settings, one sentence per problem."""
         needed = ("model", "train_file", "output_dir")
         counts = ("max_length", "batch_size", "gradient_accumulation", "logging_steps", "lora_r", "lora_alpha")
         rates = ("epochs", "learning_rate", "max_grad_norm", "beta", "kd_temperature")
@@ -107,7 +169,7 @@ class TrainArgs:
         found = [f"`{name}` is empty." for name in needed if not values[name]]
         files = [(name, values[name]) for name in ("train_file", "eval_file", "teacher_file") if values[name]]
         found += [
-            f"`{name}`: there is no file and no folder {path}." for name, path in files if not Path(path).exists()
+            f"`{name}`: {path} is neither a file nor a folder." for name, path in files if not Path(path).exists()
         ]
         found += [f"`{name}` is {values[name]}; it must be at least 1." for name in counts if values[name] < 1]
         found += [f"`{name}` is {values[name]}; it must be positive." for name in rates if not values[name] > 0]
@@ -118,10 +180,10 @@ class TrainArgs:
             if values[name] not in known
         ]
         if not 0 < self.adam_beta2 < 1:
-            found.append(f"`adam_beta2` is {self.adam_beta2}; it must lie between 0 and 1.")
+            found.append(f"`adam_beta2` is {self.adam_beta2}; it must be between 0 and 1.")
         for name in ("kd_beta", "lora_dropout", "eval_fraction"):
             if not 0 <= values[name] <= 1:
-                found.append(f"`{name}` is {values[name]}; it must lie between 0 and 1.")
+                found.append(f"`{name}` is {values[name]}; it must be between 0 and 1.")
         if self.deepspeed and self.deepspeed not in DEEPSPEED_PRESETS and not Path(self.deepspeed).is_file():
             presets = ", ".join(DEEPSPEED_PRESETS)
             found.append(f"`deepspeed`: {self.deepspeed!r} is neither a preset ({presets}) nor a file.")
@@ -129,14 +191,14 @@ class TrainArgs:
 
     @property
     def deepspeed_file(self) -> str | None:
-        """Return the path of the DeepSpeed configuration, None without DeepSpeed."""
+        """Return the path of the DeepSpeed configuration, or None without DeepSpeed."""
         if not self.deepspeed:
             return None
         return str(DEEPSPEED_PRESETS.get(self.deepspeed, Path(self.deepspeed)))
 
     @property
     def zero_stage(self) -> int:
-        """Return DeepSpeed's ZeRO stage, 0 without DeepSpeed."""
+        """Return DeepSpeed's ZeRO stage, or 0 without DeepSpeed. Raises ConfigError if the file cannot be read."""
         import json
 
         if self.deepspeed_file is None:
@@ -149,17 +211,17 @@ class TrainArgs:
 
     @property
     def virtual_tokens(self) -> int:
-        """Return how many prefix positions the adapter has: `prefix_tokens`, or else 50 and 30."""
+        """Return the number of prefix positions: `prefix_tokens`, by default 50 for `prefix` and 30 for `pkv`."""
         default = {"prefix": 50, "pkv": 30}.get(self.adapter, 0)
         return self.prefix_tokens or default if default else 0
 
 
 def default_rate(method: str, adapter: str) -> float:
-    """Return the learning rate that a run takes when none is given."""
+    """Return the learning rate of a run that names none."""
     rate = RATES.get(adapter, RATES["full"])
     return rate * PREFERENCE_SHARE if method in PREFERENCE_METHODS else rate
 
 
 def final_dir(output_dir: str | Path) -> Path:
-    """Return the folder of a stage's finished model."""
+    """Return the folder of a stage's final model."""
     return Path(output_dir) / "final"

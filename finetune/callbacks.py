@@ -1,4 +1,4 @@
-"""What happens beside the training steps: whole epochs in the log, a checkpoint before a polite kill, trackers."""
+"""Callbacks of the trainer: complete logs, a checkpoint before a requested end, and experiment trackers."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from harness_ext.finetune.args import TrainArgs
 if TYPE_CHECKING:
     from transformers import TrainerCallback
 
-# SIGTERM: a polite kill or a preemption. SIGUSR1: a scheduler's warning that time runs out.
+# SIGTERM: a kill request or a preemption. SIGUSR1: a scheduler's warning that the time limit is near.
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class Interrupted(Exception):
-    """Training was asked to end by a signal, after the step at hand was saved."""
+    """A signal ended the training, after the current step was saved."""
 
     def __init__(self, number: int, step: int) -> None:
         self.status = 128 + number
         super().__init__(
-            f"ended by {signal.Signals(number).name} after step {step}, which is saved; the same command resumes there"
+            f"ended by {signal.Signals(number).name} after step {step}, which is saved; run the same command to resume"
         )
 
 
 class Stop:
-    """Remembers the first signal that asks for an end. Use as a context manager around the training."""
+    """Records the first signal that asks the training to end. Use it as a context manager around the training."""
 
     def __init__(self) -> None:
         self.number = 0
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Stop:
-        """Take over the signals (in the main thread; elsewhere they stay as they are)."""
+        """Install the signal handlers. Python allows this only in the main thread; elsewhere nothing changes."""
         import threading
 
         if threading.current_thread() is threading.main_thread():
@@ -44,7 +44,7 @@ class Stop:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Give the signals back."""
+        """Restore the previous signal handlers."""
         for one, handler in self._before.items():
             signal.signal(one, handler)
 
@@ -52,7 +52,10 @@ class Stop:
         self.number = self.number or number
 
     def agreed(self, device: Any) -> int:
-        """Return the signal that any process got, 0 for none: all must end after the same step."""
+        """Return the signal that any process received, or 0.
+
+        The processes agree after every step, because a process that ended alone would leave the others waiting for it.
+        """
         import torch
         import torch.distributed as dist
 
@@ -64,7 +67,7 @@ class Stop:
 
 
 def keeper(stop: Stop) -> TrainerCallback:
-    """Return the callback that saves before an end and keeps the log whole."""
+    """Return the callback that saves before the training ends and keeps the log complete."""
     from transformers import TrainerCallback
 
     class Keeper(TrainerCallback):  # type: ignore[misc]
@@ -73,23 +76,24 @@ def keeper(stop: Stop) -> TrainerCallback:
                 control.should_save = True
                 control.should_training_stop = True
             if control.should_save:
-                # The losses since the last entry are not in a checkpoint: what is not logged now is never logged.
+                # A checkpoint does not contain the losses since the last log entry; without an entry now, a resumed
+                # run could never log them.
                 control.should_log = True
 
         def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             control.should_log = True
             if stop.number:
-                # The step is saved; an evaluation would outlast the time that is left.
+                # The step is already saved, and an evaluation might take longer than the time that is left.
                 control.should_save = control.should_evaluate = False
 
     return Keeper()
 
 
 def trackers(args: TrainArgs, step: int) -> tuple[str, list[TrainerCallback]]:
-    """Return `report_to` and callbacks for the tracker that was asked for; `step` is where the run resumes.
+    """Return `report_to` and the callbacks of the chosen tracker. `step` is the step the run resumes from.
 
-    W&B gets a run id made of the output folder, so that a resumed run goes on in the same run. TensorBoard's writer
-    forgets what was logged beyond `step` before a kill.
+    The W&B run id is derived from the output folder, so that a resumed run continues the same W&B run. TensorBoard's
+    writer discards what was logged after `step` before the run was killed.
     """
     out = Path(args.output_dir).resolve()
     if args.tracker == "wandb":
@@ -109,7 +113,7 @@ def trackers(args: TrainArgs, step: int) -> tuple[str, list[TrainerCallback]]:
 
 
 def sync_hint(args: TrainArgs) -> str:
-    """Return how to bring what W&B noted offline to its server, an empty string when there is nothing to bring."""
+    """Return how to upload what W&B recorded offline, or an empty string if there is nothing to upload."""
     runs = sorted((Path(args.output_dir) / "wandb").glob("offline-run-*"))
     if args.tracker != "wandb" or not runs:
         return ""

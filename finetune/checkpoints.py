@@ -1,4 +1,4 @@
-"""Which checkpoints can be trusted: a marker, written last, lists every file of a folder with its size."""
+"""Complete checkpoints: a marker file, written last, lists every file of a folder with its size."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness_ext.files import whole_file
+from harness_ext.files import atomic_write
 
 MARKER = "complete.json"
-# transformers writes it into a folder while it saves under a signal, and removes it afterwards.
+# transformers writes this file while it saves because of a signal, and removes it afterwards.
 SENTINEL = "checkpoint-is-incomplete.txt"
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a look into an output folder gave: the last complete checkpoint, and why others were passed over."""
+    """The last complete checkpoint of an output folder, and why later ones were skipped."""
 
     checkpoint: Path | None
     skipped: tuple[str, ...]
 
 
 def mark_complete(folder: str | Path, **facts: Any) -> None:
-    """Write the marker of a finished folder, with the sizes of its files (bytes) and `facts` about it."""
+    """Write the marker of a finished folder, with the sizes of its files in bytes and `facts` about it."""
     root = Path(folder)
     sizes = {
         str(path.relative_to(root)): path.stat().st_size
@@ -36,21 +36,21 @@ def mark_complete(folder: str | Path, **facts: Any) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a file at once: whoever reads it meanwhile, another process of the run say, sees the old one or the new."""
-    with whole_file(path) as out:
+    """Write a JSON file atomically, because other processes of the run may be reading it."""
+    with atomic_write(path) as out:
         json.dump(value, out, indent=1, ensure_ascii=False)
         out.write("\n")
 
 
 def why_incomplete(folder: str | Path) -> str:
-    """Return why a folder cannot be trusted; an empty string when it is complete."""
+    """Return why a folder is incomplete, or an empty string if it is complete."""
     root = Path(folder)
     if (root / SENTINEL).exists():
-        return f"{root.name} holds {SENTINEL}: saving was interrupted"
+        return f"{root.name} contains {SENTINEL}: saving was interrupted"
     try:
         files = json.loads((root / MARKER).read_text(encoding="utf-8"))["files"]
     except FileNotFoundError:
-        return f"{root.name} has no {MARKER}: it was not finished"
+        return f"{root.name} has no {MARKER}: saving was not finished"
     except (ValueError, KeyError, TypeError):
         return f"{root.name}/{MARKER} cannot be read"
     for name, size in files.items():
@@ -63,7 +63,7 @@ def why_incomplete(folder: str | Path) -> str:
 
 
 def numbered(output_dir: str | Path) -> list[Path]:
-    """Return the `checkpoint-<step>` folders by step, torn ones included."""
+    """Return the `checkpoint-<step>` folders in order of their steps, incomplete ones included."""
     named = [
         (int(match[1]), path)
         for path in Path(output_dir).glob("checkpoint-*")
@@ -73,22 +73,22 @@ def numbered(output_dir: str | Path) -> list[Path]:
 
 
 def marker_facts(folder: str | Path) -> dict[str, Any]:
-    """Return what a complete folder's marker says: `step`, `epoch`, `processes` and the `files`."""
+    """Return the content of a complete folder's marker: `step`, `epoch`, `processes` and `files`."""
     facts: dict[str, Any] = json.loads((Path(folder) / MARKER).read_text(encoding="utf-8"))
     return facts
 
 
 def prune(output_dir: str | Path, limit: int) -> None:
-    """Delete the oldest complete checkpoints beyond `limit` (0: keep all). Torn ones are left for the reader."""
+    """Delete the oldest complete checkpoints beyond `limit` (0 keeps all). Incomplete ones are left alone."""
     complete = [path for path in numbered(output_dir) if not why_incomplete(path)]
     for path in complete[: max(0, len(complete) - limit)] if limit else ():
-        # Without its marker a half-deleted folder counts as torn.
+        # Removing the marker first makes a folder that is only half deleted count as incomplete.
         (path / MARKER).unlink()
         shutil.rmtree(path)
 
 
 def last_complete(output_dir: str | Path) -> Found:
-    """Return the complete `checkpoint-<step>` folder of the highest step, and the torn ones above it."""
+    """Return the complete checkpoint with the highest step, and why those with higher steps were skipped."""
     skipped: list[str] = []
     for path in reversed(numbered(output_dir)):
         reason = why_incomplete(path)

@@ -1,4 +1,4 @@
-"""Accuracy an epoch, beside the untouched model and the teacher: one table, one picture, one verdict."""
+"""Accuracy per epoch compared with the untouched model and the teacher: a table, a plot and a gate."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from harness_ext.compare.statistics import (
+from harness_ext.analysis.compare.statistics import (
     Clusters,
     Interval,
     bootstrap_test,
@@ -17,12 +17,17 @@ from harness_ext.compare.statistics import (
     mean_interval,
     share_interval,
 )
-from harness_ext.finetune.evaluate import Score, Subject
+from harness_ext.finetune.checkpoint_scores import CheckpointScore, Subject
 
 
 @dataclass(frozen=True)
 class Change:
-    """A subject against the untouched model on the questions both answered; `p` is two-sided."""
+    """A subject compared with the untouched model on the questions both answered.
+
+    difference: mean difference of the metric.
+    gained, lost: number of questions on which the subject scores higher, and lower.
+    p: the two-sided p-value.
+    """
 
     difference: float
     gained: int
@@ -32,7 +37,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Point:
-    """A score with its 95% interval, and the change against the untouched model (None for itself)."""
+    """A score with its 95% interval, and the change from the untouched model (None for that model itself)."""
 
     subject: Subject
     task: str
@@ -43,8 +48,8 @@ class Point:
     change: Change | None
 
 
-def change(before: Score, after: Score) -> Change:
-    """Compare two subjects question by question: exact McNemar for right and wrong, a paired bootstrap otherwise."""
+def change(before: CheckpointScore, after: CheckpointScore) -> Change:
+    """Compare two subjects question by question: exact McNemar test for binary values, else a paired bootstrap."""
     shared = sorted(before.values.keys() & after.values.keys())
     pairs = [(before.values[key], after.values[key]) for key in shared]
     gained = sum(new > old for old, new in pairs)
@@ -55,8 +60,8 @@ def change(before: Score, after: Score) -> Change:
     return Change(sum(differences) / max(len(pairs), 1), gained, lost, p)
 
 
-def points(subjects: Sequence[Subject], scores: Sequence[Score]) -> list[Point]:
-    """Return the points of the curve, task by task, in the subjects' order; subjects without a score are left out."""
+def points(subjects: Sequence[Subject], scores: Sequence[CheckpointScore]) -> list[Point]:
+    """Return the points of the curve by task, in the order of the subjects. Subjects without a score are omitted."""
     found = []
     for task in dict.fromkeys(score.task for score in scores):
         by_name = {score.subject: score for score in scores if score.task == task}
@@ -71,14 +76,14 @@ def points(subjects: Sequence[Subject], scores: Sequence[Score]) -> list[Point]:
 
 
 def gate(found: Sequence[Point], alpha: float | None = None) -> tuple[bool, str]:
-    """Return whether the last epoch beats the untouched model, and why.
+    """Return whether the last epoch beats the untouched model, and a message with the reason.
 
-    The gate of github.com/BertilBraun/Master-Thesis: it has to win more questions than it loses, over all tasks
-    together; with `alpha`, by an exact two-sided sign test as well.
+    This is the gate of github.com/BertilBraun/Master-Thesis: the last epoch has to win more questions than it loses,
+    over all tasks together. With `alpha`, the exact two-sided sign test must be significant as well.
     """
     epochs = [point for point in found if point.subject.role == "epoch" and point.change]
     if not epochs:
-        return False, "gate: closed: no epoch is scored beside the untouched model"
+        return False, "gate: closed: no epoch has a score to compare with the untouched model"
     newest = epochs[-1].subject.name
     changes = [point.change for point in epochs if point.subject.name == newest and point.change]
     gained, lost = sum(one.gained for one in changes), sum(one.lost for one in changes)
@@ -86,11 +91,11 @@ def gate(found: Sequence[Point], alpha: float | None = None) -> tuple[bool, str]
     passed = gained > lost and (alpha is None or p < alpha)
     wanted = "more wins than losses" + (f" and p < {alpha:g}" if alpha is not None else "")
     verdict = "open" if passed else "closed"
-    return passed, f"gate: {verdict}: {newest} wins {gained} and loses {lost} questions, p = {p:.2g} (wanted: {wanted})"
+    return passed, f"gate: {verdict}: {newest} wins {gained} and loses {lost} questions, p = {p:.2g} (needed: {wanted})"
 
 
 def table(found: Sequence[Point], errors: dict[str, list[list[float]]]) -> str:
-    """Return the table as Markdown: accuracy with its interval, change, wins and losses, errors of the epoch."""
+    """Return a Markdown table of the accuracy with its interval, the change, wins and losses, and the errors."""
     series = {name: {int(epoch): error for epoch, error in errors.get(name, [])} for name in ("train", "validation")}
     lines = []
     for task in dict.fromkeys(point.task for point in found):
@@ -121,7 +126,7 @@ def table(found: Sequence[Point], errors: dict[str, list[list[float]]]) -> str:
 
 
 def picture(found: Sequence[Point], path: Path) -> None:
-    """Draw accuracy an epoch with its intervals, a panel a task, beside the untouched model and the teacher."""
+    """Plot the accuracy per epoch with its intervals, one panel per task, with the untouched model and the teacher."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -165,7 +170,13 @@ def picture(found: Sequence[Point], path: Path) -> None:
 
 
 def write(found: Sequence[Point], errors: dict[str, list[list[float]]], verdict: str, folder: Path) -> str:
-    """Write table, picture and their numbers below `folder`; return the table."""
+    """Write the table, the plot and their numbers to `folder`; return the table.
+
+    found: the points of the curve.
+    errors: training and validation error per epoch, from `errors.json`.
+    verdict: the gate's message, or an empty string.
+    folder: the folder to write to; it is created if necessary.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     text = table(found, errors) + (f"\n{verdict}\n" if verdict else "")
     (folder / "table.md").write_text(text, encoding="utf-8")
@@ -175,7 +186,7 @@ def write(found: Sequence[Point], errors: dict[str, list[list[float]]], verdict:
     return text
 
 
-def _interval(score: Score) -> Interval:
+def _interval(score: CheckpointScore) -> Interval:
     values = list(score.values.values())
     if is_binary(values):
         return share_interval(int(sum(values)), len(values))

@@ -1,4 +1,4 @@
-"""Precision, devices and processes: what a run takes from its machine before libraries are imported."""
+"""Precision, devices and processes: what a run derives from its machine before libraries are imported."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 def precision(args: TrainArgs) -> str:
-    """Return the name of the data type to compute in: as asked, or what the hardware does fast.
+    """Return the name of the data type to compute in.
 
-    bfloat16 on GPUs that have it, float16 on other GPUs, float32 on a CPU.
+    With `dtype: auto`, this is bfloat16 on GPUs that support it, float16 on other GPUs, and float32 on a CPU.
     """
     import torch
 
@@ -27,10 +27,10 @@ def precision(args: TrainArgs) -> str:
 
 
 def weights_dtype(args: TrainArgs, compute: str) -> torch.dtype:
-    """Return the data type that the weights are loaded in.
+    """Return the data type in which the weights are loaded.
 
-    Trained weights stay in float32, where small steps are not lost, unless DeepSpeed keeps its own float32 copy. A
-    frozen base is loaded in what is computed in.
+    Weights that are trained stay in float32, where small updates are not lost to rounding, unless DeepSpeed keeps its
+    own float32 copy. A frozen base model is loaded in the computing data type `compute`.
     """
     import torch
 
@@ -40,14 +40,15 @@ def weights_dtype(args: TrainArgs, compute: str) -> torch.dtype:
 
 
 def prepare_environment(args: TrainArgs) -> None:
-    """Set what libraries read from the environment when they are imported: no usage pings, CPU, one process.
+    """Set the environment variables that libraries read when they are imported.
 
-    A run on DeepSpeed without a launcher is a launch of one process.
+    They turn off telemetry, select the CPU if it was chosen, and describe a DeepSpeed run without a launcher as a
+    launch of one process.
     """
     from huggingface_hub import constants
 
-    # TRL pings its maker once a trainer. The variable counts for processes started from here and for libraries not yet
-    # imported; whoever has imported them has its value as it was then.
+    # TRL sends telemetry once per trainer. The variable affects child processes and libraries that are imported later;
+    # huggingface_hub is already imported and has read it, so its constant is set as well.
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     constants.HF_HUB_DISABLE_TELEMETRY = True
     import torch
@@ -57,7 +58,7 @@ def prepare_environment(args: TrainArgs) -> None:
     on_cpu = args.device == "cpu" or not torch.cuda.is_available()
     if on_cpu and args.deepspeed:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-        # With it accelerate leaves DeepSpeed out, without a word.
+        # With this variable, accelerate silently ignores DeepSpeed.
         os.environ.pop("ACCELERATE_USE_CPU", None)
     elif on_cpu:
         os.environ["ACCELERATE_USE_CPU"] = "true"
@@ -65,14 +66,20 @@ def prepare_environment(args: TrainArgs) -> None:
         one = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
         os.environ.update(one, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()))
     if args.deepspeed and on_cpu:
-        # DeepSpeed reads the number of processes from the group: without one it takes several for one.
+        # DeepSpeed reads the number of processes from the process group; without one it assumes a single process.
         import deepspeed
 
         deepspeed.init_distributed("gloo", auto_mpi_discovery=False, verbose=False)
 
 
 def common_arguments(args: TrainArgs, compute: str, held_out: bool, report_to: str) -> dict[str, Any]:
-    """Return the training arguments that all methods share."""
+    """Return the training arguments that all methods share.
+
+    args: the run's settings.
+    compute: the data type to compute in, from `precision`.
+    held_out: whether there are validation rows to evaluate on after each epoch.
+    report_to: transformers' name of the tracker, from `trackers`.
+    """
     return {
         "output_dir": args.output_dir,
         "per_device_train_batch_size": args.batch_size,

@@ -1,4 +1,4 @@
-"""Training and validation error an epoch, from the log of a trainer."""
+"""Training and validation error per epoch, computed from a trainer's log."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 def epoch_errors(log: list[dict[str, Any]]) -> dict[str, list[list[float]]]:
     """Return `{"train": [[epoch, error], …], "validation": […]}`.
 
-    `log` is the trainer's log history. A training error is the mean of the epoch's step losses: each entry of the log
-    stands for the steps since the one before, and the trainer logs at each epoch's end, so no entry spans two epochs.
-    An epoch cut short by `max_steps` has the mean so far.
+    `log` is the trainer's log history. The training error of an epoch is the mean of its step losses. Each log entry
+    represents the steps since the previous entry; the trainer logs at the end of each epoch, so no entry spans two
+    epochs. An epoch cut short by `max_steps` has the mean of the steps taken.
     """
     sums: dict[int, tuple[float, int]] = {}
     validation: dict[int, float] = {}
@@ -19,7 +19,7 @@ def epoch_errors(log: list[dict[str, Any]]) -> dict[str, list[list[float]]]:
     for entry in log:
         if "epoch" not in entry:
             continue
-        # The epoch is a share of batches, rounded by floating point.
+        # The logged epoch is a fraction with rounding error: an entry at the end of epoch 2 may read 2.0000000001.
         epoch = max(1, math.ceil(entry["epoch"] - 1e-6))
         if "loss" in entry:
             steps = entry["step"] - last_step

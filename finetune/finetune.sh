@@ -3,9 +3,10 @@
 #     {num_train_epochs} {task_type} {wandb_run_name} {store_dir} {wandb_project_name} [--setting value …]
 # bash finetune/finetune.sh --config run.yaml [--setting value …]
 #
-# The ten positionals are TeacherLM's. It starts one process a GPU; NPROC overrides their number, PYTHON the interpreter.
-# Several nodes: the same command on each, with NNODES, NODE_RANK, MASTER_ADDR and, if 29500 is taken, MASTER_PORT.
-# Where a launcher has already started this script in every process (RANK is set), it only runs the training.
+# The ten positional arguments are those of TeacherLM. The script starts one process per GPU; NPROC overrides their
+# number and PYTHON the interpreter. On several nodes, run the same command on each, with NNODES, NODE_RANK, MASTER_ADDR
+# and, if port 29500 is in use, MASTER_PORT. If a launcher has already started this script in every process (RANK is
+# set), it only runs the training.
 set -euo pipefail
 
 if [ "$#" -eq 0 ]; then
@@ -25,13 +26,13 @@ else
 fi
 
 if [ -n "${RANK:-}" ] || { [ "$processes" -le 1 ] && [ "${NNODES:-1}" -eq 1 ]; }; then
-    # No launcher between: a signal reaches the training itself.
+    # Without a launcher in between, signals reach the training itself.
     exec "$python" -m harness_ext.finetune "$@"
 fi
 launch=("$python" -m torch.distributed.run --nproc_per_node "$processes")
 if [ "${NNODES:-1}" -gt 1 ]; then
-    launch+=(--nnodes "$NNODES" --node_rank "${NODE_RANK:?is the number of this node, from 0}")
-    launch+=(--master_addr "${MASTER_ADDR:?is the name of node 0}" --master_port "${MASTER_PORT:-29500}")
+    launch+=(--nnodes "$NNODES" --node_rank "${NODE_RANK:?must be set to the number of this node, from 0}")
+    launch+=(--master_addr "${MASTER_ADDR:?must be set to the host name of node 0}" --master_port "${MASTER_PORT:-29500}")
 else
     launch+=(--standalone)
 fi

@@ -1,4 +1,4 @@
-"""From a YAML file, options and the ten positional arguments to the stages of a run."""
+"""Builds the stages of a run from a YAML file, options or the ten positional arguments."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 
 from harness_ext.finetune.args import ConfigError, TrainArgs, default_rate, final_dir
 
-# TeacherLM's finetune.sh: these, in this order.
+# The positional arguments of TeacherLM's finetune.sh, in its order.
 POSITIONALS = (
     "model_path",
     "dataset_path",
@@ -28,23 +28,23 @@ HINTS = get_type_hints(TrainArgs)
 
 @dataclass(frozen=True)
 class Plan:
-    """Stages that run one after another; each starts from the one before unless it names a `model`."""
+    """Stages that run one after another. Each starts from the previous stage's model unless it names a `model`."""
 
     stages: tuple[TrainArgs, ...] = ()
 
 
 def positional_settings(values: Sequence[str], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that the ten positional arguments stand for; `options` win over what they imply.
+    """Return the settings that the ten positional arguments imply; `options` take precedence over them.
 
-    As in TeacherLM: the column `task_type` is the whole training text, its last 2048 tokens are kept, the rate is
-    constant, activations are checkpointed, DeepSpeed shards, and each epoch leaves a checkpoint in
-    `{store_dir}/{wandb_run_name}`. Rows without text are dropped, and the data report counts them. Raises ConfigError
+    As in TeacherLM, the column `task_type` is the whole training text and its last 2048 tokens are kept, the learning
+    rate is constant, activations are recomputed, DeepSpeed shards the model, and each epoch leaves a checkpoint in
+    `{store_dir}/{wandb_run_name}`. Rows without text are dropped and counted in the data report. Raises ConfigError
     unless there are ten values.
     """
     if len(values) != len(POSITIONALS):
         raise ConfigError(
             f"{len(values)} positional arguments instead of {len(POSITIONALS)}: {' '.join(POSITIONALS)}.\n"
-            "Further options go by name after them, for example --adapter lora."
+            "Pass further settings by name after them, for example --adapter lora."
         )
     named = dict(zip(POSITIONALS, values, strict=True))
     settings: dict[str, Any] = {
@@ -65,10 +65,10 @@ def positional_settings(values: Sequence[str], options: Mapping[str, Any]) -> di
         "bad_rows": "drop",
     }
     if options.get("method", "sft") in ("dpo", "orpo"):
-        # A preference is three columns: the one that is named says nothing about it.
+        # A preference row has three fixed columns, so the positional column does not apply.
         settings["column"] = ""
         settings["too_long"] = "drop"
-    # What cannot go together is not implied together (see preflight.py).
+    # The positionals must not imply a combination that preflight.py refuses.
     prefix = options.get("adapter") in ("prefix", "pkv")
     settings["gradient_checkpointing"] = not prefix
     settings["deepspeed"] = "zero3" if options.get("adapter", "full") == "full" else "zero2"
@@ -78,7 +78,7 @@ def positional_settings(values: Sequence[str], options: Mapping[str, Any]) -> di
 
 
 def load_settings(path: str | Path) -> dict[str, Any]:
-    """Read a YAML file. Raises ConfigError when it is missing, no YAML, or no mapping."""
+    """Read a YAML file. Raises ConfigError if it is missing, invalid or not a mapping."""
     import yaml
 
     try:
@@ -86,17 +86,18 @@ def load_settings(path: str | Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ConfigError(f"There is no configuration file {path}.") from None
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise ConfigError(f"{path} is no valid YAML: {error}") from None
+        raise ConfigError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(loaded, dict):
-        raise ConfigError(f"{path} must hold `key: value` lines; it holds {type(loaded).__name__}.")
+        raise ConfigError(f"{path} must contain `key: value` lines; it contains a {type(loaded).__name__}.")
     return loaded
 
 
 def load_plan(path: str | Path, options: Mapping[str, Any] | None = None) -> Plan:
-    """Read a YAML file into a plan; `options` override it, in every stage.
+    """Read a YAML file into a plan; `options` override it in every stage.
 
-    The file's keys are those of `TrainArgs`; an optional list `stages` holds, for each stage, a `name` and the keys
-    that differ. With stages, `output_dir` is the parent of one folder a stage. Raises ConfigError naming every problem.
+    The file's keys are those of `TrainArgs`. An optional list `stages` contains, for each stage, a `name` and the keys
+    that differ. With stages, `output_dir` is the parent folder, with one folder per stage. Raises ConfigError with
+    every problem found.
     """
     settings = load_settings(path)
     overrides = dict(options or {})
@@ -107,18 +108,18 @@ def load_plan(path: str | Path, options: Mapping[str, Any] | None = None) -> Pla
 
 
 def build_plan(settings: dict[str, Any], source: str = "the settings") -> Plan:
-    """Turn settings, as read from YAML, into a plan. Raises ConfigError naming every problem of every stage."""
+    """Turn settings, as read from YAML, into a plan. Raises ConfigError with every problem of every stage."""
     shared = {key: value for key, value in settings.items() if key != "stages"}
     entries = settings.get("stages")
     if entries is None:
         entries = [{}]
     if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
-        raise ConfigError(f"{source}: `stages` must be a list of settings, one entry a stage.")
+        raise ConfigError(f"{source}: `stages` must be a list of settings, one entry per stage.")
     problems: list[str] = []
     stages: list[TrainArgs] = []
     names = [str(entry.get("name", index)) for index, entry in enumerate(entries, start=1)]
     if len(set(names)) < len(names):
-        problems.append(f"two stages share a name: {', '.join(names)}.")
+        problems.append(f"stage names must be unique: {', '.join(names)}.")
     previous = ""
     for name, entry in zip(names, entries, strict=True):
         merged = {**shared, **{key: value for key, value in entry.items() if key != "name"}}
@@ -140,7 +141,8 @@ def build_plan(settings: dict[str, Any], source: str = "the settings") -> Plan:
 
 def _build(values: dict[str, Any]) -> tuple[TrainArgs | None, list[str]]:
     problems = [
-        f"`{key}` is no setting; known are {', '.join(sorted(HINTS))}." for key in sorted(set(values) - set(HINTS))
+        f"`{key}` is not a setting; the settings are {', '.join(sorted(HINTS))}."
+        for key in sorted(set(values) - set(HINTS))
     ]
     required = [one.name for one in dataclasses.fields(TrainArgs) if one.default is dataclasses.MISSING]
     problems += [f"`{key}` is missing." for key in required if key not in values]
@@ -156,7 +158,7 @@ def _build(values: dict[str, Any]) -> tuple[TrainArgs | None, list[str]]:
 
 def _typed(key: str, value: Any, kind: type, problems: list[str]) -> Any:
     if kind is bool:
-        # From the command line come words.
+        # The command line passes strings.
         words = {"true": True, "false": False}
         if isinstance(value, bool) or str(value).lower() in words:
             return words[str(value).lower()]
@@ -165,12 +167,12 @@ def _typed(key: str, value: Any, kind: type, problems: list[str]) -> Any:
     elif kind is str and isinstance(value, (str, int)):
         return str(value)
     elif kind in (int, float):
-        # YAML 1.1 reads `1e-3` as a string: it wants a dot. What Python takes as a number is meant as one.
+        # YAML 1.1 reads `1e-3` as a string because it lacks a dot, so strings that Python parses as numbers count too.
         try:
             number = float(value)
             if kind is float or number == int(number):
                 return kind(number)
         except (TypeError, ValueError, OverflowError):
             pass
-    problems.append(f"`{key}` is {value!r}; it must be a {kind.__name__}.")
+    problems.append(f"`{key}` is {value!r}; it must be of type {kind.__name__}.")
     return value

@@ -1,4 +1,4 @@
-"""What cannot work, or would be wrong without a word: every such combination, named before a model is loaded."""
+"""Preflight: refuses every combination that would crash or train wrongly, before a model is loaded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,16 @@ OPTIONAL = ("trl", "peft", "deepspeed", "bitsandbytes", "wandb", "tensorboard", 
 
 @dataclass(frozen=True)
 class Machine:
-    """What the run has: processes (all nodes), CUDA devices this process sees, their precision, libraries."""
+    """What a run can use.
+
+    processes: number of processes on all nodes together.
+    launched: whether a launcher started this process (`RANK` is set).
+    gpus: number of CUDA devices that this process sees.
+    bf16: whether they compute bfloat16 natively.
+    libraries: which of `OPTIONAL` are installed.
+    offline: whether `HF_HUB_OFFLINE` is set.
+    has_token: whether there is a Hub token.
+    """
 
     processes: int
     launched: bool
@@ -29,7 +38,7 @@ class Machine:
 
     @classmethod
     def here(cls) -> Machine:
-        """Look at this process and its machine. Libraries are looked for, not imported."""
+        """Inspect this process and its machine. Libraries are looked up, not imported."""
         import torch
 
         gpus = torch.cuda.device_count()
@@ -46,10 +55,15 @@ class Machine:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What a model's configuration and tokenizer say.
+    """Facts from a model's configuration and tokenizer.
 
-    `vocabulary` counts embeddings, `tokens` the tokenizer's entries, which `digest` names; `positions` is 0 where
-    there is no limit.
+    vocabulary: number of embeddings.
+    tokens: number of entries of the tokenizer.
+    positions: maximum sequence length, in tokens; 0 means unlimited.
+    encoder_decoder: whether it is an encoder-decoder model.
+    has_stop: whether the tokenizer has an end-of-sequence token.
+    digest: hash of the tokenizer's entries and their ids.
+    adapter_base: if the folder contains an adapter, the base model it names; otherwise empty.
     """
 
     vocabulary: int
@@ -62,8 +76,8 @@ class ModelFacts:
 
 
 @dataclass(frozen=True)
-class Case:
-    """All that a rule looks at; models that are not there yet (an earlier stage makes them) are None."""
+class PreflightCase:
+    """Everything a rule may depend on. A model that an earlier stage has yet to produce is None."""
 
     args: TrainArgs
     machine: Machine
@@ -83,15 +97,21 @@ class Case:
 
 @dataclass(frozen=True)
 class Rule:
-    """A combination that is refused: its name, when it applies, why, and what to do instead."""
+    """A combination that is refused.
+
+    name: a short name.
+    applies: returns a true value for a case that the rule refuses.
+    why: the reason. It may refer to `args`, `machine`, `model` and `teacher` in braces.
+    remedy: what to do instead, with the same placeholders.
+    """
 
     name: str
-    applies: Callable[[Case], object]
+    applies: Callable[[PreflightCase], object]
     why: str
     remedy: str
 
 
-def _needs(library: str, wanted: Callable[[Case], object], package: str = "") -> Rule:
+def _needs(library: str, wanted: Callable[[PreflightCase], object], package: str = "") -> Rule:
     return Rule(
         f"no {library}",
         lambda case: wanted(case) and library not in case.machine.libraries,
@@ -111,177 +131,177 @@ RULES = (
     Rule(
         "prefix + gradient checkpointing",
         lambda case: case.prefix and case.args.gradient_checkpointing,
-        "recomputed layers see the prefix a second time, and the step crashes on tensor sizes",
-        "gradient_checkpointing: false; a prefix keeps few activations anyway",
+        "recomputed layers see the prefix a second time, and the step crashes with mismatched tensor sizes",
+        "set gradient_checkpointing: false; a prefix stores few activations anyway",
     ),
     Rule(
         "prefix + packing",
         lambda case: case.prefix and case.args.packing,
-        "the rows of a pack see one prefix and each other: training is wrong without a word",
-        "packing: false",
+        "packed rows share one prefix and attend to each other, so training would silently be wrong",
+        "set packing: false",
     ),
     Rule(
         "prefix + ZeRO-3",
         lambda case: case.prefix and case.args.zero_stage == 3,
-        "while a checkpoint is saved one process alone runs the prefix's encoder: the next step dies",
-        "deepspeed: zero2",
+        "saving a checkpoint runs the prefix encoder in one process only, and the next step crashes",
+        "set deepspeed: zero2",
     ),
     Rule(
         "4-bit + DeepSpeed",
         lambda case: case.args.adapter == "qlora" and case.args.deepspeed,
-        "DeepSpeed would move, cast and shard weights that bitsandbytes keeps packed",
-        "leave `deepspeed` out, one whole 4-bit base a process; or adapter: lora with deepspeed",
+        "DeepSpeed would move, cast and shard weights that bitsandbytes stores packed",
+        "leave out `deepspeed` (each process then has the whole 4-bit base model), or set adapter: lora",
     ),
     Rule(
         "packing + preferences",
         lambda case: case.args.packing and case.args.method in PREFERENCE_METHODS,
-        "pairs cannot be packed",
-        "packing: false",
+        "preference pairs cannot be packed",
+        "set packing: false",
     ),
     Rule(
         "packing + distillation",
         lambda case: case.args.packing and case.args.teacher_model,
-        "the distillation loss passes no positions on, so the rows of a pack would see each other",
-        "packing: false",
+        "the distillation loss does not pass position ids on, so packed rows would attend to each other",
+        "set packing: false",
     ),
     Rule(
         "packing + grouping",
         lambda case: case.args.packing and case.args.group_by_length,
-        "packs have one length",
-        "keep one of packing and group_by_length",
+        "all packed sequences have the same length, so grouping has no effect",
+        "set only one of packing and group_by_length",
     ),
     Rule(
-        "cut preferences",
+        "truncated preferences",
         lambda case: case.args.method in PREFERENCE_METHODS and case.args.too_long.startswith("keep"),
-        "a reply or a prompt that is cut is no longer what was preferred",
-        "too_long: drop or stop",
+        "the preference does not apply to a truncated prompt or reply",
+        "set too_long: drop or stop",
     ),
     Rule(
         "a column + preferences",
         lambda case: case.args.method in PREFERENCE_METHODS and (case.args.column or case.args.prompt_column),
-        "preferences are read from `prompt`, `chosen` and `rejected`; the column would have no effect",
-        "leave `column` and `prompt_column` out",
+        "preferences are read from `prompt`, `chosen` and `rejected`; `column` and `prompt_column` have no effect",
+        "leave out `column` and `prompt_column`",
     ),
     Rule(
         "a teacher model without kd",
         lambda case: case.args.teacher_model and case.args.method != "kd",
         "`teacher_model` has no effect",
-        "method: kd",
+        "set method: kd",
     ),
     Rule(
         "targets without kd",
         lambda case: case.args.method != "kd" and (case.args.targets != "golden" or case.args.teacher_file),
         "`targets` and `teacher_file` have no effect",
-        "method: kd, or name the column to learn with `column`",
+        "set method: kd, or name the column to learn with `column`",
     ),
     Rule(
         "a column + targets",
         lambda case: case.args.method == "kd" and case.args.column and case.args.targets == "teacher",
-        "`column` names what is learned, so `targets` has no effect",
-        "leave `column` out (as a positional: ''), or name the teacher's column with it",
+        "`column` already names what is learned, so `targets` has no effect",
+        "leave out `column` (as a positional argument: ''), or set it to the teacher's column",
     ),
     Rule(
         "a teacher file for golden targets",
         lambda case: case.args.method == "kd" and case.args.teacher_file and case.args.targets == "golden",
         "`teacher_file` has no effect",
-        "targets: teacher",
+        "set targets: teacher",
     ),
     Rule(
-        "teacher of another vocabulary",
+        "teacher with another vocabulary",
         lambda case: case.model and case.teacher and case.model.vocabulary != case.teacher.vocabulary,
-        "distributions are compared entry by entry: {model.vocabulary} of them against the teacher's "
+        "distributions are compared entry by entry, but the model has {model.vocabulary} entries and the teacher "
         "{teacher.vocabulary}",
-        "a teacher with the same vocabulary, or targets: teacher (its texts) without `teacher_model`",
+        "use a teacher with the same vocabulary, or learn its texts: targets: teacher without `teacher_model`",
     ),
     Rule(
-        "teacher of other tokens",
+        "teacher with another tokenizer",
         lambda case: case.model and case.teacher and case.model.digest != case.teacher.digest,
-        "the teacher's tokenizer numbers its tokens differently, so it would read other words and teach others",
-        "a teacher with the same tokenizer, or targets: teacher (its texts) without `teacher_model`",
+        "the teacher's tokenizer assigns other ids, so the teacher would read and predict different words",
+        "use a teacher with the same tokenizer, or learn its texts: targets: teacher without `teacher_model`",
     ),
     Rule(
         "adapter settings without the adapter",
         lambda case: _changed(case.args, "lora_") and case.args.adapter not in ("lora", "qlora"),
         "the `lora_…` settings have no effect",
-        "adapter: lora or qlora",
+        "set adapter: lora or qlora",
     ),
     Rule(
         "prefix settings without the prefix",
         lambda case: case.args.prefix_tokens and not case.prefix,
         "`prefix_tokens` has no effect",
-        "adapter: prefix or pkv",
+        "set adapter: prefix or pkv",
     ),
     Rule(
         "several GPUs, one process",
         lambda case: case.gpu and case.machine.gpus > 1 and not case.machine.launched,
-        "{machine.gpus} GPUs are visible to one process, which TRL refuses",
-        "bash finetune/finetune.sh …, torchrun --nproc_per_node {machine.gpus} -m harness_ext.finetune …, or "
-        "CUDA_VISIBLE_DEVICES=0",
+        "one process sees {machine.gpus} GPUs, which TRL does not support",
+        "run bash finetune/finetune.sh …, or torchrun --nproc_per_node {machine.gpus} -m harness_ext.finetune …, or "
+        "set CUDA_VISIBLE_DEVICES=0",
     ),
     Rule(
         "float16 on a CPU",
         lambda case: not case.gpu and case.args.dtype == "float16",
         "half precision needs a GPU",
-        "dtype: auto",
+        "set dtype: auto",
     ),
     Rule(
         "bfloat16 on an old GPU",
         lambda case: case.gpu and case.args.dtype == "bfloat16" and not case.machine.bf16,
-        "this GPU computes no bfloat16",
-        "dtype: auto (float16 here)",
+        "this GPU does not support bfloat16",
+        "set dtype: auto (float16 on this machine)",
     ),
     Rule(
-        "a push without the hub",
+        "a push without the Hub",
         lambda case: case.args.push_to_hub and (case.machine.offline or not case.machine.has_token),
-        "the hub cannot be reached: HF_HUB_OFFLINE is set, or there is no token",
-        "unset HF_HUB_OFFLINE and log in with `hf auth login`, or leave `push_to_hub` out",
+        "HF_HUB_OFFLINE is set, or there is no Hub token",
+        "unset HF_HUB_OFFLINE and log in with `hf auth login`, or leave out `push_to_hub`",
     ),
     Rule(
         "two sources of validation rows",
         lambda case: case.args.eval_file and case.args.eval_fraction,
-        "`eval_fraction` has no effect beside `eval_file`",
-        "keep one of them",
+        "`eval_fraction` has no effect together with `eval_file`",
+        "set only one of them",
     ),
     Rule(
         "a model that is an adapter",
         lambda case: case.model and case.model.adapter_base,
-        "{args.model} holds an adapter of {model.adapter_base}, not a model",
-        "merge it first: harness-ext export {args.model} OUT",
+        "{args.model} contains an adapter for {model.adapter_base}, not a model",
+        "merge it first with harness-ext export {args.model} OUT",
     ),
     Rule(
         "an encoder-decoder model",
         lambda case: case.model and case.model.encoder_decoder,
-        "only models that continue a text are trained here",
-        "a causal language model",
+        "only causal language models can be trained",
+        "use a causal language model",
     ),
     Rule(
         "no stop token",
         lambda case: case.model and not case.model.has_stop,
-        "the tokenizer has no end-of-sequence token: the model would never learn to stop",
+        "the tokenizer has no end-of-sequence token, so the model would never learn to stop",
         "set `eos_token` in the tokenizer's configuration",
     ),
     Rule(
         "tokens without embeddings",
         lambda case: case.model and case.model.tokens > case.model.vocabulary,
-        "the tokenizer has {model.tokens} tokens, the model {model.vocabulary} embeddings",
-        "resize the model's embeddings, or use its own tokenizer",
+        "the tokenizer has {model.tokens} tokens, but the model has only {model.vocabulary} embeddings",
+        "resize the model's embeddings, or use the model's own tokenizer",
     ),
     Rule(
-        "rows beyond the positions",
+        "rows longer than the model's positions",
         lambda case: (
             case.model
             and case.model.positions
             and case.args.max_length + case.args.virtual_tokens > case.model.positions
         ),
-        "max_length {args.max_length} and {args.virtual_tokens} prefix positions are more than the model's "
+        "max_length {args.max_length} plus {args.virtual_tokens} prefix positions exceeds the model's "
         "{model.positions} positions",
-        "a smaller max_length",
+        "set a smaller max_length",
     ),
 )
 
 
-def refusals(case: Case) -> list[tuple[Rule, str]]:
-    """Return every rule that applies, with its sentence: cause and remedy."""
+def refusals(case: PreflightCase) -> list[tuple[Rule, str]]:
+    """Return every rule that applies, each with its message."""
     found = []
     for rule in RULES:
         if rule.applies(case):
@@ -291,23 +311,23 @@ def refusals(case: Case) -> list[tuple[Rule, str]]:
 
 
 def check(stages: tuple[TrainArgs, ...], machine: Machine) -> None:
-    """Raise ConfigError with everything that is wrong with any stage, models' configurations included."""
+    """Check all stages and the models they name. Raises ConfigError with every problem found."""
     problems: list[str] = []
     for number, args in enumerate(stages, start=1):
         label = f"stage {number}: " if len(stages) > 1 else ""
-        # A later stage's model may not be there yet; it is looked at when its turn comes.
+        # An earlier stage may have yet to write this model; `run_stage` checks it again when its turn comes.
         waits = number > 1 and not Path(args.model).exists()
         wrong: list[str] = []
         model = None if waits else _facts(args.model, args, wrong)
         teacher = _facts(args.teacher_model, args, wrong) if args.teacher_model else None
-        wrong += [text for _, text in refusals(Case(args, machine, model, teacher))]
+        wrong += [text for _, text in refusals(PreflightCase(args, machine, model, teacher))]
         problems += [label + one for one in wrong]
     if problems:
         raise ConfigError("this run cannot work:\n" + "\n".join(f"  - {one}" for one in problems))
 
 
 def model_facts(path: str, trust_remote_code: bool = False) -> ModelFacts:
-    """Read a model's configuration and tokenizer. Raises OSError or ValueError when they cannot be read."""
+    """Read a model's configuration and tokenizer. Raises OSError or ValueError if they cannot be read."""
     from transformers import AutoConfig, AutoTokenizer
 
     adapter = Path(path) / "adapter_config.json"
@@ -332,7 +352,9 @@ def _facts(path: str, args: TrainArgs, problems: list[str]) -> ModelFacts | None
         return model_facts(path, args.trust_remote_code)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
-        problems.append(f"{path} cannot be read as a model: {reason} Remedy: a model's folder, or its name on the hub.")
+        problems.append(
+            f"{path} cannot be read as a model: {reason} Remedy: name a model folder or a model on the Hub."
+        )
         return None
 
 

@@ -1,4 +1,4 @@
-"""From rows to a tokenised data set, and the report on what became of them."""
+"""Builds the tokenised data set, and a report on what happened to its rows."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from harness_ext.finetune.args import PREFERENCE_METHODS, TrainArgs
-from harness_ext.finetune.data import (
+from harness_ext.finetune.encoding import (
     IGNORED,
     BadRow,
     DataError,
     Encoded,
     EncodedPair,
-    Pair,
+    Preference,
     encode,
     encode_pair,
     parse,
@@ -32,11 +32,19 @@ EXAMPLE_CHARACTERS = 1500
 
 @dataclass
 class DataReport:
-    """What became of a source's rows.
+    """What happened to the rows of a source.
 
-    `dropped` holds, by reason, the labels of the rows left out. `truncated` rows are used without their beginning or
-    end. `tokens` and `learned` count what is used, `longest` is in tokens. `stops` counts used rows in which the stop
-    token is learned. `digest` names the tokenised rows in their order.
+    source: where the rows come from.
+    rows, used: number of rows read, and of rows that are trained on.
+    dropped: the labels of the dropped rows, by reason.
+    truncated: number of used rows that lost their beginning or end.
+    duplicates: number of rows that repeat an earlier one.
+    tokens, learned: number of tokens in the used rows, and of those that are learned.
+    longest: length of the longest used row, in tokens.
+    stop_token: the end-of-sequence token.
+    stops: number of used rows in which the end-of-sequence token is learned.
+    example: the first row, with the learned part marked.
+    digest: hash of the tokenised rows in their order.
     """
 
     source: str
@@ -54,24 +62,24 @@ class DataReport:
     digest: str = ""
 
     def facts(self) -> dict[str, Any]:
-        """Return the report for a JSON file; of dropped rows the count and the first labels."""
+        """Return the report as JSON values. Of the dropped rows, it contains the number and the first labels."""
         dropped = {why: {"rows": len(which), "first": which[:SHOWN]} for why, which in self.dropped.items()}
         return {**dataclasses.asdict(self), "dropped": dropped}
 
     def text(self) -> str:
-        """Return the report for a reader."""
+        """Return the report as text."""
         out = [f"{self.source}: {self.rows} rows, {self.used} used, {self.rows - self.used} dropped"]
         for why, which in self.dropped.items():
             more = ", …" if len(which) > SHOWN else ""
             out.append(f"  dropped, {why}: {len(which)} ({', '.join(which[:SHOWN])}{more})")
         used = max(self.used, 1)
-        out.append(f"  cut to the longest allowed: {self.truncated} ({self.truncated / used:.1%})")
-        out.append(f"  the same as an earlier row: {self.duplicates}")
+        out.append(f"  truncated to the maximum length: {self.truncated} ({self.truncated / used:.1%})")
+        out.append(f"  duplicates of an earlier row: {self.duplicates}")
         out.append(f"  tokens: {self.tokens}, learned {self.learned}; longest row {self.longest}")
         out.append(f"  the stop token {self.stop_token} is learned in {self.stops} of {self.used} rows")
         if self.stops < self.used:
-            out.append("  WARNING: where it is not learned, the model is not taught to stop")
-        out.append("  first row, ⟦what is learned⟧:")
+            out.append("  WARNING: the other rows do not teach the model to stop")
+        out.append("  first row, with the ⟦learned part⟧ marked:")
         out += [f"    {line}" for line in self.example.splitlines()]
         return "\n".join(out)
 
@@ -81,9 +89,14 @@ def build_dataset(
 ) -> tuple[Dataset, DataReport]:
     """Return the tokenised data set and the report on it.
 
-    Columns: `input_ids` and `labels`, or `prompt_ids`, `chosen_ids` and `rejected_ids` for preferences. Raises
-    DataError naming the rows at fault unless `bad_rows` and `too_long` say what to do with them, and when no row is
-    left.
+    Its columns are `input_ids` and `labels`, or `prompt_ids`, `chosen_ids` and `rejected_ids` for preferences. Raises
+    DataError if there are bad rows and `bad_rows` or `too_long` is `stop`, or if no row is left.
+
+    values: the rows with their labels, such as `line 7`.
+    tokenizer: the model's tokenizer.
+    args: the run's settings.
+    source: name of the source, for the report and for error messages.
+    golden: whether to use golden targets whatever `args.targets` says. Default false.
     """
     from datasets import Dataset
 
@@ -120,7 +133,7 @@ def build_dataset(
         raise DataError(_complaint(problems, source))
     if not report.used:
         reasons = ", ".join(f"{len(which)} {why}" for why, which in report.dropped.items())
-        raise DataError(f"{source} holds no rows to train on." + (f" Dropped: {reasons}." if reasons else ""))
+        raise DataError(f"{source} contains no rows to train on." + (f" Dropped: {reasons}." if reasons else ""))
     report.digest = digest.hexdigest()
     return Dataset.from_dict({name: [ids.tolist() for ids in rows] for name, rows in kept.items()}), report
 
@@ -130,8 +143,8 @@ def _complaint(problems: list[str], source: str) -> str:
     return (
         f"{len(problems)} rows of {source} cannot be trained on:\n"
         + "\n".join(f"  - {one}" for one in [*problems[:SHOWN], *more])
-        + "\nMend them, or say what to do: `bad_rows: drop`, `too_long: drop`, `keep_end` or `keep_start`. "
-        "The data report counts what is dropped or cut."
+        + "\nFix these rows, or set `bad_rows: drop` or `too_long: drop`, `keep_end` or `keep_start`. "
+        "The data report counts the rows that are dropped or truncated."
     )
 
 
@@ -139,10 +152,10 @@ def _encoded(
     value: Any, tokenizer: PreTrainedTokenizerBase, args: TrainArgs, golden: bool, report: DataReport
 ) -> Encoded | EncodedPair:
     row = parse(value, args, golden)
-    if isinstance(row, Pair):
+    if isinstance(row, Preference):
         pair = encode_pair(row, tokenizer)
         if pair.chosen_ids == pair.rejected_ids:
-            raise BadRow("identical pair", "chosen and rejected are the same in tokens")
+            raise BadRow("identical pair", "chosen and rejected have the same tokens")
         length = len(pair.prompt_ids) + max(len(pair.chosen_ids), len(pair.rejected_ids))
         if length > args.max_length:
             raise BadRow("too long", f"{length} tokens, more than max_length {args.max_length}")
@@ -156,7 +169,7 @@ def _encoded(
     part = slice(excess, None) if args.too_long == "keep_end" else slice(None, args.max_length)
     one = Encoded(one.input_ids[part], one.labels[part])
     if all(label == IGNORED for label in one.labels[1:]):
-        raise BadRow("nothing learned", "after cutting, nothing is left to learn")
+        raise BadRow("nothing learned", "after truncation, nothing is left to learn")
     report.truncated += 1
     return one
 

@@ -1,4 +1,4 @@
-"""`harness-ext slurm`: the batch script of a training, for one node or several."""
+"""`harness-ext slurm`: prints the batch script of a training run on one or more nodes."""
 
 from __future__ import annotations
 
@@ -12,13 +12,27 @@ from pathlib import Path
 from harness_ext.finetune.args import ConfigError
 
 TEMPLATE = Path(__file__).with_name("batch") / "train.sbatch"
-# What stands in an #SBATCH line: Slurm takes the rest of the line, so a blank or a line break would change its meaning.
+# Values in an #SBATCH line: Slurm parses the rest of the line, so a space or a line break would change its meaning.
 PLAIN = re.compile(r"[A-Za-z0-9_.:,/%@+-]+")
 
 
 @dataclass(frozen=True)
-class Job:
-    """What a batch script asks Slurm for. `grace` is how many seconds before the end of `time` training is saved."""
+class SlurmJob:
+    """The job that a batch script submits.
+
+    arguments: arguments of `harness-ext finetune`.
+    name: name of the job. Default `finetune`.
+    nodes: number of nodes. Default 1.
+    gpus: GPUs per node, with one process for each; 0 runs one process per node on the CPU. Default 1.
+    cpus: CPUs per process. Default 8.
+    time: time limit in Slurm's format. Default `24:00:00`.
+    partition: Slurm's partition. Default: the cluster's.
+    account: the account to charge. Default: the user's.
+    grace: seconds before the time limit at which training is saved. Default 180.
+    logs: existing folder for the output files. Default: the working directory.
+    setup: shell lines to run first, such as `module load cuda`. Default none.
+    python: the Python interpreter. Default `python`.
+    """
 
     arguments: tuple[str, ...]
     name: str = "finetune"
@@ -35,7 +49,7 @@ class Job:
 
     @property
     def processes(self) -> int:
-        """Return the processes of a node: one a GPU, one without GPUs."""
+        """Return the number of processes per node: one per GPU, or one without GPUs."""
         return max(self.gpus, 1)
 
     @property
@@ -44,29 +58,29 @@ class Job:
         return shlex.join([self.python, "-m", "harness_ext.finetune", *self.arguments])
 
     def problems(self) -> list[str]:
-        """Return what is wrong with the job, one sentence each."""
+        """Return what is wrong with the job, one sentence per problem."""
         found = [
             f"--{name} is {getattr(self, name)}; it must be at least {least}."
             for name, least in (("nodes", 1), ("gpus", 0), ("cpus", 1), ("grace", 1))
             if getattr(self, name) < least
         ]
         found += [
-            f"--{name} is {value!r}; only letters, digits and _ . : , / % @ + - can stand there."
+            f"--{name} is {value!r}; it may only contain letters, digits and _ . : , / % @ + -."
             for name in ("name", "time", "partition", "account", "logs")
             if (value := getattr(self, name)) and not PLAIN.fullmatch(value)
         ]
         if not self.arguments:
-            found.append("there is nothing to run: put the arguments of `harness-ext finetune` behind `--`.")
+            found.append("there is nothing to run: pass the arguments of `harness-ext finetune` after `--`.")
         return found
 
 
-def render(job: Job) -> str:
-    """Return the batch script. Raises ConfigError naming every problem."""
+def render(job: SlurmJob) -> str:
+    """Return the batch script. Raises ConfigError with every problem found."""
     from jinja2 import Environment, StrictUndefined
 
     problems = job.problems()
     if problems:
-        raise ConfigError("no batch script:\n" + "\n".join(f"  - {one}" for one in problems))
+        raise ConfigError("the job is not valid:\n" + "\n".join(f"  - {one}" for one in problems))
     environment = Environment(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
@@ -74,27 +88,27 @@ def render(job: Job) -> str:
 
 
 def main(argv: list[str]) -> int:
-    """Print the batch script that runs the training behind `--`. Returns 0, or 2 when something is wrong."""
+    """Print the batch script for the training run described after `--`. Returns 0, or 2 if the job is not valid."""
     at = argv.index("--") if "--" in argv else len(argv)
     parser = argparse.ArgumentParser(
         prog="harness-ext slurm",
         usage="harness-ext slurm [OPTIONS] -- ARGUMENTS OF `harness-ext finetune` > train.sbatch",
         description="Print a batch script for Slurm; submit it with sbatch.",
     )
-    defaults = Job(())
+    defaults = SlurmJob(())
     parser.add_argument("--name", default=defaults.name)
     parser.add_argument("--nodes", type=int, default=defaults.nodes)
-    parser.add_argument("--gpus", type=int, default=defaults.gpus, help="of a node; one process each (0: a CPU run)")
-    parser.add_argument("--cpus", type=int, default=defaults.cpus, help="of a process")
+    parser.add_argument("--gpus", type=int, default=defaults.gpus, help="GPUs per node, one process each (0: CPU only)")
+    parser.add_argument("--cpus", type=int, default=defaults.cpus, help="CPUs per process")
     parser.add_argument("--time", default=defaults.time)
     parser.add_argument("--partition", default="")
     parser.add_argument("--account", default="")
-    parser.add_argument("--grace", type=int, default=defaults.grace, help="seconds kept for saving before time is up")
-    parser.add_argument("--logs", default=defaults.logs, help="folder of the output files; it must exist")
-    parser.add_argument("--setup", default="", help="shell lines that come first, such as `module load cuda`")
+    parser.add_argument("--grace", type=int, default=defaults.grace, help="seconds before the time limit to save at")
+    parser.add_argument("--logs", default=defaults.logs, help="existing folder for the output files")
+    parser.add_argument("--setup", default="", help="shell lines to run first, such as `module load cuda`")
     parser.add_argument("--python", default=defaults.python)
     try:
-        print(render(Job(tuple(argv[at + 1 :]), **vars(parser.parse_args(argv[:at])))), end="")
+        print(render(SlurmJob(tuple(argv[at + 1 :]), **vars(parser.parse_args(argv[:at])))), end="")
     except ConfigError as error:
         print(f"harness-ext slurm: {error}", file=sys.stderr)
         return 2

@@ -1,4 +1,4 @@
-"""Where rows come from: JSON lines, folders of `datasets.save_to_disk`, and a teacher's targets joined to them."""
+"""Sources of rows: JSON-lines files, `datasets.save_to_disk` folders, and a teacher's targets joined to them."""
 
 from __future__ import annotations
 
@@ -10,39 +10,42 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from harness_ext.finetune.args import TrainArgs
-from harness_ext.finetune.data import DataError
+from harness_ext.finetune.encoding import DataError
 
 Rows: TypeAlias = "list[tuple[str, Any]]"
 
 
 def read_rows(path: str | Path) -> Iterator[tuple[str, Any]]:
-    """Yield (`line <n>`, parsed JSON) of every line that is not blank. Raises DataError for one that is no JSON."""
+    """Yield (`line <n>`, parsed JSON) for every line that is not blank. Raises DataError if a line is not JSON."""
     with open(path, encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
                 try:
                     yield f"line {number}", json.loads(line)
                 except ValueError as error:
-                    raise DataError(f"{path}, line {number} is no JSON: {error}") from None
+                    raise DataError(f"{path}, line {number} is not JSON: {error}") from None
 
 
 def read_folder(path: str | Path) -> dict[str, Iterable[tuple[str, Any]]]:
-    """Return the splits of a `save_to_disk` folder, each as (`row <n>`, row); one without splits is `train`."""
+    """Return the splits of a `save_to_disk` folder, each as pairs (`row <n>`, row).
+
+    A data set without splits is returned as `train`. Raises DataError if the folder contains no data set.
+    """
     from datasets import DatasetDict, load_from_disk
 
     try:
         loaded = load_from_disk(str(path))
     except (FileNotFoundError, ValueError) as error:
-        raise DataError(f"{path} is no folder of `datasets.save_to_disk`: {error}") from None
+        raise DataError(f"{path} is not a `datasets.save_to_disk` folder: {error}") from None
     splits = dict(loaded) if isinstance(loaded, DatasetDict) else {"train": loaded}
     return {name: ((f"row {at}", row) for at, row in enumerate(rows)) for name, rows in splits.items()}
 
 
 def load(args: TrainArgs) -> tuple[Rows, Rows]:
-    """Return the rows to learn from and those to measure the error on (none: an empty list).
+    """Return the training rows and the validation rows (an empty list if there are none).
 
-    Validation rows are `eval_file`, else the folder's split `validation`, else a part `eval_fraction` of the training
-    rows, drawn by the seed. Raises DataError when a source cannot be read.
+    The validation rows are those of `eval_file`, else the folder's `validation` split, else a random share
+    `eval_fraction` of the training rows, drawn with the seed. Raises DataError if a source cannot be read.
     """
     train, held_out = _source(args.train_file)
     if args.eval_file:
@@ -64,14 +67,14 @@ def _source(path: str, prefer: str = "train") -> tuple[Rows, Rows]:
     splits = read_folder(path)
     name = prefer if prefer in splits else "train"
     if name not in splits:
-        raise DataError(f"{path} has no split `{prefer}`; it has {', '.join(splits)}.")
+        raise DataError(f"{path} has no split `{prefer}`; its splits are {', '.join(splits)}.")
     return list(splits[name]), list(splits.get("validation", ())) if name == "train" else []
 
 
 def read_targets(path: str | Path, column: str) -> dict[str, str]:
-    """Return a teacher's targets by `index`, from JSON lines or a table with tabs.
+    """Return a teacher's targets by `index`, from a JSON-lines file or a tab-separated table.
 
-    Raises DataError when a column is missing or an index comes twice.
+    Raises DataError if a column is missing or an index occurs twice.
     """
     if str(path).endswith((".jsonl", ".json")):
         entries: Iterable[Any] = (row for _, row in read_rows(path))
@@ -85,15 +88,19 @@ def read_targets(path: str | Path, column: str) -> dict[str, str]:
             raise DataError(f"{path} needs the columns `index` and `{column}` (setting `teacher_column`).")
         index = str(entry["index"])
         if index in found:
-            raise DataError(f"{path}: index {index} comes twice; keep one of its targets.")
+            raise DataError(f"{path}: index {index} occurs twice; keep one of its targets.")
         found[index] = entry[column] or ""
     return found
 
 
 def join_targets(rows: Rows, targets: dict[str, str], column: str) -> Rows:
-    """Return the rows with `column` taken from `targets`, by the row's `index` or else its position.
+    """Return the rows with `column` taken from `targets`, matched by the row's `index` or else its position.
 
     A row without a target gets None, which the data report counts.
+
+    rows: the rows, with their labels.
+    targets: the targets by index.
+    column: the column that receives the target.
     """
     return [
         (label, {**row, column: targets.get(str(row.get("index", at)))} if isinstance(row, dict) else row)

@@ -1,4 +1,4 @@
-"""One stage of training: check, load, train, save; go on where a run was killed."""
+"""Running a training stage: check, load, train and save, or resume a run that was killed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 RUN_FILE = "run.json"
 REPORT_FILE = "data_report.json"
-# What a resumed run may change without becoming another run.
+# Settings that a resumed run may change, because they do not affect what is learned.
 FREE = {
     "model_path",
     "resume",
@@ -45,18 +45,18 @@ FREE = {
 
 
 def main_process() -> bool:
-    """Return whether this process is the first of all: the one that speaks and writes."""
+    """Return whether this is the main process, the only one that prints and writes shared files."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
 def say(text: str) -> None:
-    """Print a line of progress (first process only), apart from results."""
+    """Print a progress message to standard error, in the main process only."""
     if main_process():
         print(text, file=sys.stderr, flush=True)
 
 
 def run_plan(plan: Plan) -> Path:
-    """Run the stages in order and return the last one's model folder. Finished stages are not run again."""
+    """Run the stages in order and return the model folder of the last one. Finished stages are skipped."""
     check(plan.stages, Machine.here())
     done = Path()
     for number, stage in enumerate(plan.stages, start=1):
@@ -66,11 +66,11 @@ def run_plan(plan: Plan) -> Path:
 
 
 def run_stage(args: TrainArgs) -> Path:
-    """Train one stage and return the folder of the finished model.
+    """Train one stage and return the folder of the final model.
 
-    Resumes from the last complete checkpoint; torn ones are passed over with a message. Raises ConfigError for what
-    cannot work and when the folder holds another run, DataError for rows that cannot be trained on, Interrupted when
-    a signal ended the training.
+    Resumes from the last complete checkpoint; incomplete ones are skipped with a message. Raises ConfigError if the
+    run cannot work or the folder contains a different run, DataError if rows cannot be trained on, and Interrupted if a
+    signal ended the training.
     """
     check((args,), Machine.here())
     out = Path(args.output_dir)
@@ -81,7 +81,7 @@ def run_stage(args: TrainArgs) -> Path:
         return final
     found = last_complete(out) if args.resume else None
     for reason in found.skipped if found else ():
-        say(f"passed over: {reason}")
+        say(f"skipped: {reason}")
     checkpoint = found.checkpoint if found else None
     if checkpoint is not None:
         say(f"resuming from {checkpoint}")
@@ -90,7 +90,10 @@ def run_stage(args: TrainArgs) -> Path:
 
 
 def report_data(args: TrainArgs, tokenizer: PreTrainedTokenizerBase) -> tuple[Any, Any, dict[str, Any]]:
-    """Read, check and tokenise the rows, print the data report; return both data sets (or None) and the report."""
+    """Read, check and tokenise the rows, and print the data report.
+
+    Returns the training data set, the validation data set (None without validation rows) and the report as JSON values.
+    """
     from harness_ext.finetune.report import build_dataset
     from harness_ext.finetune.sources import load
 
@@ -108,16 +111,17 @@ def report_data(args: TrainArgs, tokenizer: PreTrainedTokenizerBase) -> tuple[An
 
 
 def _until(args: TrainArgs) -> list[float]:
-    """Return where the training ends. A run at a constant rate may be given another end, and goes on."""
+    """Return where the training ends. A finished run with a constant rate continues if it is given a later end."""
     return [args.epochs, args.max_steps]
 
 
 def _claim(args: TrainArgs, out: Path) -> None:
-    """Write down whose folder this is, or raise ConfigError when it is another run's."""
+    """Record the run's settings in its folder; raise ConfigError if the folder belongs to a different run."""
     if not main_process():
         return
     settings = {**dataclasses.asdict(args), "dtype": precision(args)}
     settings = {key: value for key, value in settings.items() if key not in FREE}
+    # With a constant rate the steps so far do not depend on where the training ends; with any other schedule they do.
     free = FREE | ({"epochs", "max_steps"} if args.scheduler == "constant" else set())
     record = out / RUN_FILE
     if record.is_file():
@@ -130,12 +134,12 @@ def _claim(args: TrainArgs, out: Path) -> None:
         ]
         if changed:
             raise ConfigError(
-                f"{out} holds a run with other settings ({'; '.join(changed)}). Choose another `output_dir`."
+                f"{out} contains a run with different settings ({'; '.join(changed)}). Choose another `output_dir`."
             )
         if not args.resume and any(out.glob("checkpoint-*")):
-            raise ConfigError(f"{out} holds checkpoints and `resume` is off. Choose another `output_dir`.")
+            raise ConfigError(f"{out} contains checkpoints, but `resume` is off. Choose another `output_dir`.")
     out.mkdir(parents=True, exist_ok=True)
-    # Whoever scores the run may stand in another directory.
+    # The run may later be scored from another working directory.
     settings["model_path"] = _absolute(args.model)
     write_json(record, settings)
 
@@ -145,7 +149,10 @@ def _absolute(model: str) -> str:
 
 
 def _same_run(checkpoint: Path | None, out: Path, facts: dict[str, Any]) -> int:
-    """Return the step to resume from; raise ConfigError when other rows or processes would make it another run."""
+    """Return the step to resume from. Raises ConfigError if the rows or the number of processes have changed.
+
+    Either change would give the remaining steps other batches, and the result would equal no uninterrupted run.
+    """
     if checkpoint is None:
         return 0
     marker = marker_facts(checkpoint)
@@ -153,14 +160,14 @@ def _same_run(checkpoint: Path | None, out: Path, facts: dict[str, Any]) -> int:
     problems = []
     if marker.get("processes", processes) != processes:
         problems.append(
-            f"it was trained by {marker['processes']} processes, this is a run of {processes}: its batches would be "
-            f"others. Remedy: start {marker['processes']}"
+            f"it was trained with {marker['processes']} processes, and {processes} would get different batches. "
+            f"Remedy: start {marker['processes']} processes"
         )
     record = out / REPORT_FILE
     if record.is_file():
         before = json.loads(record.read_text(encoding="utf-8"))["train"]["digest"]
         if before != facts["train"]["digest"]:
-            problems.append("the training rows have changed since. Remedy: the same rows, or another `output_dir`")
+            problems.append("the training rows have changed. Remedy: restore the rows, or choose another `output_dir`")
     if problems:
         raise ConfigError(f"{checkpoint} cannot be resumed: " + "; ".join(problems) + ".")
     return int(marker["step"])
@@ -179,13 +186,14 @@ def _train(args: TrainArgs, out: Path, final: Path, checkpoint: Path | None) -> 
         write_json(out / REPORT_FILE, facts)
     report_to, callbacks = trackers(args, step)
     _, build = training(args, common_arguments(args, compute, held_out is not None, report_to))
-    # An adapter's configuration keeps this name of its base.
+    # An adapter's configuration stores this name of its base model, so the path must be absolute.
     model = AutoModelForCausalLM.from_pretrained(
         _absolute(args.model),
         dtype=weights_dtype(args, compute),
         quantization_config=adapters.quantization(args, getattr(torch, compute)),
         trust_remote_code=args.trust_remote_code,
     )
+    adapters.keep_gradients(model)
     with Stop() as stop:
         parts = {
             "model": model,
@@ -207,8 +215,8 @@ def _really_deepspeed(args: TrainArgs, trainer: Any) -> None:
     found = trainer.accelerator.distributed_type.value
     if args.deepspeed and found != "DEEPSPEED":
         raise ConfigError(
-            f"accelerate took this run for {found} and would leave DeepSpeed out. Remedy: start it in a process of its "
-            "own, by finetune.sh or torchrun, without ACCELERATE_ variables."
+            f"accelerate set this run up as {found}, without DeepSpeed. Remedy: start it in a process of its own with "
+            "finetune.sh or torchrun, and unset all ACCELERATE_ variables."
         )
 
 

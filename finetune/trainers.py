@@ -1,4 +1,4 @@
-"""TRL's trainers, one function a method, and what every one of them gets on top: checkpoints that can be trusted."""
+"""TRL's trainers, one function per method, extended with checkpoints that can be verified."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from harness_ext.finetune.adapters import load_encoder, save_encoder
 from harness_ext.finetune.args import ConfigError, TrainArgs
 from harness_ext.finetune.checkpoints import MARKER, mark_complete, prune, write_json
-from harness_ext.finetune.data import IGNORED
+from harness_ext.finetune.encoding import IGNORED
 from harness_ext.finetune.epochs import epoch_errors
 from harness_ext.finetune.sampler import LengthGroupedSampler
 
@@ -23,11 +23,14 @@ Builder: TypeAlias = "Callable[[dict[str, Any]], Any]"
 
 
 def training(args: TrainArgs, common: dict[str, Any]) -> tuple[Any, Builder]:
-    """Return the method's training arguments, and the function that makes its trainer of the trainer's parts.
+    """Return the method's training arguments, and a function that builds its trainer.
 
-    `common` are the arguments that all methods share; the parts are model, data sets, tokenizer, `peft_config` and
-    callbacks. They are two because a model must be loaded after the arguments exist: ZeRO-3 splits it on the way.
-    Raises ConfigError when TRL lacks the method.
+    The function takes the model, data sets, tokenizer, `peft_config` and callbacks. It is separate because the model
+    must be loaded after the training arguments exist: ZeRO-3 partitions it while it loads. Raises ConfigError if the
+    installed TRL lacks the method.
+
+    args: the run's settings.
+    common: the training arguments that all methods share.
     """
     return METHODS[args.method](args, common)
 
@@ -53,7 +56,7 @@ def _sft(args: TrainArgs, common: dict[str, Any]) -> tuple[Any, Builder]:
 
 def _kd(args: TrainArgs, common: dict[str, Any]) -> tuple[Any, Builder]:
     if not args.teacher_model:
-        # The teacher's texts are the targets (or the golden ones): plain likelihood.
+        # Without a teacher model, `kd` learns the target texts (golden or the teacher's) by likelihood.
         return _sft(args, common)
     import functools
 
@@ -63,7 +66,7 @@ def _kd(args: TrainArgs, common: dict[str, Any]) -> tuple[Any, Builder]:
     config = GKDConfig(
         **common,
         max_length=args.max_length,
-        lmbda=0.0,  # the texts of the data set, none of the student's own
+        lmbda=0.0,  # only texts of the data set, no generations of the student
         beta=args.kd_beta,
         temperature=args.kd_temperature,
     )
@@ -72,10 +75,10 @@ def _kd(args: TrainArgs, common: dict[str, Any]) -> tuple[Any, Builder]:
         teacher = AutoModelForCausalLM.from_pretrained(
             args.teacher_model, dtype=parts["model"].dtype, trust_remote_code=args.trust_remote_code
         )
-        # TRL's own collator wants chat messages and cuts; these rows are tokenised and masked already.
+        # TRL's own collator expects chat messages and truncates; these rows are already tokenised and masked.
         collator = DataCollatorForSeq2Seq(parts["processing_class"], label_pad_token_id=IGNORED)
         trainer = hardened(GKDTrainer, args)(args=config, teacher_model=teacher, data_collator=collator, **parts)
-        # TRL 1.16 takes the temperature for sampling only and leaves it out of the loss.
+        # TRL 1.16 uses the temperature only for sampling and ignores it in the loss.
         trainer.generalized_jsd_loss = functools.partial(
             GKDTrainer.generalized_jsd_loss, temperature=args.kd_temperature
         )
@@ -88,7 +91,7 @@ def _dpo(args: TrainArgs, common: dict[str, Any]) -> tuple[Any, Builder]:
     from trl import DPOConfig, DPOTrainer
 
     class Tokenised(DPOTrainer):  # type: ignore[misc]
-        """Takes rows that are tokenised already."""
+        """A trainer for rows that are already tokenised."""
 
         def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
             return dataset
@@ -101,7 +104,7 @@ def _orpo(args: TrainArgs, common: dict[str, Any]) -> tuple[Any, Builder]:
     ORPOConfig, ORPOTrainer = _experimental("orpo", "ORPOConfig", "ORPOTrainer")  # noqa: N806
 
     class Tokenised(ORPOTrainer):  # type: ignore[misc, valid-type]
-        """Takes rows that are tokenised already."""
+        """A trainer for rows that are already tokenised."""
 
         def tokenize_row(self, feature: dict[str, Any], model: Any = None) -> dict[str, Any]:
             return _orpo_row(feature)
@@ -130,7 +133,7 @@ METHODS: dict[str, Callable[[TrainArgs, dict[str, Any]], tuple[Any, Builder]]] =
 
 
 def _experimental(module: str, *names: str) -> list[Any]:
-    """Import from TRL's experimental part, which may change with any release."""
+    """Import names from TRL's experimental package, which may change with any release."""
     import importlib
     import os
 
@@ -140,19 +143,20 @@ def _experimental(module: str, *names: str) -> list[Any]:
         return [getattr(found, name) for name in names]
     except (ImportError, AttributeError) as error:
         raise ConfigError(
-            f"This release of TRL has no trl.experimental.{module} ({error}). Remedy: pip install 'trl==1.16.0'"
+            f"The installed TRL has no trl.experimental.{module} ({error}). Remedy: pip install 'trl==1.16.0'"
         ) from None
 
 
 def hardened(base: type, args: TrainArgs) -> type:
-    """Return a trainer class like `base` whose checkpoints are marked when they are whole.
+    """Return a subclass of the trainer `base` that marks each checkpoint as complete once everything is saved.
 
-    It also resumes projected prefixes and can draw batches of rows of similar length.
+    It also saves and resumes projected prefixes, and can batch rows of similar length.
     """
 
     class Hardened(base):  # type: ignore[misc]
         def __init__(self, *, model: Any, **parts: Any) -> None:
-            # Training turns the cache off and would save that: the model would generate many times slower ever after.
+            # Training disables the KV cache in the configuration. If that were saved, the model would always generate
+            # without a cache, many times slower; `save_model` therefore restores the original value.
             use_cache = getattr(model.config, "use_cache", None)
             super().__init__(model=model, **parts)
             self._use_cache = use_cache
@@ -169,12 +173,12 @@ def hardened(base: type, args: TrainArgs) -> type:
         def _save_checkpoint(self, model: Any, trial: Any) -> None:
             folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
             if self.is_world_process_zero():
-                # An old marker must not vouch for files that are being written.
+                # A marker left from an earlier save must not vouch for files that are being overwritten.
                 (folder / MARKER).unlink(missing_ok=True)
             super()._save_checkpoint(model, trial)
             if args.adapter == "pkv" and self.is_world_process_zero():
                 save_encoder(self.accelerator.unwrap_model(self.model), folder)
-            # Other processes write their part of the state.
+            # Every process writes its own part of the state; the marker may list the files only once all are written.
             self.accelerator.wait_for_everyone()
             if self.is_world_process_zero():
                 write_errors(self.state.log_history, folder.parent)
@@ -185,7 +189,7 @@ def hardened(base: type, args: TrainArgs) -> type:
                     processes=self.args.world_size,
                 )
                 prune(folder.parent, args.save_total_limit)
-            # None may end before the marker is written: a scheduler kills what is left soon after the first.
+            # No process may exit before the marker is written: schedulers kill the others soon after the first exit.
             self.accelerator.wait_for_everyone()
 
         def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -195,7 +199,7 @@ def hardened(base: type, args: TrainArgs) -> type:
             trained = model or self.model
             types = {name: value.dtype for name, value in trained.named_parameters() if value.requires_grad}
             super()._load_from_checkpoint(resume_from_checkpoint, model=model)
-            # PEFT turns adapters it loads to float32; a run begun in bfloat16 would go on as another one.
+            # PEFT converts the adapters it loads to float32; a run started in bfloat16 would continue differently.
             for name, value in trained.named_parameters():
                 if name in types:
                     value.data = value.data.to(types[name])
@@ -211,7 +215,7 @@ def hardened(base: type, args: TrainArgs) -> type:
 
 
 def write_errors(log: list[dict[str, Any]], folder: Path) -> None:
-    """Write the record of training and validation error an epoch beside the checkpoints."""
+    """Write the training and validation error per epoch to `errors.json` next to the checkpoints."""
     write_json(folder / ERRORS_FILE, epoch_errors(log))
 
 

@@ -1,9 +1,15 @@
-"""Errors that a user meets: each names the cause and the remedy."""
+"""The errors that users see, each with its cause and remedy, and the exit statuses of the commands."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Literal
+
+# Exit statuses of the commands (docs/cli.md).
+OK = 0
+FAILED = 1
+USAGE = 2
+INTERRUPTED = 130
 
 FailureCode = Literal["backend", "no_reply", "overflow", "empty", "undecodable", "protocol"]
 
@@ -13,7 +19,7 @@ class HarnessExtError(Exception):
 
 
 class ConfigurationError(HarnessExtError):
-    """The run cannot start. `problems` holds every problem found, each with its remedy."""
+    """The run cannot start. `problems` lists every problem found, each with its remedy."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
@@ -26,16 +32,18 @@ class StoreError(HarnessExtError):
 
 
 class LoadError(HarnessExtError):
-    """A seat's model could not be loaded; every call to it would fail, so the run ends."""
+    """A seat's model could not be loaded. Every call to it would fail, so the run ends."""
 
 
 class CallFailed(HarnessExtError):
-    """One call of a seat failed. It ends its own question only, and is tried again on the next run.
+    """One call of a seat failed. Only its own question fails with it, and the next run tries it again.
 
-    `code` is what a summary counts by: `backend` (the model raised), `no_reply` (it returned nothing), `overflow` (the
-    prompt does not fit), `empty` (an empty reply or prompt that the run does not allow), `undecodable` (text that is
-    no valid Unicode), `protocol` (the protocol itself raised). `can_cut` says of an overflow that the model can answer
-    it with the prompt's beginning cut off; `faults` names what went wrong at each attempt.
+    code: the kind of failure, by which summaries count: `backend` (the model raised), `no_reply` (it returned nothing),
+        `overflow` (the prompt does not fit), `empty` (an empty reply or prompt that the run does not allow),
+        `undecodable` (the text is not valid Unicode) or `protocol` (the protocol itself raised).
+    message: the cause, for users.
+    can_cut: of an overflow, whether the model can answer once the beginning of the prompt is cut off.
+    faults: what went wrong in each attempt.
     """
 
     def __init__(self, code: FailureCode, message: str, can_cut: bool = False, faults: tuple[str, ...] = ()) -> None:
@@ -46,12 +54,12 @@ class CallFailed(HarnessExtError):
 
 
 class RunAborted(HarnessExtError):
-    """Raised inside a backend's call when the run has ended under it."""
+    """Raised inside a backend call when the run has already ended."""
 
 
 class BudgetSpent(HarnessExtError):
-    """The run's budget is spent; what was finished is stored, and the same command goes on from there."""
+    """The run's budget is spent. Finished work is stored, and the same command continues from there."""
 
 
 class RunFailed(HarnessExtError):
-    """Some questions have no answer; everything else is finished and stored (`on_failure=stop`)."""
+    """Some questions have no answer. Everything else is finished and stored (`on_failure=stop`)."""

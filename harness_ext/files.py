@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Atomic writes: a file is replaced as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -10,11 +10,15 @@ from typing import IO
 
 
 @contextmanager
-def whole_file(path: Path, errors: str = "strict") -> Iterator[IO[str]]:
-    """Open a UTF-8 text file that takes its name, on disk, when the block ends well.
+def atomic_write(path: Path, errors: str = "strict") -> Iterator[IO[str]]:
+    """Open a UTF-8 text file that replaces `path` once the block ends without an error.
 
-    Whoever reads `path` meanwhile, after a kill too, finds the former file or none. `errors` says what becomes of
-    characters that UTF-8 cannot hold, as in `open`. Raises what `open` and the block raise; nothing is left then.
+    Until then, and even if the process is killed, readers of `path` find the previous file or none.
+
+    path: the file to write.
+    errors: how to handle characters that UTF-8 cannot encode, as in `open`.
+
+    Raises whatever `open` or the block raises, and leaves no partial file behind.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     opened = part.open("w", encoding="utf-8", errors=errors)

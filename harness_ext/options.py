@@ -1,4 +1,4 @@
-"""Typed options from lm-eval's model arguments: converted by declared type, every problem collected."""
+"""Converts lm-eval's model arguments to options of declared types, and collects all problems."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ T = TypeVar("T")
 
 
 class PromptText(str):
-    """A prompt: as an option, the path of a UTF-8 file that holds it.
+    """A prompt. As an option it is given as the path of a UTF-8 file.
 
-    `{name}` marks in it are replaced by `fill`; a file must hold the marks that the default has.
+    `fill` replaces the `{name}` marks in it. A file must contain every mark that the default prompt contains.
     """
 
     __slots__ = ()
 
     @property
     def marks(self) -> frozenset[str]:
-        """Return the names of the marks to be filled."""
+        """Return the names of the marks that `fill` can replace."""
         return frozenset(_MARK.findall(self))
 
     def fill(self, **values: str) -> str:
-        """Return the text with every `{name}` of `values` replaced, in one pass: marks inside values stay."""
+        """Return the text with the mark `{name}` of each value replaced, in one pass: marks inside values stay."""
         return _MARK.sub(lambda m: values.get(m[1], m[0]), self)
 
 
@@ -35,9 +35,15 @@ _MARK = re.compile(r"\{([a-z_]+)\}")
 
 
 def convert(value: Any, annotation: Any, default: Any = None) -> Any:
-    """Return `value` as the annotated type; lm-eval turns `2024` into a number and `none` into None before we see it.
+    """Return `value` converted to the annotated type.
 
-    Raises ValueError with what was expected.
+    lm-eval has already parsed the value by then: `2024` arrives as a number and `none` as None.
+
+    value: the value as lm-eval passes it.
+    annotation: the declared type of the option.
+    default: the option's default, which says what marks a prompt must contain.
+
+    Raises ValueError whose text says what was expected.
     """
     origin = get_origin(annotation)
     if origin in (Union, types.UnionType):
@@ -86,19 +92,22 @@ def _read_prompt(value: Any, default: Any) -> PromptText:
     path = Path(str(value)).expanduser()
     try:
         text = PromptText(path.read_text(encoding="utf-8").rstrip("\n"))
-    except (OSError, ValueError) as error:  # the latter: no UTF-8, or no path at all
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or not a possible path
         raise ValueError(f"a readable UTF-8 text file ({error})") from error
     missing = PromptText(default).marks - text.marks if default else frozenset()
     if missing:
         marks = ", ".join(f"{{{mark}}}" for mark in sorted(missing))
-        raise ValueError(f"a prompt with {marks} in it; the file {path} lacks that")
+        raise ValueError(f"a prompt with {marks}, which the file {path} does not contain")
     return text
 
 
 def build(cls: type[T], given: Mapping[str, Any], problems: list[str], where: str = "") -> T | None:
-    """Make the dataclass `cls` from given arguments; append to `problems` what does not fit.
+    """Build the dataclass `cls` from arguments. Returns None if anything is wrong.
 
-    Returns None if anything was wrong. Unknown names are for the caller to find (`known_names`).
+    cls: the dataclass whose fields are the options.
+    given: the arguments by name; names that `cls` does not have are ignored (see `known_names`).
+    problems: receives one message for each argument that does not fit.
+    where: prefix of the names in messages, such as `student.`.
     """
     hints = get_type_hints(cls)
     values: dict[str, Any] = {}
@@ -125,37 +134,6 @@ def known_names(cls: type) -> list[str]:
 
 
 def suggest(name: str, known: list[str]) -> str:
-    """Return ` (did you mean …?)`, or nothing."""
+    """Return ` (did you mean …?)` with the closest known name, or an empty text if none is close."""
     close = difflib.get_close_matches(name, known, n=1)
     return f" (did you mean `{close[0]}`?)" if close else ""
-
-
-_SECRET_NAME = re.compile(r"(key|token|secret|passw|credential)|(^|[._-])auth", re.IGNORECASE)
-# Words of language models, not of doors: `tokenizer_revision`, `max_num_batched_tokens`, `image_token_id`, `eos_token`.
-_MODEL_WORDS = re.compile(
-    r"tokeni[sz]e[rd]?|tokeni[sz]ation|(max|min|num|new|special|skip|batched|total)_(\w+_)?tokens|token_ids?\b"
-    r"|(bos|eos|pad|unk|mask|image|prefix|think_start|think_end)_token\b",
-    re.IGNORECASE,
-)
-_SECRET_VALUE = re.compile(
-    r"://[^/@\s]+:[^/@\s]+@|\b(sk|gsk|xai)-[A-Za-z0-9_-]{20,}|\b(hf|ghp|gsk)_[A-Za-z0-9]{20,}|\bgithub_pat_\w{20,}"
-    r"|\bAKIA[A-Z0-9]{16}\b|\bAIza[A-Za-z0-9_-]{35}|\bBearer\s+\S{8,}"
-)
-
-
-def secrets_in(arguments: Mapping[str, Any], harmless: frozenset[str], prefix: str = "") -> list[str]:
-    """Return the names of arguments that look like secrets: lm-eval copies model arguments into its results.
-
-    `harmless` are declared option names that only sound like one (`chunk_tokens`). Values are looked at too:
-    credentials in a URL, well-known forms of keys. The values themselves are never repeated.
-    """
-    found = []
-    for name, value in arguments.items():
-        sounds = any(
-            _SECRET_NAME.search(_MODEL_WORDS.sub("", part)) for part in str(name).split(".") if part not in harmless
-        )
-        if isinstance(value, Mapping) and not sounds:
-            found += secrets_in(value, harmless, f"{prefix}{name}.")
-        elif sounds or (isinstance(value, str | list | tuple) and _SECRET_VALUE.search(str(value))):
-            found.append(f"{prefix}{name}")
-    return found

@@ -1,4 +1,4 @@
-"""Text from models and files, made harmless for a terminal: it cannot move the cursor, set colours or turn lines."""
+"""Text from models and files, made safe to print: it cannot move the cursor, set colours or reverse a line."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
-# Zero width joiners are letters' own business (Persian, Hindi, emoji) and move nothing.
+# Zero-width joiners belong to the spelling of Persian, Hindi and emoji, and do not move the cursor.
 _HARMLESS = frozenset("\n\u200c\u200d")
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 
 def safe_text(text: str) -> str:
-    """Return the text with every character that a terminal would act upon in readable form.
+    """Return the text with every character that could control a terminal written out.
 
-    Line feeds stay, tabs become four blanks, a carriage return before a line feed goes. Other control characters (C0
-    and C1, escape among them), bidirectional marks and overrides, invisible format characters, line separators, private
-    and unassigned characters and lone surrogates are written as `<U+001B>`.
+    Line feeds stay, tabs become four spaces, and the carriage return of a CRLF is dropped. Other control characters
+    (C0 and C1, escape included), bidirectional marks and overrides, invisible format characters, line separators,
+    private and unassigned characters and lone surrogates are written like `<U+001B>`.
     """
     return "".join(map(_safe, text.replace("\r\n", "\n")))
 
 
 def safe_line(text: str) -> str:
-    """Return the same on one line: line feeds become `⏎`."""
+    """Return `safe_text(text)` on one line: line feeds become `⏎`."""
     return safe_text(text).replace("\n", "⏎")
 
 
@@ -41,10 +41,10 @@ def _safe(character: str) -> str:
 
 
 def console() -> Console:
-    """Return a terminal that takes text as it is: no markup, no emoji codes, no highlighting.
+    """Return a console that prints text verbatim, without markup, emoji codes or highlighting.
 
-    Colours only on a terminal (`NO_COLOR` and `FORCE_COLOR` are heeded); elsewhere lines are as wide as `COLUMNS` says,
-    or 200 characters, so that tables do not break.
+    Colours are used only on a terminal (`NO_COLOR` and `FORCE_COLOR` are respected). Elsewhere lines are `COLUMNS`
+    characters wide, or 200 if that is unset, so that tables do not wrap.
     """
     from rich.console import Console
 

@@ -1,1 +1,1 @@
-"""The protocols: one file each, the lm-eval model classes of this package."""
+"""The protocols, one module each, with the lm-eval model classes of this package."""

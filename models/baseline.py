@@ -6,15 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from harness_ext.lm import ProtocolLM
-from harness_ext.protocol import Protocol, Question, Role
+from harness_ext.bridge.protocol_lm import ProtocolLM
+from harness_ext.protocol import Protocol, Question, Role, Seats
 from harness_ext.records import Completion
-from harness_ext.seats import Seats
 
 
 @dataclass(frozen=True)
 class Baseline(Protocol):
-    """One draft of the student: the very call that lm-eval's own model would make."""
+    """One draft by the student: exactly the call that lm-eval's own model would make."""
 
     roles: ClassVar[Mapping[str, Role]] = {"student": Role("answers the task alone")}
 

@@ -1,7 +1,8 @@
-"""Debate: several agents answer, read each other, answer again, until they agree.
+"""Debate: several agents answer, read each other's answers and answer again, until they agree.
 
-`turns` is the two-sided debate of github.com/madScientist10/aris_assignment_EAI with the stop it lacks; `all` is
-Du et al., "Improving Factuality and Reasoning in Language Models through Multiagent Debate" (arXiv 2305.14325).
+`topology=turns` is the two-sided debate of github.com/madScientist10/aris_assignment_EAI, with the stopping rule that
+it lacks. `topology=all` is that of Du et al., "Improving Factuality and Reasoning in Language Models through Multiagent
+Debate" (arXiv 2305.14325).
 """
 
 from __future__ import annotations
@@ -12,29 +13,45 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from harness_ext import debating
-from harness_ext.answers import all_agree, check_pattern, cut_run_on
-from harness_ext.debating import Floor, Speech
-from harness_ext.lm import ProtocolLM
+from harness_ext.bridge.protocol_lm import ProtocolLM
+from harness_ext.models.debating import state as debating
+from harness_ext.models.debating.state import DebateState, Utterance
 from harness_ext.options import PromptText
-from harness_ext.protocol import Capability, Message, Protocol, Question, Role
+from harness_ext.protocol import Capability, Message, Protocol, Question, Role, Seat, Seats, SeatSetup
+from harness_ext.reading.answers import all_agree, check_pattern, cut_run_on
 from harness_ext.records import Solution, Transcript
-from harness_ext.seats import Seat, Seats, SeatSetup
 
 Decision = Literal["last", "vote", "weighted", "judge"]
 
 
 @dataclass(frozen=True)
 class Debate(Protocol):
-    """Options of `debate`; prompts are given as files.
+    """The options of `debate`. Prompts are given as files.
 
-    `topology=turns`: the first agent answers, then the others and it in turn read what was said and improve it; `all`:
-    all answer at once, then read all others; `ring`: each reads the one before it; `judge`: as `all`, and after each
-    round a judge may close. `max_rounds` bounds the rounds after the first answers. It stops when all answers agree, or
-    with `consensus=verdict` when all agents say so. `decision` picks the answer: the last speaker's, the vote's, the
-    vote weighted by `weights` (`2:1:1`) or else by how sure each agent says it is, or a judge's (`auto`: `last` for
-    turns, `judge` for judge, else `vote`). `see=answer` shows others' answers without their reasons. `order` is the
-    order in which agents speak and are listed.
+    topology: who speaks when, and who reads whom. Default `turns`.
+        `turns`: the first agent answers, then the others and it take turns to read all others and answer.
+        `all`: all answer at once, then each reads all others.
+        `ring`: as `all`, but each reads only the agent before it.
+        `judge`: as `all`, and after each round a judge may close the debate.
+    max_rounds: the largest number of rounds after the first answers. Default 2.
+    consensus: what ends a debate early: all answers are equal (`answers`), or all agents say that they agree
+        (`verdict`). Default `answers`.
+    decision: whose answer is final. Default `auto`: `last` for `turns`, `judge` for `judge`, otherwise `vote`.
+        `last`: that of the last speaker.
+        `vote`: the most common answer.
+        `weighted`: the answer with the largest sum of weights.
+        `judge`: the judge's own answer.
+    weights: the weights for `decision=weighted` (`2:1:1`). Default None: by how sure each agent says it is.
+    see: whether agents see others' whole texts (`rationale`) or only their answers (`answer`). Default `rationale`.
+    order: the order in which agents speak and are listed: `fixed`, or by document `rotated` or `shuffled`. Default
+        `fixed`.
+    answer_pattern: a regular expression whose last match (its first group) is a reply's answer. Default None: the
+        built-in patterns.
+    others_user: the prompt that shows an agent others' answers.
+    stance_user: the same for `consensus=verdict`.
+    ruling_user: the prompt that lets the judge close the debate (`topology=judge`).
+    judge_user: the prompt that asks the judge for the final answer.
+    confidence_user: the prompt that asks an agent how sure it is (`decision=weighted` without `weights`).
     """
 
     topology: Literal["turns", "all", "ring", "judge"] = "turns"
@@ -67,7 +84,7 @@ class Debate(Protocol):
         if self.weights is not None and (
             self.decision != "weighted" or not re.fullmatch(r"\d+(\.\d+)?(:\d+(\.\d+)?)+", self.weights)
         ):
-            raise ValueError("`weights` are numbers, one an agent (`2:1:1`), and go with `decision=weighted`")
+            raise ValueError("`weights` takes one number per agent (`2:1:1`), and needs `decision=weighted`")
 
     def needs(self) -> Mapping[str, frozenset[Capability]]:
         needs: dict[str, frozenset[Capability]] = {"agent": frozenset({"generate"})}
@@ -76,7 +93,7 @@ class Debate(Protocol):
     def resolved(self, seats: Mapping[str, SeatSetup]) -> Debate:
         agents = sum(name != "judge" for name in seats)
         if self.weights is not None and self.weights.count(":") + 1 != agents:
-            raise ValueError(f"`weights={self.weights}`: there are {agents} agents, and each needs one")
+            raise ValueError(f"`weights={self.weights}`: there are {agents} agents, and each needs one weight")
         return self
 
     def write_up(self, transcript: Transcript) -> str:
@@ -90,11 +107,11 @@ class Debate(Protocol):
 
     async def solve(self, question: Question, seats: Seats) -> Solution:
         agents = self._ordered(seats.team("agent"), question, seats)
-        floor = Floor(
+        state = DebateState(
             question, seats, agents, self.answer_pattern, self.consensus == "verdict", self.see == "rationale"
         )
-        stop = await (self._in_turn(floor) if self.topology == "turns" else self._in_rounds(floor))
-        return await self._decide(floor, stop)
+        stop = await (self._in_turn(state) if self.topology == "turns" else self._in_rounds(state))
+        return await self._decide(state, stop)
 
     def _ordered(self, agents: list[Seat], question: Question, seats: Seats) -> list[Seat]:
         if self.order == "rotated":
@@ -104,119 +121,127 @@ class Debate(Protocol):
             seats.random("order").shuffle(agents)
         return agents
 
-    async def _in_turn(self, floor: Floor) -> str:
-        """One speaks at a time and reads what all others said last; the first one closes each round."""
-        first, *rest = floor.agents
-        await floor.draft(first)
+    async def _in_turn(self, state: DebateState) -> str:
+        """Let the agents speak one at a time, each reading the latest texts of all others.
+
+        The first agent speaks last in each round.
+        """
+        first, *rest = state.agents
+        await state.draft(first)
         agreeing = 0
         for round_ in range(1, self.max_rounds + 1):
             for agent in [*rest, first]:
-                heard = [s for s in floor.newest() if s.seat != agent.name]
-                speech = await floor.reply(agent, heard, self._show(floor, heard), round_)
-                agreeing = agreeing + 1 if speech.agrees else 0
-                all_spoke = len(floor.newest()) == len(floor.agents)
+                heard = [s for s in state.newest() if s.seat != agent.name]
+                utterance = await state.reply(agent, heard, self._show(state, heard), round_)
+                # With `consensus=verdict`, all others must have agreed in a row, so that nobody has changed the text
+                # since.
+                agreeing = agreeing + 1 if utterance.agrees else 0
+                all_spoke = len(state.newest()) == len(state.agents)
                 said_so = self.consensus == "verdict" and agreeing >= len(rest)
-                if said_so or (self.consensus == "answers" and all_spoke and self._agreed(floor)):
-                    floor.end_round(round_)
+                if said_so or (self.consensus == "answers" and all_spoke and self._agreed(state)):
+                    state.end_round(round_)
                     return "agreed"
-            floor.end_round(round_)
+            state.end_round(round_)
         return "max_rounds"
 
-    async def _in_rounds(self, floor: Floor) -> str | Speech:
-        """All speak at once, each reading what others said in the round before."""
-        await asyncio.gather(*(floor.draft(agent) for agent in floor.agents))
-        floor.end_round(0)
+    async def _in_rounds(self, state: DebateState) -> str | Utterance:
+        """Let all agents speak at once, each reading what others said in the round before."""
+        await asyncio.gather(*(state.draft(agent) for agent in state.agents))
+        state.end_round(0)
         for round_ in range(1, self.max_rounds + 1):
-            if self._agreed(floor):
+            if self._agreed(state):
                 return "agreed"
-            if self.topology == "judge" and (closing := await self._rule(floor)):
+            if self.topology == "judge" and (closing := await self._ask_judge(state)):
                 return closing
-            before = floor.newest()
+            before = state.newest()
             heard = [self._audible(before, i) for i in range(len(before))]
             await asyncio.gather(
-                *(floor.reply(a, h, self._show(floor, h), round_) for a, h in zip(floor.agents, heard, strict=True))
+                *(state.reply(a, h, self._show(state, h), round_) for a, h in zip(state.agents, heard, strict=True))
             )
-            floor.end_round(round_)
-        return "agreed" if self._agreed(floor) else "max_rounds"
+            state.end_round(round_)
+        return "agreed" if self._agreed(state) else "max_rounds"
 
-    def _agreed(self, floor: Floor) -> bool:
-        newest = floor.newest()
+    def _agreed(self, state: DebateState) -> bool:
+        newest = state.newest()
         if self.consensus == "verdict":
-            return all(speech.agrees for speech in newest)
-        return all_agree([speech.answer for speech in newest])
+            return all(utterance.agrees for utterance in newest)
+        return all_agree([utterance.answer for utterance in newest])
 
-    def _audible(self, speeches: Sequence[Speech], listener: int) -> list[Speech]:
+    def _audible(self, utterances: Sequence[Utterance], listener: int) -> list[Utterance]:
         if self.topology == "ring":
-            return [speeches[listener - 1]]
-        return [speech for i, speech in enumerate(speeches) if i != listener]
+            return [utterances[listener - 1]]
+        return [utterance for i, utterance in enumerate(utterances) if i != listener]
 
-    def _show(self, floor: Floor, heard: Sequence[Speech]) -> str:
+    def _show(self, state: DebateState, heard: Sequence[Utterance]) -> str:
         prompt = self.stance_user if self.consensus == "verdict" else self.others_user
-        return prompt.fill(others=floor.shown(heard))
+        return prompt.fill(others=state.shown(heard))
 
-    async def _rule(self, floor: Floor) -> Speech | None:
-        """Ask the judge whether it can close the debate; it then writes the final text."""
-        judge = floor.seats.judge
-        messages = floor.prompt(judge, self.ruling_user.fill(others=floor.shown(floor.newest())))
+    async def _ask_judge(self, state: DebateState) -> Utterance | None:
+        """Ask the judge to close the debate, and return its final text, or None if the debate stays open."""
+        judge = state.seats.judge
+        messages = state.prompt(judge, self.ruling_user.fill(others=state.shown(state.newest())))
         ruling = await judge.generate(messages, kind="ruling")
-        floor.histories[judge.name] = [*messages, Message("assistant", ruling.text)]
+        state.histories[judge.name] = [*messages, Message("assistant", ruling.text)]
         is_open = not ruling.text.strip() or re.match(r"[\s*_`\"']*open\b[\s*_`\"'.!:]*", ruling.text, re.IGNORECASE)
-        floor.seats.note(ruling, closes=not is_open)
-        return None if is_open else Speech("judge", len(floor.agreement), ruling, cut_run_on(ruling.text)[0], None)
+        state.seats.note(ruling, closes=not is_open)
+        return None if is_open else Utterance("judge", len(state.agreement), ruling, cut_run_on(ruling.text)[0], None)
 
-    async def _decide(self, floor: Floor, stop: str | Speech) -> Solution:
-        if isinstance(stop, Speech):
-            return self._close(floor, stop, "settled")
+    async def _decide(self, state: DebateState, stop: str | Utterance) -> Solution:
+        if isinstance(stop, Utterance):
+            return self._close(state, stop, "settled")
         decision = "vote" if stop == "agreed" and self._decision in ("judge", "weighted") else self._decision
         if decision == "judge":
-            judge = floor.seats.judge
-            messages = floor.prompt(judge, self.judge_user.fill(others=floor.shown(floor.newest())))
-            opened = [Message("assistant", floor.question.prefix)] if floor.question.prefix else []
+            judge = state.seats.judge
+            messages = state.prompt(judge, self.judge_user.fill(others=state.shown(state.newest())))
+            opened = [Message("assistant", state.question.prefix)] if state.question.prefix else []
             ruling = await judge.generate([*messages, *opened], kind="ruling")
             if text := cut_run_on(ruling.text)[0].strip():
-                return self._close(floor, Speech("judge", len(floor.agreement), ruling, text, None), "judge")
-            floor.totals["silent_judge"] += 1
+                return self._close(state, Utterance("judge", len(state.agreement), ruling, text, None), "judge")
+            state.totals["silent_judge"] += 1
         if decision == "last":
-            return self._close(floor, self._last(floor), stop)
-        weights = await self._weights(floor) if decision == "weighted" else None
-        result, speeches = floor.vote(weights)
+            return self._close(state, self._last(state), stop)
+        weights = await self._weights(state) if decision == "weighted" else None
+        result, utterances = state.vote(weights)
         if result.winner is None:
-            return self._close(floor, self._last(floor), "unparsable")
-        floor.totals["ties"] += result.tie
-        return self._close(floor, speeches[result.winner], "tie" if result.tie else stop)
+            return self._close(state, self._last(state), "unparsable")
+        state.totals["ties"] += result.tie
+        return self._close(state, utterances[result.winner], "tie" if result.tie else stop)
 
-    def _last(self, floor: Floor) -> Speech:
-        """Return the last speech; where a round's came at once, the last agent's."""
-        agents = floor.agents[1:] + floor.agents[:1] if self.topology == "turns" else floor.agents
-        newest = {s.seat: s for s in floor.newest()}
+    def _last(self, state: DebateState) -> Utterance:
+        """Return the last utterance; if the utterances of a round were simultaneous, the last agent's."""
+        agents = state.agents[1:] + state.agents[:1] if self.topology == "turns" else state.agents
+        newest = {s.seat: s for s in state.newest()}
         spoken = [(newest[a.name].round, i, newest[a.name]) for i, a in enumerate(agents) if a.name in newest]
         return max(spoken, key=lambda entry: entry[:2])[2]
 
-    async def _weights(self, floor: Floor) -> list[float]:
-        """Return the agents' weights: those given, or from how sure each says it is, scaled as in ReConcile (Chen et
-        al., arXiv 2309.13007); who does not say has the least."""
+    async def _weights(self, state: DebateState) -> list[float]:
+        """Return the agents' weights: the given ones, or from how sure each agent says it is.
+
+        Confidences are scaled as in ReConcile (Chen et al., arXiv 2309.13007). An agent that states none has the
+        smallest weight.
+        """
         if self.weights is not None:
             given = [float(weight) for weight in self.weights.split(":")]
-            return [given[int(agent.name.removeprefix("agent")) - 1] for agent in floor.agents]
+            return [given[int(agent.name.removeprefix("agent")) - 1] for agent in state.agents]
         settings = {"until": [], "max_gen_toks": 8, "do_sample": False}
         said = await asyncio.gather(
             *(
-                a.generate(floor.prompt(a, self.confidence_user), kind="confidence", gen_kwargs=settings)
-                for a in floor.agents
+                a.generate(state.prompt(a, self.confidence_user), kind="confidence", gen_kwargs=settings)
+                for a in state.agents
             )
         )
         found = [re.search(r"(?<![\d.-])(100|\d{1,2})(?!\d|\.\d)", completion.text) for completion in said]
-        floor.totals["malformed_confidences"] += found.count(None)
+        state.totals["malformed_confidences"] += found.count(None)
         return [_scaled(int(match[1])) if match else _scaled(0) for match in found]
 
-    def _close(self, floor: Floor, speech: Speech, stop: str) -> Solution:
-        final = speech.completion
-        floor.seats.note(final, kept=final.completion_tokens)
-        result, speeches = floor.vote(round_=0)
-        first = speeches[result.winner].seat if result.winner is not None else None
-        totals = {**floor.totals, "agreed": int(stop == "agreed"), **floor.agreement_by_round(self.max_rounds)}
-        details = {"author": speech.seat, "round0_vote": first, "round0_tie": result.tie, "totals": totals}
-        return Solution(speech.text, stop, details)
+    def _close(self, state: DebateState, utterance: Utterance, stop: str) -> Solution:
+        final = utterance.completion
+        state.seats.note(final, kept=final.completion_tokens)
+        result, utterances = state.vote(round_=0)
+        first = utterances[result.winner].seat if result.winner is not None else None
+        totals = {**state.totals, "agreed": int(stop == "agreed"), **state.agreement_by_round(self.max_rounds)}
+        details = {"author": utterance.seat, "round0_vote": first, "round0_tie": result.tie, "totals": totals}
+        return Solution(utterance.text, stop, details)
 
 
 def _scaled(percent: int) -> float:

@@ -1,4 +1,4 @@
-"""Feedback: a student answers, a teacher criticises, the student refines, until the teacher accepts.
+"""Feedback: a student answers, a teacher reviews the answer, and the student refines it until the teacher accepts.
 
 After the feedback setting on bAbI of github.com/racia/research-project (one worked exchange: answer, review, refine).
 """
@@ -10,23 +10,32 @@ from dataclasses import dataclass, field
 from math import exp
 from typing import ClassVar, Literal
 
-from harness_ext.lm import ProtocolLM
+from harness_ext.bridge.protocol_lm import ProtocolLM
 from harness_ext.options import PromptText
-from harness_ext.protocol import Capability, Message, Protocol, Question, Role, reply_of
+from harness_ext.protocol import Capability, Message, Protocol, Question, Role, Seat, Seats, reply_of
+from harness_ext.reading.verdicts import Verdict, read_verdict
 from harness_ext.records import Solution
-from harness_ext.seats import Seat, Seats
-from harness_ext.verdicts import Verdict, read_verdict
 
 
 @dataclass(frozen=True)
 class FeedbackPair(Protocol):
-    """Options of `feedback_pair`; prompts are given as files.
+    """The options of `feedback_pair`. Prompts are given as files.
 
-    `max_rounds` bounds the refinements (0 is the baseline). `verdict=text` reads the review's first word, then loose
-    wording; `logprob` compares the probabilities of the two verdicts instead and lets the teacher explain a rejection.
-    `on_malformed` says what a review without a verdict is: a rejection, an acceptance, or asked once more with a
-    reminder of the form (then a rejection). `teacher_sees=rounds` shows the teacher the earlier drafts and its reviews.
-    `student_sees=verdict` is a control: the student learns that it was wrong, and nothing else.
+    max_rounds: the largest number of refinements; 0 is the baseline. Default 15.
+    verdict: `text` reads the review: its first word, then looser wording. `logprob` compares the probabilities of the
+        two verdicts, and lets the teacher explain a rejection. Default `text`.
+    on_malformed: how a review without a verdict counts: as a rejection (`reject`) or an acceptance (`accept`), or it is
+        asked for once more with a reminder of the form, and then counts as a rejection (`retry`). Default `reject`.
+    teacher_sees: whether the teacher sees only the task and the latest draft (`task`), or also earlier drafts and its
+        reviews (`rounds`). Default `task`.
+    student_sees: whether the student sees the review, or only that its answer was rejected (`verdict`, a control).
+        Default `review`.
+    review_max_tokens: the length limit of a review, in tokens. Default 256.
+    review_system: the teacher's system message.
+    review_user: the prompt that asks for a review.
+    review_again: the prompt that asks for a review of a refinement (`teacher_sees=rounds`).
+    review_reminder: the prompt that asks again for a malformed review (`on_malformed=retry`).
+    refine_user: the prompt that asks for a refinement.
     """
 
     max_rounds: int = 15
@@ -48,7 +57,7 @@ class FeedbackPair(Protocol):
 
     def __post_init__(self) -> None:
         if self.max_rounds < 0 or self.review_max_tokens < 1:
-            raise ValueError("`max_rounds` must be 0 or more and `review_max_tokens` 1 or more")
+            raise ValueError("`max_rounds` must be 0 or more, and `review_max_tokens` must be 1 or more")
 
     def needs(self) -> Mapping[str, frozenset[Capability]]:
         teacher: set[Capability] = {"generate", "score", "continue"} if self.verdict == "logprob" else {"generate"}
@@ -68,7 +77,7 @@ class FeedbackPair(Protocol):
             if not refined.text.strip():
                 return Solution(drafts[-1], "empty_refinement")
             if refined.text in drafts and self.teacher_sees == "task" and not seats.student.samples():
-                return Solution(refined.text, "cycle")  # the same draft has the same review: nothing new can come
+                return Solution(refined.text, "cycle")  # the same draft would get the same review again
             drafts.append(refined.text)
             reviews.append(review)
         return Solution(drafts[-1], "max_rounds")
@@ -76,7 +85,7 @@ class FeedbackPair(Protocol):
     async def _review(
         self, question: Question, seats: Seats, drafts: list[str], reviews: list[str]
     ) -> tuple[str, Verdict]:
-        """Return the teacher's review of the newest draft, and its verdict."""
+        """Return the teacher's review of the latest draft, and its verdict."""
         messages = self._review_messages(question, drafts, reviews)
         if self.verdict == "logprob":
             return await self._review_by_probability(seats.teacher, seats, messages)
@@ -92,9 +101,10 @@ class FeedbackPair(Protocol):
         return review.text.strip() or NO_REVIEW, verdict
 
     async def _review_by_probability(self, teacher: Seat, seats: Seats, messages: list[Message]) -> tuple[str, Verdict]:
-        """Compare the teacher's probabilities of the two verdicts; let it go on where it rejects."""
+        """Compare the teacher's probabilities of the two verdicts. If it rejects, let it write the review."""
         yes, no = await teacher.score(messages, ["Correct.", "Incorrect."], kind="verdict")
         accepted = yes > no
+        # `min`, since `exp` overflows above 709.
         seats.note_last(accepted=accepted, rule="logprob", probability=1 / (1 + exp(min(no - yes, 700))))
         if accepted:
             return "Correct.", Verdict(True, "logprob")

@@ -1,4 +1,4 @@
-"""Self-consistency: one seat answers several times, the answers vote.
+"""Self-consistency: one seat answers several times, and the answers vote.
 
 After Wang et al., "Self-Consistency Improves Chain of Thought Reasoning in Language Models" (arXiv 2203.11171).
 """
@@ -12,22 +12,25 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from harness_ext.answers import check_pattern, read_answer, vote
-from harness_ext.costs import Measure, amount, draft_cost, question_cost
-from harness_ext.lm import ProtocolLM
-from harness_ext.protocol import Protocol, Question, Role
+from harness_ext.bridge.protocol_lm import ProtocolLM
+from harness_ext.protocol import Protocol, Question, Role, Seat, Seats, SeatSetup
+from harness_ext.reading.answers import check_pattern, read_answer, vote
 from harness_ext.records import Completion, Solution, Turn, Usage
-from harness_ext.seats import Seat, Seats, SeatSetup
+from harness_ext.records.costs import Measure, amount, draft_cost, question_cost
 
 
 @dataclass(frozen=True)
 class SelfConsistency(Protocol):
-    """Options of `self_consistency`.
+    """The options of `self_consistency`.
 
-    `k` is the number of draws, or `auto:<run directory>`: as many as cost what a question of that run cost, measured
-    by `by`. What a draw costs is read from the drafts of the same model in that run, or in the run `draws_from`.
-    `temperature` and `top_p` hold where the task's own settings do not sample. `answer_pattern` is a regular expression
-    whose last match (its first group) is a reply's answer.
+    k: the number of draws per question; or `auto:<run directory>`: as many as cost what a question of that run cost.
+        Default 5.
+    by: what counts as cost for `k=auto`: `output_tokens`, `tokens`, `flops` or `price`. Default `output_tokens`.
+    draws_from: the run whose drafts by the same model show what a draw costs. Default None: the run of `k=auto`.
+    temperature: the temperature of the draws, unless the task's own settings sample; 0 draws greedily. Default 0.7.
+    top_p: nucleus sampling, likewise. Default 1.0: off.
+    answer_pattern: a regular expression whose last match (its first group) is a reply's answer. Default None: the
+        built-in patterns.
     """
 
     k: str = "5"
@@ -42,9 +45,9 @@ class SelfConsistency(Protocol):
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[1-9]\d{0,5}|auto:.+", self.k):
-            raise ValueError(f"`k={self.k}`: expected a number from 1, or `auto:<run directory>`")
+            raise ValueError(f"`k={self.k}`: expected a whole number above 0, or `auto:<run directory>`")
         if self.temperature < 0 or not 0 < self.top_p <= 1:
-            raise ValueError("`temperature` must be 0 or more, `top_p` above 0 and at most 1")
+            raise ValueError("`temperature` must be 0 or more, and `top_p` must be above 0 and at most 1")
         check_pattern(self.answer_pattern)
 
     @property
@@ -52,7 +55,7 @@ class SelfConsistency(Protocol):
         return self.temperature > 0
 
     def resolved(self, seats: Mapping[str, SeatSetup]) -> SelfConsistency:
-        """Return the protocol with `k` as a number, and in `target` the cost of a question that it was chosen for."""
+        """Return the protocol with `k` as a number. `target` is the cost per question for which `k=auto` chose it."""
         if not self.k.startswith("auto:"):
             return self
         run, seat = Path(self.k[5:]).expanduser(), seats["student"]

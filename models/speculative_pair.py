@@ -1,7 +1,8 @@
-"""Speculative: a student writes, a teacher goes through it and corrects the first mistake, the student goes on.
+"""Speculative pair: a student writes a draft, a teacher corrects its first mistake, and the student continues.
 
-After the speculative-decoding setting on bAbI of github.com/racia/research-project (its ends and its resume prompt);
-`accept=judge` is SpecReason's rule, `accept=reward` RSD's, `accept=sampled` that of speculative sampling.
+After the speculative-decoding setting on bAbI of github.com/racia/research-project (its stopping rules and its resume
+prompt). `accept=judge` is the rule of SpecReason, `accept=reward` that of RSD, `accept=sampled` that of speculative
+sampling.
 """
 
 from __future__ import annotations
@@ -11,26 +12,39 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import ClassVar, Literal
 
-from harness_ext.acceptance import POLICIES, Judge, Policy, Proposal, Ruling, TokenPolicy, table, vocabulary_problem
 from harness_ext.backends.base import Backend
+from harness_ext.bridge.protocol_lm import ProtocolLM
 from harness_ext.errors import CallFailed
-from harness_ext.ledger import Ledger
-from harness_ext.lm import ProtocolLM
+from harness_ext.models.speculative.partial_reply import Continuation, PartialReply, continue_reply, first_units, shares
+from harness_ext.models.speculative.policies import POLICIES, table, vocabulary_problem
+from harness_ext.models.speculative.policy import Judgement, Policy, Proposal
+from harness_ext.models.speculative.text_policies import Judge
+from harness_ext.models.speculative.token_policies import TokenPolicy
+from harness_ext.models.speculative.trace import GenerationTrace
+from harness_ext.models.speculative.units import Unit, splitter
 from harness_ext.options import PromptText
-from harness_ext.protocol import Capability, Protocol, Question, Role
+from harness_ext.protocol import Capability, Protocol, Question, Role, Seats
 from harness_ext.records import Solution
-from harness_ext.replies import Continuation, Reply, continue_reply, first_units, shares
-from harness_ext.seats import Seats
-from harness_ext.splitting import Unit, splitter
 
 
 @dataclass(frozen=True)
 class SpeculativePair(Protocol):
-    """Options of `speculative_pair`; prompts are given as files.
+    """The options of `speculative_pair`. Prompts are given as files.
 
-    `unit` is what is approved or replaced as a whole (a chunk has `chunk_tokens` tokens), `accept` the rule,
-    `threshold` its number. `max_corrections` bounds the teacher's corrections (0 is the baseline); `greedy` and
-    `sampled`, whose text is the teacher's own, know no bound. `on_malformed` says what a rating without a number is.
+    unit: what is approved or replaced as a whole: a `token`, a `step` or a `chunk` of `chunk_tokens` tokens. Default
+        `token`.
+    accept: the rule by which the teacher approves units (`docs/speculative.md`). Default `topk`.
+    threshold: the rule's threshold. Default None: that of the rule.
+    chunk_tokens: the length of a chunk, in tokens. Default 32.
+    max_corrections: the largest number of corrections; 0 is the baseline. It does not apply to `greedy` and `sampled`,
+        whose text is the teacher's own. Default 15.
+    on_malformed: whether a unit whose rating has no number is rejected (`reject`) or approved (`accept`). Default
+        `reject`.
+    judge_max_tokens: the length limit of a rating, in tokens. Default 1.
+    judge_system: the system message that explains ratings (`accept=judge`).
+    judge_user: the prompt that asks for the rating of a unit.
+    correct_user: the prompt that asks a teacher that cannot continue a reply for the next unit.
+    resume_user: the prompt that asks a student that cannot continue a reply for the rest of its answer.
     """
 
     unit: Unit = "token"
@@ -46,7 +60,7 @@ class SpeculativePair(Protocol):
     resume_user: PromptText = field(default_factory=lambda: PromptText(RESUME_USER))
 
     roles: ClassVar[Mapping[str, Role]] = {
-        "student": Role("answers the task and goes on after corrections"),
+        "student": Role("answers the task and continues after corrections"),
         "teacher": Role("approves the student's answer unit by unit, and corrects it"),
         "reward": Role("scores units (`accept=reward`)"),
     }
@@ -54,17 +68,19 @@ class SpeculativePair(Protocol):
     def __post_init__(self) -> None:
         policy = POLICIES[self.accept]
         if self.chunk_tokens < 1 or self.max_corrections < 0 or self.judge_max_tokens < 1:
-            raise ValueError("`chunk_tokens` and `judge_max_tokens` must be 1 or more, `max_corrections` 0 or more")
+            raise ValueError(
+                "`chunk_tokens` and `judge_max_tokens` must be 1 or more, and `max_corrections` must be 0 or more"
+            )
         if self.unit not in policy.units:
             units = " or ".join(f"`unit={unit}`" for unit in policy.units)
-            raise ValueError(f"`accept={self.accept}` judges no `unit={self.unit}`: give {units}\n{table()}")
+            raise ValueError(f"`accept={self.accept}` cannot judge `unit={self.unit}`: use {units}\n{table()}")
         if self.threshold is not None and not policy.valid(self.threshold):
-            what = "takes no threshold" if policy.default is None else f"has another threshold ({policy.rule})"
+            what = "takes no threshold" if policy.default is None else f"needs another threshold ({policy.rule})"
             raise ValueError(f"`threshold={self.threshold:g}`: `accept={self.accept}` {what}\n{table()}")
 
     @property
     def policy(self) -> Policy:
-        """Return the rule with its threshold."""
+        """Return the acceptance policy with its threshold."""
         kind = POLICIES[self.accept]
         threshold = self.threshold if self.threshold is not None else kind.default or 0
         if kind is not Judge:
@@ -79,47 +95,52 @@ class SpeculativePair(Protocol):
 
     def problems(self, seats: Mapping[str, Backend]) -> list[str]:
         lacks = [seat for seat, needed in self.needs().items() if seat in seats and needed - seats[seat].capabilities]
-        found = [f"what `accept={self.accept}` and its likes need of the seats:\n{table()}"] if lacks else []
+        found = [f"what `accept={self.accept}` and the other rules need from the seats:\n{table()}"] if lacks else []
         if {"student", "teacher"} <= seats.keys():
             found += filter(None, [vocabulary_problem(POLICIES[self.accept], seats["student"], seats["teacher"])])
         return found
 
     async def solve(self, question: Question, seats: Seats) -> Solution:
-        policy, ledger = self.policy, Ledger()
-        reply = Reply.of(seats.teacher if isinstance(policy, TokenPolicy) else seats.student, question)
+        policy, trace = self.policy, GenerationTrace()
+        reply = PartialReply.of(seats.teacher if isinstance(policy, TokenPolicy) else seats.student, question)
         draft = first = await self._draft(question, seats, policy, reply)
         for corrections in count():
-            ledger.source(draft.completion, draft.seam)
+            trace.source(draft.completion, draft.seam)
+            # No corrections are left, or the student has nothing to add: what it wrote stands without a judgement.
             if not policy.exact and (corrections == self.max_corrections or not draft.text):
                 proposal = self._proposal(question, seats, reply, draft)
-                reply = _approve(ledger, reply, proposal, draft, Ruling(len(proposal.sizes), (), ()))
-                return _end(ledger, seats, reply, first, "max_corrections" if draft.text else "student_stopped")
+                reply = _approve(trace, reply, proposal, draft, Judgement(len(proposal.sizes), (), ()))
+                return _end(trace, seats, reply, first, "max_corrections" if draft.text else "student_stopped")
             proposal = self._proposal(question, seats, reply, draft)
-            ruling = await policy.judge(proposal)
-            ledger.ruled(ruling)
-            reply = _approve(ledger, reply, proposal, draft, ruling)
-            if ruling.accepted == len(proposal.sizes) and not policy.exact:
+            judgement = await policy.judge(proposal)
+            trace.judged(judgement)
+            reply = _approve(trace, reply, proposal, draft, judgement)
+            if judgement.accepted == len(proposal.sizes) and not policy.exact:
                 stop = "length" if draft.completion.finish == "length" else "student_stopped"
-                return _end(ledger, seats, reply, first, "teacher_stops" if ruling.teacher_ends else stop)
+                return _end(trace, seats, reply, first, "teacher_stops" if judgement.teacher_ends else stop)
             if policy.exact and reply.ended:
-                return _end(ledger, seats, reply, None)
-            reply, over = await self._correct(question, seats, ledger, reply, proposal, ruling)
+                return _end(trace, seats, reply, None)
+            reply, over = await self._correct(question, seats, trace, reply, proposal, judgement)
             if over or reply.ended:
-                return _end(ledger, seats, reply, None if policy.exact else first)
-            if ledger.repeats() and not policy.exact:
-                return _end(ledger, seats, reply, first, "repetition")
+                return _end(trace, seats, reply, None if policy.exact else first)
+            if trace.repeats() and not policy.exact:
+                return _end(trace, seats, reply, first, "repetition")
             resume = self.resume_user.fill(approved=question.prefix + reply.text)
             draft = await continue_reply(seats.student, question, reply, resume, kind="continue")
             draft = draft if policy.exact else draft.within(reply)
         raise AssertionError("unreachable")
 
-    async def _draft(self, question: Question, seats: Seats, policy: Policy, reply: Reply) -> Continuation:
-        """Return the student's first draft: the baseline's own call, but for draws that must be known by their ids."""
+    async def _draft(self, question: Question, seats: Seats, policy: Policy, reply: PartialReply) -> Continuation:
+        """Return the student's first draft.
+
+        It is the baseline's own call, so the store shares it between both. Only samples are drawn anew: their token ids
+        must be known, since another encoding of the same text would have another probability.
+        """
         if self.accept == "sampled" and not (seats.student.samples() and seats.teacher.samples()):
             raise CallFailed(
                 "protocol",
-                "`accept=sampled` draws the teacher's samples, and this task's settings are greedy: give "
-                "`--gen_kwargs do_sample=True,temperature=1.0`, or `accept=greedy`",
+                "`accept=sampled` needs sampling, and the settings of this task are greedy: set "
+                "`--gen_kwargs do_sample=True,temperature=1.0`, or use `accept=greedy`",
             )
         how = {"reply": ()} if self.accept == "sampled" else {"keep_ids": True}
         completion = await seats.student.generate(question.context, kind="draft", **how)
@@ -127,8 +148,8 @@ class SpeculativePair(Protocol):
         draft = Continuation(completion, completion.text, completion.ids if known else None)
         return draft if policy.exact else draft.within(reply)
 
-    def _proposal(self, question: Question, seats: Seats, reply: Reply, draft: Continuation) -> Proposal:
-        """Return a draft as the policy sees it: cut into units."""
+    def _proposal(self, question: Question, seats: Seats, reply: PartialReply, draft: Continuation) -> Proposal:
+        """Return a draft as the policy judges it: divided into units."""
         if reply.tokens is not None and draft.ids is None:
             draft = replace(draft, ids=reply.encode(draft.text)[0])
         if reply.tokens is not None and reply.ids is not None and draft.ids is not None:
@@ -137,20 +158,26 @@ class SpeculativePair(Protocol):
         return Proposal(question, seats, reply, pieces, splitter(self.unit, self.chunk_tokens)(pieces), draft.ids)
 
     async def _correct(
-        self, question: Question, seats: Seats, ledger: Ledger, reply: Reply, proposal: Proposal, ruling: Ruling
-    ) -> tuple[Reply, bool]:
-        """Return the reply with the teacher's own unit, and whether the teacher ends it there."""
+        self,
+        question: Question,
+        seats: Seats,
+        trace: GenerationTrace,
+        reply: PartialReply,
+        proposal: Proposal,
+        judgement: Judgement,
+    ) -> tuple[PartialReply, bool]:
+        """Return the reply extended by the teacher's own unit, and whether the teacher ends the reply there."""
         figure: float | None = None
-        if self.unit == "token" and ruling.correction is not None and ruling.source is not None:
-            token, figure = ruling.correction
+        if self.unit == "token" and judgement.correction is not None and judgement.source is not None:
+            token, figure = judgement.correction
             longer, over = reply.with_ids([token]), False
-            ledger.source(ruling.source)
-            ledger.write("teacher", longer.text[len(reply.text) :], figure, ruling.source, 1)
+            trace.source(judgement.source)
+            trace.write("teacher", longer.text[len(reply.text) :], figure, judgement.source, 1)
         else:
             only: Literal["step"] | int = "step" if self.unit == "step" else self.chunk_tokens
-            told = self.correct_user.fill(approved=question.prefix + reply.text)
-            unit = await continue_reply(seats.teacher, question, reply, told, kind="correct", only=only)
-            ledger.source(unit.completion, unit.seam)
+            prompt = self.correct_user.fill(approved=question.prefix + reply.text)
+            unit = await continue_reply(seats.teacher, question, reply, prompt, kind="correct", only=only)
+            trace.source(unit.completion, unit.seam)
             if not self.policy.exact:
                 unit = unit.within(reply)
             pieces = unit.pieces(reply)
@@ -158,38 +185,47 @@ class SpeculativePair(Protocol):
             ends = len(sizes) < 2 and unit.completion.finish == "stop" and not unit.asked
             unit = first_units(unit, pieces, sizes[0] if sizes else 0)
             longer = reply.with_ids(unit.ids) if unit.ids is not None else reply.with_text(unit.text)
-            ledger.write("teacher", unit.text, None, unit.completion, None if unit.ids is None else len(unit.ids))
-            # Where the text is the teacher's own, its tokens say whether it ends, if they are known.
+            trace.write("teacher", unit.text, None, unit.completion, None if unit.ids is None else len(unit.ids))
+            # Under an exact policy the reply's own tokens decide whether it has ended, provided that they are known.
             over = (ends or not unit.text) and not (self.policy.exact and unit.completion.ids is not None)
-        if ruling.accepted < len(proposal.sizes):
-            rejected, before = proposal.units[ruling.accepted], ruling.probabilities[ruling.accepted]
-            ledger.correct(rejected, before, ledger.written[-1].text, figure)
+        if judgement.accepted < len(proposal.sizes):
+            rejected, before = proposal.units[judgement.accepted], judgement.probabilities[judgement.accepted]
+            trace.correct(rejected, before, trace.written[-1].text, figure)
         return longer, over
 
 
-def _approve(ledger: Ledger, reply: Reply, proposal: Proposal, draft: Continuation, ruling: Ruling) -> Reply:
-    """Return the reply with the approved units."""
-    for number, ((start, end), text) in enumerate(zip(proposal.spans[: ruling.accepted], proposal.units, strict=False)):
-        figure = ruling.probabilities[number] if ruling.probabilities else None
+def _approve(
+    trace: GenerationTrace, reply: PartialReply, proposal: Proposal, draft: Continuation, judgement: Judgement
+) -> PartialReply:
+    """Return the reply extended by the approved units."""
+    for number, ((start, end), text) in enumerate(
+        zip(proposal.spans[: judgement.accepted], proposal.units, strict=False)
+    ):
+        figure = judgement.probabilities[number] if judgement.probabilities else None
         tokens = end - start if proposal.ids is not None else None
-        ledger.write("student", text, figure, draft.completion, tokens)
-    taken = sum(proposal.sizes[: ruling.accepted])
+        trace.write("student", text, figure, draft.completion, tokens)
+    taken = sum(proposal.sizes[: judgement.accepted])
     if proposal.ids is not None:
         return reply.with_ids(proposal.ids[:taken])
     return reply.with_text("".join(proposal.pieces[:taken]))
 
 
-def _end(ledger: Ledger, seats: Seats, reply: Reply, first: Continuation | None, stop: str | None = None) -> Solution:
-    """Return the solution. A reply without a correction is the student's first draft, to the letter; where the reply
-    has come to nothing, the first draft stands again (`first` is None where it must not)."""
+def _end(
+    trace: GenerationTrace, seats: Seats, reply: PartialReply, first: Continuation | None, stop: str | None = None
+) -> Solution:
+    """Return the solution.
+
+    A reply without corrections is exactly the student's first draft. If the reply is empty or repeats itself, the first
+    draft takes its place. `first` is None where it must not.
+    """
     stop = stop or ("length" if reply.room is not None and reply.room <= 0 else "teacher_stops")
     text = reply.final
-    if first is not None and not ledger.corrections:
+    if first is not None and not trace.corrections:
         text = first.text
     elif first is not None and (stop == "repetition" or not text.strip()):
         stop, text = "repetition" if stop == "repetition" else "empty_correction", first.text
-        ledger.restart("student", text, first.completion)
-    return Solution(text, stop, ledger.close(seats, text))
+        trace.restart("student", text, first.completion)
+    return Solution(text, stop, trace.close(seats, text))
 
 
 class SpeculativePairLM(ProtocolLM):

@@ -1,1 +1,1 @@
-"""Task files for lm-eval, one folder a data set. Where their rows come from: `harness_ext.data`."""
+"""Tasks for lm-eval, one folder per data set. `harness_ext.data` loads their rows."""

@@ -1,10 +1,11 @@
-"""Annotates rows and makes preferences in child processes, killed (SIGKILL) at given moments; for test_enhance_kill.py.
+"""Annotates rows and makes preferences in child processes that are killed (SIGKILL); for test_enhance_kill.py.
 
     python enhance_kill.py <folder> <moment> …
 
-A moment is a number of answered calls. Imports once, then forks for each run; the last run is left to its end, and one
-that nobody kills comes first, for comparison. Prints JSON: how many runs were killed, how many calls were answered, how
-many are stored, and how many were answered again though they stood in the store when the run before was killed.
+A moment is a number of answered calls. The script imports everything once and forks a process per run. The first run is
+not interrupted, for comparison; then one run per moment is killed, and a last one runs to its end. It prints as JSON
+how many runs were killed, how many calls were answered, how many are stored, and how many were answered again although
+they were in the store when the previous run was killed.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from typing import Any
 from kill_and_resume import stored_keys
 from support import number_of
 
-from harness_ext import dispatch
 from harness_ext.backends.base import Backend
 from harness_ext.backends.scripted import ScriptedBackend
-from harness_ext.enhance.annotate import Annotate, Job, annotate
+from harness_ext.engine import queues
+from harness_ext.enhance.annotate import Annotate, AnnotateJob, annotate
 from harness_ext.enhance.candidates import Candidates
 from harness_ext.enhance.preferences import PreferenceJob, write_candidates, write_judgements, write_pairs
 from harness_ext.enhance.prepare import prepare
@@ -51,14 +52,14 @@ def draw(prompt: str) -> str:
 
 
 def run(folder: Path, log: int) -> None:
-    """Do all of it once; every answered call's key goes to `log` before it is stored."""
-    accept = dispatch.Lane._accept
+    """Run everything once. The key of every answered call is written to `log` before the call is stored."""
+    accept = queues.DeviceQueue._accept
 
     def logged(self: Any, backend: Backend, call: Any, completion: Any) -> Any:
         os.write(log, f"{call.key}\n".encode())
         return accept(self, backend, call, completion)
 
-    dispatch.Lane._accept = logged  # type: ignore[method-assign]
+    queues.DeviceQueue._accept = logged  # type: ignore[method-assign]
     templates = load_templates("creak")
     raw = folder / "raw.jsonl"
     made = ({"sentence": f"Thing {i} is red.", "label": "true"} for i in range(ROWS))
@@ -66,7 +67,7 @@ def run(folder: Path, log: int) -> None:
     prepare(raw, folder / "in.jsonl", templates)
     arguments = {"store": str(folder / "store"), "progress": "off", "window": 16}
     plan = plan_seats(Annotate, {"teacher": ScriptedBackend(reply, name="teacher")}, arguments)
-    annotate(Job(folder / "in.jsonl", folder / "out.jsonl", "cot_text", {"do_sample": False}, templates), plan)
+    annotate(AnnotateJob(folder / "in.jsonl", folder / "out.jsonl", "cot_text", {"do_sample": False}, templates), plan)
     job = PreferenceJob(folder / "in.jsonl", folder / "prefs.jsonl", "text", {}, templates, 1.0)
     students = plan_seats(Candidates, {"student": ScriptedBackend(draw, name="student")}, {**arguments, "k": 4})
     write_candidates(job, students)
@@ -114,7 +115,7 @@ def run_until_done(folder: Path, moments: list[int]) -> dict[str, int]:
 
 
 def main(folder: Path, moments: list[int]) -> None:
-    for name in ("lm_eval.models.utils", "networkx", "torch"):  # what each child would take seconds over
+    for name in ("lm_eval.models.utils", "networkx", "torch"):  # each child would spend seconds on these imports
         importlib.import_module(name)
     runs = {name: run_until_done(folder / name, when) for name, when in (("whole", []), ("killed", moments))}
     print(json.dumps(runs))

@@ -2,9 +2,9 @@
 
     python kill_and_resume.py <folder> scripted|embedded <kills> <seed>
 
-Imports once, then forks for each run; a run that nobody kills comes first, for comparison. Prints JSON: how many runs
-were killed in the middle, and how many calls were answered again though they stood in the store when the run before was
-killed.
+It imports everything once and then forks for each run. For comparison, the first run is not killed. It prints JSON: how
+many runs were killed before they ended, and how many calls were answered again although they were in the store when the
+run before was killed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 
 from support import instances, number_of, scripted_pair
 
-from harness_ext import dispatch
+from harness_ext.engine import queues
 from harness_ext.models.feedback_pair import FeedbackPairLM
 
 QUESTIONS = {"scripted": 40, "embedded": 6}
@@ -40,14 +40,14 @@ def teacher(prompt: str) -> str:
 
 
 def run(folder: Path, mode: str, log: int) -> None:
-    """One run to its end; every answered call's key goes to `log` before it is stored."""
-    accept = dispatch.Lane._accept
+    """Run to the end, writing the key of every answered call to `log` before it is stored."""
+    accept = queues.DeviceQueue._accept
 
     def logged(self: Any, backend: Any, call: Any, completion: Any) -> Any:
         os.write(log, f"{call.key}\n".encode())
         return accept(self, backend, call, completion)
 
-    dispatch.Lane._accept = logged  # type: ignore[method-assign]
+    queues.DeviceQueue._accept = logged  # type: ignore[method-assign]
     seats: dict[str, Any] = {"device": "cpu", "batch_size": 2, "max_rounds": 2, "review_max_tokens": 12}
     if mode == "scripted":
         pair = scripted_pair(student, teacher)
@@ -61,7 +61,7 @@ def stored_keys(store: Path) -> set[str]:
     keys: set[str] = set()
     for path in store.glob("*.sqlite"):
         connection = sqlite3.connect(path)
-        with suppress(sqlite3.OperationalError):  # killed before the file had its table
+        with suppress(sqlite3.OperationalError):  # killed before the table was created
             keys |= {key.hex() for (key,) in connection.execute("SELECT key FROM calls")}
         connection.close()
     return keys
@@ -82,7 +82,7 @@ def start(folder: Path, mode: str) -> int:
 
 
 def import_first(mode: str) -> None:
-    """Import what each child would take seconds over."""
+    """Import what would take each child seconds to import."""
     import torch  # noqa: F401
 
     if mode == "embedded":

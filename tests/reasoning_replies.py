@@ -1,12 +1,12 @@
-"""Replies as models write them, each with its right reading by hand: None where no answer can be read.
+"""Replies as models write them, each with the answer that a person reads in it, or None if it states none.
 
-The gold answers of these questions play no part: only what the reply says it answers.
+Only the answer that the reply states matters, not whether it is correct.
 """
 
 from __future__ import annotations
 
 NUMBERS: list[tuple[str, str | None]] = [
-    # The form that is asked for, and near it.
+    # The requested form, and similar forms.
     ("4 * 6 = 24, minus 5 is 19.\nAnswer: 19", "19"),
     ("4 * 6 = 24.\nAnswer:19", "19"),
     ("She has 24.\n\nAnswer: 24.", "24"),
@@ -49,7 +49,7 @@ NUMBERS: list[tuple[str, str | None]] = [
     ("The answer is $5$.", "5"),
     ("The answer is \\(5\\).", "5"),
     ("The answer is $\\frac{1}{2}$.", "1/2"),
-    # Units, currencies, separators.
+    # Units, currencies and separators.
     ("Answer: $18", "18"),
     ("Answer: $ 18", "18"),
     ("Answer: 18$", "18"),
@@ -87,7 +87,7 @@ NUMBERS: list[tuple[str, str | None]] = [
     ("He went from 10 - 15 = -5.\nAnswer: -5", "-5"),
     ("10-4=6", "6"),
     ("The answer is 10-4=6.", "6"),
-    # Sentences and equations behind the statement.
+    # Sentences and equations after the statement.
     ("The answer is 3 + 4 = 7.", "7"),
     ("Answer: 3 * 5 = 15 apples", "15"),
     ("Answer: x = 12", "12"),
@@ -105,12 +105,12 @@ NUMBERS: list[tuple[str, str | None]] = [
     ("The answer is seven.", "7"),
     ("The answer is zero.", "0"),
     ("Answer: None of them are left.", "0"),
-    # Changing its mind: the last statement counts.
+    # Replies that change their mind: the last statement counts.
     ("The answer is 12. Wait, I forgot the children. The answer is 14.", "14"),
     ("Answer: 12\nHmm, that is wrong.\nAnswer: 14", "14"),
     ("If the answer is 12 there must be 6 pairs. 6 * 2 = 12.\nAnswer: 12", "12"),
     ("The answer is not 12. The answer is 14.", "14"),
-    # Chatty, without a statement.
+    # Chatty replies without an explicit statement.
     ("Sure! Let's work it out. 3 apples plus 4 apples makes 7 apples.", "7"),
     ("Ruth has 24 - 5 = 19 tulips left.", "19"),
     ("So in total he pays $1,250.", "1250"),
@@ -126,7 +126,7 @@ NUMBERS: list[tuple[str, str | None]] = [
     ("Great question! She'd earn 40 * 12 = $480 per week. I hope this helps!", "480"),
     ("The result is 33.", "33"),
     ("The correct solution is 33.", "33"),
-    # Running on, reciting, thinking.
+    # Replies that continue with other questions, repeat examples, or think aloud.
     ("24 - 5 = 19.\nAnswer: 19\n\nQ: A train has 8 cars with 40 seats. How many seats?\nA: 320.\nAnswer: 320", "19"),
     ("The answer is 19.\n\nQuestion: How old is Ben at 7 more than 30?\nAnswer: 37", "19"),
     ("#### 19\n\nProblem 2: There are 50 cars.\n#### 50", "19"),
@@ -136,7 +136,7 @@ NUMBERS: list[tuple[str, str | None]] = [
     ("<think>Maybe 12? The answer is 12. No, 14.</think>\nAnswer: 14", "14"),
     ("<think>Maybe 12? The answer is 12.", None),
     ("thinking aloud, the answer is 3</think>The answer is 4.", "4"),
-    # Nothing to read.
+    # Replies without an answer.
     ("", None),
     ("   \n", None),
     ("I cannot answer that.", None),

@@ -1,4 +1,4 @@
-"""Helpers of the tests of `score`, `compare` and `show`: small tasks, and run directories with written transcripts."""
+"""Helpers for the tests of `score`, `compare` and `show`: small tasks, and run directories with given transcripts."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from harness_ext.documents import document_hash
+from harness_ext.bridge.document_hash import document_hash
 from harness_ext.records import Completion, Failure, Transcript, Turn
-from harness_ext.rundir import RunDirectory
+from harness_ext.records.run_directory import RunDirectory
 
 ROWS = [{"q": f"{i}+{i}?", "a": str(2 * i)} for i in range(8)]
 
 
 def make_task(name: str = "sums", rows: Sequence[Mapping[str, Any]] = ROWS, **more: Any) -> Any:
-    """Return an lm-eval task over rows: exact match of the text, through the filters given."""
+    """Return an lm-eval task over the given rows, scored by exact match; `more` overrides its configuration."""
     from datasets import Dataset
     from lm_eval.api.task import ConfigurableTask
 
@@ -35,7 +35,7 @@ def make_task(name: str = "sums", rows: Sequence[Mapping[str, Any]] = ROWS, **mo
 
 
 def manager_of(*tasks: Any) -> Any:
-    """Return what stands in for lm-eval's TaskManager, which takes seconds to make."""
+    """Return a stand-in for lm-eval's TaskManager, which takes seconds to create."""
     by_name = {task.config.task: task for task in tasks}
     return SimpleNamespace(
         load=lambda names: {"tasks": {name: by_name[name] for name in names}}, task_index={}, all_groups=[]
@@ -43,15 +43,21 @@ def manager_of(*tasks: Any) -> Any:
 
 
 def said(seat: str, kind: str, text: str, tokens: int = 10, **verdict: Any) -> Turn:
-    """Return a turn; `verdict` is what the protocol noted."""
-    return Turn(seat, kind, f"{seat}-{kind}-{text}", Completion(text, "stop", tokens, 0, tokens, 0.5), verdict or None)
+    """Return a turn with the given verdict."""
+    return Turn(
+        seat,
+        kind,
+        f"{seat}-{kind}-{text}",
+        Completion(text, "stop", prompt_tokens=tokens, cached_tokens=0, completion_tokens=tokens, seconds=0.5),
+        verdict or None,
+    )
 
 
 def transcript(
     doc_id: int, *turns: Turn, task: str = "sums", text: str | None = None, rows: Sequence[Any] = ROWS, **more: Any
 ) -> Transcript:
-    """Return a transcript of a row's question; its final text is the last draft's unless given."""
-    drafts = [t.completion.text for t in turns if t.kind in ("draft", "refine")]
+    """Return the transcript of the question in a row. Its final text defaults to the last draft."""
+    drafts = [t.text for t in turns if t.kind in ("draft", "refine")]
     final = text if text is not None else drafts[-1] if drafts else ""
     values: dict[str, Any] = {
         "doc_hash": document_hash(dict(rows[doc_id])), "repeat": 0, "index": 0, "question": f"q{doc_id}",
@@ -66,7 +72,7 @@ def failed(doc_id: int, **more: Any) -> Transcript:
 
 
 def write_run(path: Path, *transcripts: Transcript, label: str = "pair", seed: int = 1, **config: Any) -> Path:
-    """Write a run directory."""
+    """Write a run directory with these transcripts and return its path."""
     seats = {"student": {"parameters": 1000}, "teacher": {"parameters": 5000, "price_in": 1.0, "price_out": 2.0}}
     run = RunDirectory(
         path,

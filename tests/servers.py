@@ -1,4 +1,4 @@
-"""Servers on loopback for tests of served seats: one that answers by script and misbehaves on demand, real ones."""
+"""A server on loopback for tests of served seats, which answers by script and misbehaves on demand."""
 
 from __future__ import annotations
 
@@ -20,9 +20,14 @@ FAULTS = ("http_429", "http_500", "timeout", "connection", "bad_json", "no_choic
 class Server:
     """An OpenAI-compatible server in a thread of its own, for a `with` block.
 
-    `reply(text)` answers the last message's or the prompt's text; it returns the reply or a whole JSON body. `plan`
-    returns the fault of an attempt, or None. `requests` holds every body received, `faults` counts those committed,
-    `answered` the replies by text, `together` the most requests at once.
+    reply: called with the text of the prompt or the last message; returns the reply's text or the whole JSON body.
+    plan: called with the same text; returns the fault to commit, or None.
+    headers: headers of all responses.
+    delay: seconds before each response.
+    status: the HTTP status of replies without a fault.
+
+    Of its attributes, `requests` lists all bodies received, `faults` counts the faults committed, `answered` counts the
+    replies by text, and `together` is the largest number of concurrent requests.
     """
 
     def __init__(
@@ -129,21 +134,21 @@ def completion(text: str, body: Mapping[str, Any], finish: str = "stop", **usage
 
 
 def chances(share: float, faults: Sequence[str] = FAULTS, seed: int = 0) -> Callable[[str], str | None]:
-    """Return a plan by which so large a share of attempts fails, each kind equally often."""
+    """Return a plan by which a share of all attempts fails, with all kinds of faults equally often."""
     rng = random.Random(seed)
     return lambda text: rng.choice(faults) if rng.random() < share else None
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on."""
+    """Return a port without a listener."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def wait_until(ready: Callable[[], bool], seconds: float = 120.0) -> None:
-    """Wait for a condition; fail the test when it does not come true."""
+    """Wait until a condition is true, and fail the test if it stays false."""
     end = time.monotonic() + seconds
     while not ready():
-        assert time.monotonic() < end, "waited in vain"
+        assert time.monotonic() < end, "the condition did not become true"
         time.sleep(0.1)

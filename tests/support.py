@@ -1,4 +1,4 @@
-"""Helpers of the engine's tests: lm-eval requests, a backend that misbehaves on demand, runs in one line."""
+"""Helpers for tests of the engine: lm-eval requests, a backend that misbehaves on demand, and runs in one line."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from typing import Any
 
 from harness_ext.backends.base import Backend, Deliver, GenerateRequest, Prompt, ScoreRequest
 from harness_ext.backends.scripted import ScriptedBackend
-from harness_ext.chat import plain_form
-from harness_ext.engine import Engine
-from harness_ext.protocol import Protocol, Question
-from harness_ext.records import Completion, Message, Transcript
-from harness_ext.seats import SeatSetup
+from harness_ext.engine.engine import Engine
+from harness_ext.protocol import Protocol, Question, SeatSetup
+from harness_ext.records import Completion, Loglikelihood, Message, Transcript
+from harness_ext.records.chat import plain_form
 
 
 def instance(
@@ -41,7 +40,7 @@ def instance(
 
 
 def instances(contexts: Iterable[str], gen_kwargs: Mapping[str, Any] | None = None, task: str = "task") -> list[Any]:
-    """Return one Instance a context, numbered as documents of one task."""
+    """Return one Instance per context, numbered as documents of one task."""
     return [instance(c, gen_kwargs, doc_id=i, task=task) for i, c in enumerate(contexts)]
 
 
@@ -53,7 +52,7 @@ def run_engine(
     timeout: float = 30.0,
     **more: Any,
 ) -> dict[int, Transcript]:
-    """Run the engine in a thread of its own and return transcripts by question; a run that hangs fails the test."""
+    """Run the engine in its own thread and return the transcripts by question. A run that hangs fails the test."""
     done: dict[int, Transcript] = {}
     errors: list[BaseException] = []
 
@@ -77,20 +76,25 @@ def run_engine(
 
 
 def number_of(text: str) -> int:
-    """Return a number that the text alone decides."""
+    """Return a number that depends on the text alone."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
 
 
 def reply_to(prompt: str) -> str:
-    """Return what the honest part of a `TroubledBackend` replies."""
+    """Return the correct reply of a `TroubledBackend`."""
     return f"reply {number_of(prompt):x}"
 
 
 @dataclass
 class Trouble:
-    """What goes wrong. The first four hold for a prompt in every call, `largest` and `crashes` for whole calls.
+    """What goes wrong. The first four concern a prompt in every batch, the last two whole batches.
 
-    `largest` is the most requests a call may hold; `crashes` raise once each, after that many deliveries in a call.
+    raises: prompts for which the model raises an error.
+    forgets: prompts that the model does not answer.
+    says_none: prompts that the model answers with a completion without text.
+    says_wrong: prompts that the model answers with something other than a completion.
+    largest: the largest number of requests that fit into a batch.
+    crashes: numbers of deliveries after which a batch raises an error, once each.
     """
 
     raises: Callable[[str], bool] = lambda prompt: False
@@ -101,22 +105,22 @@ class Trouble:
     crashes: list[int] = field(default_factory=list)
 
     def bad(self, prompt: str) -> bool:
-        """Whether no call with this prompt can end well."""
+        """Return whether every call with this prompt fails."""
         return any(rule(prompt) for rule in (self.raises, self.forgets, self.says_none, self.says_wrong))
 
 
 class TroubledBackend(Backend):
-    """Replies by `reply_to`, in an order of its own, some results twice, with `Trouble`.
+    """Replies with `reply_to` in random order, delivers some results twice, and has `Trouble`.
 
-    `answered` counts the good results handed over by prompt, `resent` the prompts sent again though answered, and
-    `together` the most calls that ran at the same time.
+    `answered` counts the correct results by prompt, `resent` lists the prompts that were sent again although they had
+    been answered, and `together` is the largest number of concurrent batches.
     """
 
     capabilities = frozenset({"generate", "continue", "score"})
 
-    def __init__(self, name: str, lane: str = "", trouble: Trouble | None = None, seed: int = 0) -> None:
+    def __init__(self, name: str, device: str = "", trouble: Trouble | None = None, seed: int = 0) -> None:
         super().__init__()
-        self.name, self.lane, self.fingerprint = name, lane or name, f"troubled:{name}"
+        self.name, self.device, self.fingerprint = name, device or name, f"troubled:{name}"
         self.trouble = trouble or Trouble()
         self.random = random.Random(seed)
         self.answered: Counter[str] = Counter()
@@ -165,7 +169,7 @@ class TroubledBackend(Backend):
                 deliver(i, 7)  # type: ignore[arg-type]
             elif scoring:
                 self.answered[prompt] += 1
-                deliver(i, Completion("", logprob=-float(number_of(prompt) % 97)))
+                deliver(i, Loglikelihood(-float(number_of(prompt) % 97)))
             else:
                 text = reply_to(prompt)
                 if sampled:
@@ -173,9 +177,9 @@ class TroubledBackend(Backend):
                     self.sampled_draws.append(text)
                 else:
                     self.answered[prompt] += 1
-                deliver(i, Completion(text, "stop", 1, 0, 2))
+                deliver(i, Completion(text, "stop", prompt_tokens=1, cached_tokens=0, completion_tokens=2))
                 if number_of(prompt) % 3 == 0:
-                    deliver(i, Completion("said twice", "stop", 1, 0, 2))
+                    deliver(i, Completion("said twice", "stop", prompt_tokens=1, cached_tokens=0, completion_tokens=2))
 
 
 def watch(backend: Backend, seen: Callable[[Sequence[GenerateRequest]], None]) -> None:

@@ -1,4 +1,4 @@
-"""Helpers of the task tests: written rows in a folder, and a model that answers by rule and keeps what it was asked."""
+"""Helpers of the task tests: folders of rows, and a model that answers by rule and records its requests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TASKS = Path(harness_ext.tasks.__file__).parent
 
 
 class RuleLM(LM):
-    """Replies with `reply(request)`; prefers the continuation that `prefer(request)` says. Its template is JSON."""
+    """Replies with `reply(request)` and prefers a continuation if `prefer(request)`. Its chat template is JSON."""
 
     tokenizer_name = "rule"
 
@@ -36,7 +36,7 @@ class RuleLM(LM):
         return [(0.0 if self.prefer(request) else -1.0, False) for request in requests]
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
-        raise AssertionError("no task here asks for it")
+        raise AssertionError("no task of these tests uses it")
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         return json.dumps(chat_history)
@@ -46,19 +46,19 @@ class RuleLM(LM):
 
 
 def task_manager(**metadata: Any) -> TaskManager:
-    """Return a manager of our tasks alone: lm-eval's whole index takes seconds."""
+    """Return a manager of our tasks only. Loading lm-eval's whole index would take seconds."""
     return TaskManager(include_path=TASKS, include_defaults=False, metadata=metadata)
 
 
 def write_rows(folder: Path, **splits: Sequence[Mapping[str, Any]]) -> None:
-    """Write one file of JSON lines a split."""
+    """Write one JSON-lines file per split."""
     folder.mkdir(parents=True, exist_ok=True)
     for split, rows in splits.items():
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def real_rows(data_dir: Path, name: str, split: str = "test") -> list[dict[str, Any]]:
-    """Return a real data set's rows."""
+    """Return the rows of a real data set."""
     return [json.loads(line) for line in (data_dir / name / f"{split}.jsonl").read_bytes().splitlines() if line.strip()]
 
 
@@ -70,7 +70,7 @@ def evaluate(
     max_gen_toks: int | None = None,
     **options: Any,
 ) -> Any:
-    """Run tasks as `lm_eval` does, without what it finds out about the machine, which takes seconds."""
+    """Run tasks as `lm_eval` does, without its inspection of the machine, which takes seconds."""
     loaded = manager.load(list(names))
     for task in loaded["tasks"].values():
         if max_gen_toks is not None and task.config.generation_kwargs:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from harness_ext.answers import Answer, all_agree, cut_run_on, read_answer, same_answer, vote
+from harness_ext.reading.answers import Answer, all_agree, cut_run_on, read_answer, same_answer, vote
 
 READ = [
     ("She sells 9 * 2 = 18 eggs.\n#### 18", "18"),

@@ -1,11 +1,11 @@
-"""From model arguments to seats: which device, which shared model, which problem."""
+"""Model arguments to seats: devices, shared models and problems."""
 
 from __future__ import annotations
 
 import pytest
 
-from harness_ext.arguments import _devices, plan_run
-from harness_ext.backends import BackendSpec, parse_spec
+from harness_ext.backends.registry import BackendSpec, parse_spec
+from harness_ext.config.run_plan import _devices, plan_run
 from harness_ext.embedded import model_path
 from harness_ext.errors import ConfigurationError
 from harness_ext.models.feedback_pair import FeedbackPair
@@ -23,11 +23,11 @@ def gpus(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Non
 
 
 @pytest.mark.parametrize(
-    ("gpus", "asked", "expected"),
+    ("gpus", "requested", "expected"),
     [
         (0, "cuda:0", ("cpu", "cpu")),
         (1, "cuda:0", ("cuda:0", "cuda:0")),
-        (2, "cuda:0", ("cuda:0", "cuda:1")),  # what lm-eval passes when nobody asked
+        (2, "cuda:0", ("cuda:0", "cuda:1")),  # lm-eval passes `cuda:0` also if no device was requested
         (2, None, ("cuda:0", "cuda:1")),
         (8, None, ("cuda:0", "cuda:1")),
         (2, "cuda:1", ("cuda:1", "cuda:1")),
@@ -36,24 +36,24 @@ def gpus(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Non
     ],
     indirect=["gpus"],
 )
-def test_devices_of_two_models(gpus: None, asked: str | None, expected: tuple[str, str]) -> None:
-    devices = _devices({"student": STUDENT, "teacher": TEACHER}, asked)
+def test_devices_of_two_models(gpus: None, requested: str | None, expected: tuple[str, str]) -> None:
+    devices = _devices({"student": STUDENT, "teacher": TEACHER}, requested)
     assert (devices["student"], devices["teacher"]) == expected
 
 
 @pytest.mark.parametrize("gpus", [2], indirect=True)
-def test_one_model_on_two_seats_takes_one_gpu(gpus: None) -> None:
+def test_one_model_on_two_seats_uses_one_gpu(gpus: None) -> None:
     assert set(_devices({"student": STUDENT, "teacher": STUDENT}, None).values()) == {"cuda:0"}
 
 
 @pytest.mark.parametrize("gpus", [2], indirect=True)
-def test_a_model_spread_over_the_gpus_names_none(gpus: None) -> None:
+def test_a_parallelized_model_is_not_assigned_a_gpu(gpus: None) -> None:
     spread = BackendSpec("hf", "a", {"parallelize": True})
     assert _devices({"student": spread, "teacher": TEACHER}, None) == {"student": "cuda", "teacher": "cuda:0"}
 
 
 @pytest.mark.parametrize("gpus", [2], indirect=True)
-def test_under_a_launcher_each_process_has_its_device(gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_launcher_assigns_the_device_of_each_process(gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert set(_devices({"student": STUDENT, "teacher": TEACHER}, None).values()) == {"cuda"}
 
@@ -66,7 +66,7 @@ def test_equal_specifications_share_one_model() -> None:
     assert not plan.demonstration
 
 
-def test_the_batch_size_holds_for_every_seat_that_says_no_other() -> None:
+def test_the_batch_size_applies_to_every_seat_without_its_own() -> None:
     path = str(model_path("student"))
     plan = plan_run(FeedbackPair, {"student": path, "teacher": path, "teacher.batch_size": 3}, 16, None, "cpu")
     assert [setup.backend.lm.batch_size for setup in plan.seats.values()] == [16, 3]  # type: ignore[attr-defined]
@@ -82,7 +82,7 @@ def test_the_batch_size_holds_for_every_seat_that_says_no_other() -> None:
         ("local-completions:name:tag", "local-completions", "name:tag"),
     ],
 )
-def test_a_specification_names_backend_and_model(text: str, backend: str, name: str) -> None:
+def test_a_specification_consists_of_backend_and_model(text: str, backend: str, name: str) -> None:
     spec = parse_spec(text, {})
     assert (spec.backend, spec.name) == (backend, name)
 
@@ -102,13 +102,13 @@ def test_a_folder_with_a_colon_is_a_folder(tmp_path) -> None:  # type: ignore[no
         ({"student": "/no/such/folder", "teacher": "/no/such/folder"}, "there is no folder"),
     ],
 )
-def test_what_is_wrong_with_a_seat_is_said(arguments: dict[str, str], words: str) -> None:
+def test_problems_with_a_seat_are_reported(arguments: dict[str, str], words: str) -> None:
     with pytest.raises(ConfigurationError) as error:
         plan_run(FeedbackPair, arguments, 1, None, "cpu")
     assert words in str(error.value)
 
 
-def test_a_model_class_that_cannot_be_made_is_a_problem_of_the_run() -> None:
+def test_a_model_class_that_cannot_be_created_is_a_problem_of_the_run() -> None:
     with pytest.raises(ConfigurationError) as error:
         plan_run(FeedbackPair, {"student": "dummy:x", "teacher": "dummy:y"}, 1, None, "cpu")
     assert len(error.value.problems) == 2  # lm-eval's dummy asks the hub for its tokenizer

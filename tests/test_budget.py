@@ -1,4 +1,4 @@
-"""A budget ends a run before it spends more, and keeps everything that is finished."""
+"""Tests of budgets: a run ends before it spends more, and keeps everything that is finished."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ from support import instances, run_engine, scripted_pair
 
 from harness_ext.backends.base import GenerateRequest, ScoreRequest
 from harness_ext.backends.scripted import ScriptedBackend
-from harness_ext.budget import Budget, Cap, open_budget, total_spending
-from harness_ext.engine import Engine
+from harness_ext.engine.budget import Budget, Cap, open_budget, total_spending
+from harness_ext.engine.engine import Engine
 from harness_ext.errors import BudgetSpent, ConfigurationError
 from harness_ext.models.baseline import Baseline, BaselineLM
 from harness_ext.models.feedback_pair import FeedbackPairLM
-from harness_ext.protocol import Question
+from harness_ext.protocol import Question, SeatSetup
 from harness_ext.records import Completion, SeatCost
-from harness_ext.rundir import read_transcripts
-from harness_ext.seats import SeatSetup
+from harness_ext.records.run_directory import read_transcripts
 
 ASKED = {"until": [], "max_gen_toks": 8}
 
@@ -36,11 +35,11 @@ def calls(backend: ScriptedBackend) -> int:
 
 
 def summary(lm: BaselineLM) -> dict[str, Any]:
-    written: dict[str, Any] = json.loads((lm.run.path / "summary.json").read_text())
+    written: dict[str, Any] = json.loads((lm.session.run.path / "summary.json").read_text())
     return written
 
 
-def test_a_run_stops_at_its_calls_and_goes_on_from_there(tmp_path: Path) -> None:
+def test_a_run_stops_at_its_cap_and_continues_from_there(tmp_path: Path) -> None:
     backend = ScriptedBackend(lambda p: f"re: {p}")
     asked = instances((f"q{i}" for i in range(10)), ASKED)
     for done in (4, 8):
@@ -73,12 +72,12 @@ def test_questions_that_the_store_answers_are_finished_after_the_cap(tmp_path: P
     lm = make(tmp_path, backend, "calls:1", run_dir=tmp_path / "other", window=1)
     with pytest.raises(BudgetSpent):
         lm.generate_until(instances((f"q{i}" for i in range(10)), ASKED))
-    assert sorted(t.context for t in read_transcripts(lm.run.path)) == ["q0", "q8", "q9"]
+    assert sorted(t.context for t in read_transcripts(lm.session.run.path)) == ["q0", "q8", "q9"]
 
 
 @pytest.mark.parametrize("budget", ["tokens:2000", "price:0.002"])
-def test_the_cap_is_never_passed(tmp_path: Path, budget: str) -> None:
-    """A prompt of one word and a reply of five: 6 tokens, though each call could have taken more."""
+def test_the_cap_is_never_exceeded(tmp_path: Path, budget: str) -> None:
+    """Each call takes 6 tokens, a prompt of one word and a reply of five, though it could take more."""
     backend = ScriptedBackend(lambda p: "one two three four five")
     prices = {"student.price_in": 1, "student.price_out": 1}
     lm = make(tmp_path, backend, budget, **prices)
@@ -87,13 +86,13 @@ def test_the_cap_is_never_passed(tmp_path: Path, budget: str) -> None:
         lm.generate_until(asked)
     total = summary(lm)["usage"]["student"]["total"]
     spent = total["prompt_tokens"] + total["completion_tokens"]
-    largest = len("q999") + 64 + 8  # bytes of the prompt, what a template may add, the reply's limit
+    largest = len("q999") + 64 + 8  # the prompt's bytes, what a template may add, and the reply's length limit
     assert 2000 - largest - 6 <= spent <= 2000
     assert total["calls"] == calls(backend) == summary(lm)["answered"]
     assert summary(lm)["budget"]["spent"] == pytest.approx(spent if "tokens" in budget else total["price"])
 
 
-def test_a_question_in_the_middle_is_neither_answered_nor_failed(tmp_path: Path) -> None:
+def test_an_unfinished_question_is_neither_answered_nor_failed(tmp_path: Path) -> None:
     student, teacher = scripted_pair(lambda p: "x", lambda p: "Correct.")
     asked = instances(["a", "b", "c"], ASKED)
 
@@ -106,14 +105,14 @@ def test_a_question_in_the_middle_is_neither_answered_nor_failed(tmp_path: Path)
     lm = run("calls:3")
     with pytest.raises(BudgetSpent):
         lm.generate_until(asked)
-    (whole,) = read_transcripts(lm.run.path)
+    (whole,) = read_transcripts(lm.session.run.path)
     assert (whole.context, len(whole.turns)) == ("a", 2)
     assert run("calls:3").generate_until(asked) == ["x"] * 3
-    assert calls(student) + calls(teacher) == 6, "the draft of the second question was kept"
+    assert calls(student) + calls(teacher) == 6, "the draft of the second question is reused"
 
 
 def test_a_budget_for_half_of_the_questions_finishes_about_half(tmp_path: Path) -> None:
-    """All are allowed to be open at once; begun all at once, none would be finished."""
+    """The window allows all questions to be open at once, but then none would be finished."""
     student, teacher = scripted_pair(lambda p: "x", lambda p: "Correct.")
     lm = FeedbackPairLM(
         student=student, teacher=teacher, store=str(tmp_path / "s"), run_dir=tmp_path / "r", progress="off",
@@ -121,11 +120,11 @@ def test_a_budget_for_half_of_the_questions_finishes_about_half(tmp_path: Path) 
     )  # fmt: skip
     with pytest.raises(BudgetSpent):
         lm.generate_until(instances((f"q{i}" for i in range(200)), ASKED))
-    assert 90 <= len(list(read_transcripts(lm.run.path))) <= 100
-    assert max(len(batch) for batch in student.calls) >= 10, "they are still asked many at once"
+    assert 90 <= len(list(read_transcripts(lm.session.run.path))) <= 100
+    assert max(len(batch) for batch in student.calls) >= 10, "many questions still advance together"
 
 
-def test_scoring_does_not_answer_for_what_was_not_paid(tmp_path: Path) -> None:
+def test_on_failure_score_does_not_apply_to_unpaid_questions(tmp_path: Path) -> None:
     lm = make(tmp_path, ScriptedBackend(lambda p: "x"), "calls:1", on_failure="score")
     with pytest.raises(BudgetSpent):
         lm.generate_until(instances(["a", "b"], ASKED))
@@ -142,10 +141,10 @@ def test_a_failed_call_counts_as_one(tmp_path: Path) -> None:
     assert (summary(lm)["failed"], summary(lm)["unfinished"]) == (2, 3)
 
 
-def test_a_model_that_tells_no_tokens_ends_the_run_cleanly(tmp_path: Path) -> None:
+def test_a_model_that_reports_no_tokens_ends_the_run_cleanly(tmp_path: Path) -> None:
     backend = ScriptedBackend(lambda p: Completion("x", "stop"))
     lm = make(tmp_path, backend, "tokens:1000")
-    with pytest.raises(BudgetSpent, match="scripted does not say how many tokens"):
+    with pytest.raises(BudgetSpent, match="scripted does not report how many tokens"):
         lm.generate_until(instances((f"q{i}" for i in range(50)), ASKED))
     assert summary(lm)["budget"]["spent"] is None
     assert 0 < summary(lm)["answered"] < 50
@@ -157,12 +156,12 @@ def test_wrong_budgets_are_refused(tmp_path: Path, budget: str) -> None:
         make(tmp_path, ScriptedBackend(lambda p: p), budget)
 
 
-def test_what_a_cap_needs_is_asked_for_before_anything_runs(tmp_path: Path) -> None:
+def test_what_a_cap_needs_is_checked_before_anything_runs(tmp_path: Path) -> None:
     backend = ScriptedBackend(lambda p: p)
     with pytest.raises(ConfigurationError, match=r"`student.price_in` and `student.price_out`"):
         make(tmp_path, backend, "price:5")
     backend.token_counts = "none"
-    with pytest.raises(ConfigurationError, match="counts no tokens; cap `calls:` instead"):
+    with pytest.raises(ConfigurationError, match="reports no token counts: use `budget=calls:<number>` instead"):
         make(tmp_path, backend, "tokens:5")
 
 
@@ -172,8 +171,10 @@ def test_what_a_cap_needs_is_asked_for_before_anything_runs(tmp_path: Path) -> N
     window=st.integers(1, 20),
 )
 @settings(max_examples=40, deadline=None)
-def test_no_cap_is_passed_and_no_run_hangs(limit: int, lengths: list[tuple[int, int]], window: int) -> None:
-    backend = ScriptedBackend(lambda p: Completion("x", "stop", len(p), 0, 1 + len(p) % 7))
+def test_no_cap_is_exceeded_and_no_run_hangs(limit: int, lengths: list[tuple[int, int]], window: int) -> None:
+    backend = ScriptedBackend(
+        lambda p: Completion("x", "stop", prompt_tokens=len(p), cached_tokens=0, completion_tokens=1 + len(p) % 7)
+    )
     budget = Budget(Cap("tokens", limit), {backend: SeatCost()})
     engine = Engine(None, window, budget=budget)
     questions = [Question(f"{i}" * size, {"max_gen_toks": new}) for i, (size, new) in enumerate(lengths) if size]
@@ -194,8 +195,8 @@ def test_what_a_call_may_cost_covers_prompt_continuation_and_reply() -> None:
     budget = Budget(Cap("tokens", 230), {backend: SeatCost()})
     assert budget.take("a", backend, GenerateRequest("é" * 30, {"max_gen_toks": 100}))
     assert not budget.take("b", backend, ScoreRequest("p", "c"))
-    assert not budget.reached, "what is reserved may come back"
-    budget.settle("a", backend, Completion("x", "stop", 10, 0, 1))
+    assert not budget.reached, "reservations may be released"
+    budget.settle("a", backend, Completion("x", "stop", prompt_tokens=10, cached_tokens=0, completion_tokens=1))
     assert budget.spent == 11
     assert budget.take("b", backend, ScoreRequest("p", "c"))
 

@@ -1,4 +1,4 @@
-"""`harness-ext checkpoints`: each epoch scored once, with its base, adapter and tokenizer; table, picture, gate."""
+"""`harness-ext checkpoints`: each epoch is scored once, with its base, adapter and tokenizer; table, plot and gate."""
 
 from __future__ import annotations
 
@@ -9,12 +9,21 @@ from pathlib import Path
 import pytest
 
 from harness_ext.embedded import model_path
-from harness_ext.finetune import checkpoints_cli, curve
+from harness_ext.finetune import checkpoints_command as checkpoints_cli
+from harness_ext.finetune import curve
 from harness_ext.finetune.args import ConfigError, TrainArgs
+from harness_ext.finetune.checkpoint_scores import (
+    CheckpointScore,
+    EvaluationSettings,
+    Scorer,
+    Subject,
+    hf_arguments,
+    read_samples,
+    subjects,
+)
 from harness_ext.finetune.checkpoints import MARKER
-from harness_ext.finetune.checkpoints_cli import main
+from harness_ext.finetune.checkpoints_command import main
 from harness_ext.finetune.curve import Change, change, gate, points, table
-from harness_ext.finetune.evaluate import Score, Scorer, Settings, Subject, hf_arguments, read_samples, subjects
 from harness_ext.finetune.train import run_stage
 
 QUESTION = "1 Mary went to the garden.\nWhere is Mary?\n"
@@ -22,7 +31,7 @@ QUESTION = "1 Mary went to the garden.\nWhere is Mary?\n"
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Return trainings that teach one wrong answer, so that an epoch can only win where that is asked for."""
+    """Return runs that teach a single wrong answer, so that an epoch can only win where that answer is expected."""
     folder = tmp_path_factory.mktemp("runs")
     rows = folder / "rows.jsonl"
     rows.write_text((json.dumps({"prompt": QUESTION, "completion": "kitchen"}) + "\n") * 6, encoding="utf-8")
@@ -52,7 +61,7 @@ def arguments(run: Path, tasks: Path, *more: str) -> list[str]:
     return [str(run), "--tasks", "kitchen", "--include_path", str(tasks), "--batch_size", "4", "--device", "cpu", *more]
 
 
-def test_adapters_are_read_with_their_base_and_their_tokenizer(runs: dict[str, Path]) -> None:
+def test_adapters_are_loaded_with_their_base_model_and_tokenizer(runs: dict[str, Path]) -> None:
     student = str(model_path("student"))
     for adapter in ("lora", "pkv"):
         folder = runs[adapter] / "checkpoint-6"
@@ -61,7 +70,7 @@ def test_adapters_are_read_with_their_base_and_their_tokenizer(runs: dict[str, P
     assert hf_arguments(folder) == {"pretrained": str(folder), "tokenizer": str(folder)}
 
 
-def test_torn_checkpoints_wait(runs: dict[str, Path]) -> None:
+def test_incomplete_checkpoints_are_skipped(runs: dict[str, Path]) -> None:
     marker = runs["full"] / "checkpoint-12" / MARKER
     kept = marker.read_bytes()
     marker.unlink()
@@ -75,7 +84,7 @@ def test_torn_checkpoints_wait(runs: dict[str, Path]) -> None:
 
 
 @pytest.mark.parametrize("adapter", ["lora", "pkv"])
-def test_every_epoch_is_scored_once_beside_the_untouched_model(
+def test_every_epoch_and_the_untouched_model_are_scored_once(
     adapter: str,
     runs: dict[str, Path],
     tasks: Path,
@@ -92,21 +101,24 @@ def test_every_epoch_is_scored_once_beside_the_untouched_model(
     assert (run / "evaluations" / "table.md").read_text(encoding="utf-8").strip() == said.strip()
     numbers = json.loads((run / "evaluations" / "points.json").read_text(encoding="utf-8"))
     assert [one["epoch"] for one in numbers] == [None, 1, 2, 3]
-    # Nothing is scored again; what asks otherwise is.
+    # Nothing is scored again unless the settings or the model have changed.
     monkeypatch.setattr(Scorer, "score", lambda self, subject, _: pytest.fail(f"{subject.name} is scored again"))
     assert main(arguments(run, tasks)) == 0
     known, _ = subjects(run)
-    assert Scorer(run, Settings(limit=2.0)).stored(known[0], "kitchen") is None
-    assert Scorer(run, Settings(batch_size="8")).stored(dataclasses.replace(known[0], identity="x"), "kitchen") is None
+    assert Scorer(run, EvaluationSettings(limit=2.0)).stored(known[0], "kitchen") is None
+    assert (
+        Scorer(run, EvaluationSettings(batch_size="8")).stored(dataclasses.replace(known[0], identity="x"), "kitchen")
+        is None
+    )
 
 
-def test_one_model_that_fails_does_not_cost_the_others(
+def test_a_failing_model_does_not_stop_the_others(
     runs: dict[str, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def score(self: Scorer, subject: Subject, names: list[str]) -> list[Score]:
+    def score(self: Scorer, subject: Subject, names: list[str]) -> list[CheckpointScore]:
         if subject.name == "checkpoint-6":
             raise RuntimeError("no memory")
-        return [Score(subject.name, name, "acc,none", {"q:0": 1.0}) for name in names]
+        return [CheckpointScore(subject.name, name, "acc,none", {"q:0": 1.0}) for name in names]
 
     monkeypatch.setattr(checkpoints_cli.Scorer, "score", score)
     assert main([str(runs["full"]), "--tasks", "a,b"]) == 1
@@ -116,13 +128,13 @@ def test_one_model_that_fails_does_not_cost_the_others(
     assert "| checkpoint-6 " not in said.out
 
 
-def test_a_folder_that_is_no_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_without_a_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path), "--tasks", "a"]) == 2
     assert "no run.json" in capsys.readouterr().err
 
 
-def score(name: str, *values: float) -> Score:
-    return Score(name, "t", "acc,none", {f"t:{at}": value for at, value in enumerate(values)})
+def score(name: str, *values: float) -> CheckpointScore:
+    return CheckpointScore(name, "t", "acc,none", {f"t:{at}": value for at, value in enumerate(values)})
 
 
 def test_changes_are_counted_question_by_question() -> None:
@@ -135,7 +147,7 @@ def test_changes_are_counted_question_by_question() -> None:
     assert change(score("a", 1), score("b")).difference == 0
 
 
-def test_the_gate_wants_more_wins_than_losses_of_the_last_epoch() -> None:
+def test_the_gate_requires_more_wins_than_losses_of_the_last_epoch() -> None:
     known = [
         Subject("untouched", "baseline", {}, ""),
         Subject("checkpoint-1", "epoch", {}, "", 1.0, 1),
@@ -155,7 +167,7 @@ def test_the_gate_wants_more_wins_than_losses_of_the_last_epoch() -> None:
     assert gate([])[0] is False
 
 
-def test_the_table_shows_errors_beside_accuracy() -> None:
+def test_the_table_shows_accuracy_and_errors() -> None:
     known = [Subject("untouched", "baseline", {}, ""), Subject("checkpoint-4", "epoch", {}, "", 1.0, 4)]
     found = points(known, [score("untouched", 0, 1), score("checkpoint-4", 1, 1)])
     text = table(found, {"train": [[1, 0.25]], "validation": [[1, 0.5]]})
@@ -163,7 +175,7 @@ def test_the_table_shows_errors_beside_accuracy() -> None:
     assert curve.points(known, []) == []
 
 
-def test_the_first_metric_of_the_first_filter_counts_unless_one_is_named() -> None:
+def test_the_default_metric_is_the_first_of_the_first_filter() -> None:
     rows = [
         {"doc_id": 0, "filter": name, "metrics": ["exact_match", "f1"], "exact_match": value, "f1": 0.5}
         for name, value in (("strict", 0.0), ("flexible", 1.0))
@@ -171,7 +183,7 @@ def test_the_first_metric_of_the_first_filter_counts_unless_one_is_named() -> No
     assert read_samples({"t": rows}, "s", "t", "").values == {"t:0": 0.0}
     assert read_samples({"t": rows}, "s", "t", "exact_match,flexible").mean == 1.0
     assert read_samples({"t": rows}, "s", "t", "f1").metric == "f1,strict"
-    with pytest.raises(ConfigError, match="There are: exact_match,strict"):
+    with pytest.raises(ConfigError, match="The metrics are: exact_match,strict"):
         read_samples({"t": rows}, "s", "t", "bleu")
     with pytest.raises(ConfigError, match="no such filter"):
         read_samples({"t": rows}, "s", "t", "f1,other")

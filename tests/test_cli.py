@@ -11,31 +11,33 @@ from pathlib import Path
 
 import pytest
 
-from harness_ext import __version__, cli, doctor, startup
+from harness_ext import __version__, cli, errors
+from harness_ext.bridge import startup
+from harness_ext.cli import doctor
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch):
-    """Add a subcommand `probe` that calls the given function, and return what runs `harness-ext probe …`."""
+    """Add a subcommand `probe` that calls the given function, and return a function that runs `harness-ext probe …`."""
 
     def add(function):
         monkeypatch.setattr(cli, "probe", function, raising=False)
-        monkeypatch.setitem(cli.COMMANDS, "probe", cli.Command("harness_ext.cli:probe", "a probe"))
+        monkeypatch.setitem(cli.COMMANDS, "probe", cli.Command("cli:probe", "a probe"))
         return lambda *arguments: cli.main(["probe", *arguments])
 
     return add
 
 
-def test_arguments_behind_the_name_reach_the_command_untouched(command):
+def test_arguments_after_the_name_reach_the_command_unchanged(command):
     seen = []
     assert command(seen.extend)("--help", "-x", "--", "a b", "") == 0
     assert seen == ["--help", "-x", "--", "a b", ""]
 
 
 @pytest.mark.parametrize("status", [0, 1, 3])
-def test_status_of_the_command_is_the_exit_status(command, status):
+def test_the_return_value_of_the_command_is_the_exit_status(command, status):
     assert command(lambda arguments: status)() == status
 
 
@@ -43,7 +45,7 @@ def test_interrupt_is_130(command, capsys):
     def interrupted(arguments):
         raise KeyboardInterrupt
 
-    assert command(interrupted)() == cli.INTERRUPTED
+    assert command(interrupted)() == errors.INTERRUPTED
     assert capsys.readouterr().err == "harness-ext: interrupted\n"
 
 
@@ -51,14 +53,14 @@ def test_interrupt_is_130(command, capsys):
 def test_wrong_usage_is_2(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main(arguments)
-    assert stop.value.code == cli.USAGE
+    assert stop.value.code == errors.USAGE
     assert "usage: harness-ext COMMAND" in capsys.readouterr().err
 
 
 def test_help_lists_every_command(capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main(["--help"])
-    assert stop.value.code == cli.OK
+    assert stop.value.code == errors.OK
     shown = capsys.readouterr().out
     for name, entry in cli.COMMANDS.items():
         assert name in shown
@@ -75,7 +77,7 @@ def test_every_command_loads_and_is_documented():
 def test_version(capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main(["--version"])
-    assert stop.value.code == cli.OK
+    assert stop.value.code == errors.OK
     assert capsys.readouterr().out.strip() == f"harness-ext {__version__}"
     assert importlib.metadata.version("harness-ext") == __version__
 
@@ -99,9 +101,13 @@ def test_module_is_the_command():
     assert (done.returncode, done.stdout.strip()) == (0, f"harness-ext {__version__}")
 
 
-def test_lm_eval_gets_the_hook_although_it_is_switched_off():
+def test_lm_eval_gets_the_hook_even_if_it_is_switched_off():
     done = subprocess.run(
-        [sys.executable, "-c", "from harness_ext import cli, startup; cli.main(['lm-eval', '--help'])"],
+        [
+            sys.executable,
+            "-c",
+            "from harness_ext import cli; from harness_ext.bridge import startup; cli.main(['lm-eval', '--help'])",
+        ],
         cwd=ROOT,
         env={**os.environ, "HARNESS_EXT_NO_PLUGINS": "1"},
         capture_output=True,
@@ -115,14 +121,14 @@ def test_lm_eval_gets_the_hook_although_it_is_switched_off():
 # The doctor
 
 
-def test_doctor_says_when_the_startup_file_is_off(monkeypatch):
+def test_doctor_reports_that_the_startup_file_is_off(monkeypatch):
     monkeypatch.setenv("HARNESS_EXT_NO_PLUGINS", "1")
     (finding,) = doctor.startup_file()
     assert finding.state == "note"
     assert "harness-ext lm-eval" in finding.remedy
 
 
-def test_doctor_says_when_the_startup_file_is_absent(monkeypatch, tmp_path):
+def test_doctor_reports_that_the_startup_file_is_absent(monkeypatch, tmp_path):
     monkeypatch.delenv("HARNESS_EXT_NO_PLUGINS", raising=False)
     monkeypatch.setattr(sys, "meta_path", [f for f in sys.meta_path if type(f).__name__ != "PluginHook"])
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
@@ -137,7 +143,7 @@ def test_doctor_says_when_the_startup_file_is_absent(monkeypatch, tmp_path):
     assert finding == doctor.Finding("ok", f"read from {tmp_path}")
 
 
-def test_doctor_counts_problems_in_its_status(monkeypatch, capsys):
+def test_doctor_returns_1_if_there_are_problems(monkeypatch, capsys):
     monkeypatch.setattr(doctor, "versions", lambda: [doctor.Finding("problem", "torch is absent", "pip install torch")])
     for name in ("startup_file", "models", "task_packs", "devices", "extras"):
         monkeypatch.setattr(doctor, name, list)
@@ -157,7 +163,7 @@ def test_doctor_names_what_is_missing_or_too_old(monkeypatch):
 
     monkeypatch.setattr(importlib.metadata, "version", version)
     absent = doctor.missing("finetune")
-    assert absent["trl"] == "is 0.9, needed is <1.17,>=1.16"
+    assert absent["trl"] == "is 0.9, but <1.17,>=1.16 is needed"
     assert absent["deepspeed"] == "is not installed"
     assert "tiktoken" in doctor.missing("openai"), "requirements of lm_eval[api] count too"
     assert "lm-eval" not in absent

@@ -1,4 +1,4 @@
-"""`harness-ext compare`: what is read, what matches, what is said of it, and in which forms."""
+"""`harness-ext compare`: reading, matching, figures, and output formats."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 from scored_runs import ROWS, make_task, manager_of, said, transcript, write_run
 
-from harness_ext.compare.analysis import Comparison, Row, compare
-from harness_ext.compare.cli import main
-from harness_ext.compare.matching import match
-from harness_ext.compare.runs import CompareError, Run
-from harness_ext.compare.sources import read_runs
-from harness_ext.compare.tables import as_csv, as_json, as_markdown
-from harness_ext.scoring.score import score_run
+from harness_ext.analysis.compare.command import main
+from harness_ext.analysis.compare.comparison import Comparison, ComparisonRow, compare
+from harness_ext.analysis.compare.matching import match
+from harness_ext.analysis.compare.rendering import as_csv, as_json, as_markdown
+from harness_ext.analysis.compare.runs import CompareError, Run
+from harness_ext.analysis.compare.sources import read_runs
+from harness_ext.analysis.scoring.score import score_run
 
 SEEDS = {"random_seed": 0, "numpy_seed": 1, "torch_seed": 2, "fewshot_seed": 3}
 
@@ -27,7 +27,7 @@ SEEDS = {"random_seed": 0, "numpy_seed": 1, "torch_seed": 2, "fewshot_seed": 3}
 def results(
     folder: Path, model: str, tasks: Mapping[str, Sequence[Any]], time: str = "2026-01-01T00-00-00.5", **more: Any
 ) -> Path:
-    """Write a results file and samples as lm-eval does; `tasks` holds a value a document, or `(doc_id, value)`."""
+    """Write a results file and samples as lm-eval does. `tasks` has one value, or `(doc_id, value)`, per document."""
     metric, aggregation = more.pop("metric", "exact_match"), more.pop("aggregation", "mean")
     seeds, groups = more.pop("seeds", SEEDS), more.pop("groups", {})
     folder.mkdir(parents=True, exist_ok=True)
@@ -54,7 +54,7 @@ def results(
 
 
 def never(run: Path) -> None:
-    raise AssertionError(f"{run} needs no scoring")
+    raise AssertionError(f"{run} has been scored already")
 
 
 def compared(*arguments: Any, **more: Any) -> Comparison:
@@ -62,13 +62,13 @@ def compared(*arguments: Any, **more: Any) -> Comparison:
     return compare(runs, match(runs), **more)
 
 
-def only(comparison: Comparison, run: str, pool: str = "t") -> Row:
+def only(comparison: Comparison, run: str, pool: str = "t") -> ComparisonRow:
     (row,) = [r for r in comparison.rows if r.run == run and r.pool.name == pool]
     return row
 
 
 def test_lm_evals_own_files_are_read(tmp_path: Path) -> None:
-    """Written by lm-eval itself: a stock run and one of ours, matched with our run directory."""
+    """Files that lm-eval itself writes match the run directory of the same run."""
     from lm_eval.evaluator import evaluate
     from lm_eval.loggers import EvaluationTracker
 
@@ -90,7 +90,9 @@ def test_lm_evals_own_files_are_read(tmp_path: Path) -> None:
     theirs, ours = only(comparison, "lm_eval", "sums"), only(comparison, "ours", "sums")
     assert theirs.value == ours.value == 1 / 8
     assert theirs.number == 8
-    assert theirs.cost == ours.cost, "lm-eval's results name the run directory, which tells what each question cost"
+    assert theirs.cost == ours.cost, (
+        "lm-eval's results name the run directory, which contains the cost of each question"
+    )
     assert ours.difference is not None
     assert (ours.difference.value, ours.difference.p_value) == (0.0, 1.0)
 
@@ -115,9 +117,7 @@ def test_holm_counts_the_runs(tmp_path: Path) -> None:
     assert [d.adjusted for d in found] == pytest.approx([3 * 2 / 2**8, 2 * 2 / 2**6, 1.0])
 
 
-def test_what_does_not_match_stops_or_is_left_out_when_asked(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unmatched_questions_are_an_error_unless_dropped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results(tmp_path / "a", "a", {"t": [(0, 1), (1, 1), (2, 0)], "u": [1]})
     other = results(tmp_path / "b", "b", {"t": [(0, 1), (1, 0), (3, 1)]})
     changed = (tmp_path / "b" / other.name.replace("results", "samples_t")).with_suffix(".jsonl")
@@ -125,7 +125,7 @@ def test_what_does_not_match_stops_or_is_left_out_when_asked(
     arguments = [str(tmp_path / "a"), str(tmp_path / "b")]
     assert main(arguments) == 2
     said_ = capsys.readouterr().err
-    assert "1 documents of a are others elsewhere (doc_id 1)" in said_
+    assert "1 documents of a differ in other runs (doc_id 1)" in said_
     assert "1 documents of a are not in every run (doc_id 2)" in said_
     assert "u: not in b" in said_
     assert main([*arguments, "--drop_unmatched", "--format", "csv"]) == 0
@@ -152,7 +152,7 @@ def test_the_newest_result_wins_and_repeats_are_averaged(tmp_path: Path) -> None
 
 
 def test_several_models_in_one_folder_are_several_runs(tmp_path: Path) -> None:
-    """lm-eval writes models without a name into one folder."""
+    """lm-eval writes the results of all models without a name into one folder."""
     for day, model in enumerate(["a", "b"], start=1):
         results(tmp_path, model, {"t": [1, 0]}, f"2026-01-0{day}T00-00-00.5")
     assert [run.label for run in read_runs([str(tmp_path)], never)] == ["a", "b"]
@@ -160,7 +160,7 @@ def test_several_models_in_one_folder_are_several_runs(tmp_path: Path) -> None:
         read_runs([f"x={tmp_path}"], never)
 
 
-def test_settings_that_differ_are_no_repeats(tmp_path: Path) -> None:
+def test_results_with_different_settings_are_not_repeats(tmp_path: Path) -> None:
     results(tmp_path, "a", {"t": [1]}, "2026-01-01T00-00-00.5")
     results(tmp_path, "a", {"t": [1]}, "2026-01-02T00-00-00.5", shots=5, seeds={**SEEDS, "torch_seed": 9})
     with pytest.raises(CompareError, match="different settings"):
@@ -176,13 +176,13 @@ def test_groups_have_mean_and_deviation_over_tasks(tmp_path: Path) -> None:
     assert (row.task_mean, row.task_deviation) == (0.75, pytest.approx(0.25 * 2**0.5))
     named = compared(tmp_path / "a", tmp_path / "b", groups={"mine": ["u", "t"]})
     assert only(named, "b", "mine").task_mean == pytest.approx(0.875)
-    with pytest.raises(CompareError, match="--group mine: not compared are v"):
+    with pytest.raises(CompareError, match="--group mine: the comparison does not include v"):
         compared(tmp_path / "a", groups={"mine": ["u", "v"]})
     part = read_runs([str(tmp_path / "a")], never)
     assert any("group g is not shown" in note for note in compare(part, match(part, ["t"])).notes)
 
 
-def test_two_way_tasks_are_pooled_apart(tmp_path: Path) -> None:
+def test_two_way_tasks_are_pooled_separately(tmp_path: Path) -> None:
     results(tmp_path / "a", "a", {"t": [1, 0]})
     results(tmp_path / "a", "a", {"y": [1, 1]}, "2026-01-02T00-00-00.5", target="Answer: yes")
     results(tmp_path / "a", "a", {"z": [1, 1]}, "2026-01-03T00-00-00.5", target="no")
@@ -190,7 +190,7 @@ def test_two_way_tasks_are_pooled_apart(tmp_path: Path) -> None:
     assert pools == {"t": False, "y": True, "z": True, "all tasks": False, "two-way tasks": True}
 
 
-def test_graded_metrics_are_tested_by_the_bootstrap_clustered_when_asked(tmp_path: Path) -> None:
+def test_graded_metrics_use_the_bootstrap_with_optional_clusters(tmp_path: Path) -> None:
     results(tmp_path / "a", "a", {"t": [0.5, 0.25, 0, 0.5, 1, 0, 0, 0.5] * 3})
     results(tmp_path / "b", "b", {"t": [1, 0.75, 0.5, 0.5, 1, 0.5, 0, 1] * 3})
     plain = only(compared(tmp_path / "a", tmp_path / "b"), "b").difference
@@ -202,12 +202,12 @@ def test_graded_metrics_are_tested_by_the_bootstrap_clustered_when_asked(tmp_pat
     assert (grouped.test, grouped.value) == ("paired bootstrap over clusters", plain.value)
     assert grouped == template
     assert grouped.interval != plain.interval
-    with pytest.raises(CompareError, match="no such field; they have: q, story"):
+    with pytest.raises(CompareError, match="no such field; their fields are: q, story"):
         compared(tmp_path / "a", cluster="author")
 
 
 def test_metrics_of_all_questions_at_once(tmp_path: Path) -> None:
-    """lm-eval's median has no value a question; unknown code of a task's own is left out aloud."""
+    """lm-eval's median has no value per question. A custom aggregation is left out with a note."""
     results(tmp_path / "a", "a", {"t": [1, 2, 30, 4, 5]}, metric="words", aggregation="median")
     results(tmp_path / "b", "b", {"t": [2, 3, 40, 5, 6]}, metric="words", aggregation="median")
     row = only(compared(tmp_path / "a", tmp_path / "b"), "b")
@@ -221,7 +221,7 @@ def test_metrics_of_all_questions_at_once(tmp_path: Path) -> None:
 
 
 def pair_of_runs(tmp_path: Path) -> tuple[Path, Path]:
-    """A baseline, and a pair that pays for a review (reused from the store in part) and gains two questions."""
+    """Return a baseline, and a pair that reuses its drafts, adds a review and gains two questions."""
     drafts = [said("student", "draft", ROWS[i]["a"] if i < 4 else "x", tokens=10) for i in range(8)]
     base = write_run(tmp_path / "base", *(transcript(i, d) for i, d in enumerate(drafts)), label="baseline")
     review = said("teacher", "review", "Incorrect.", tokens=30, accepted=False)
@@ -247,32 +247,32 @@ def test_each_run_is_charged_what_it_would_have_cost_alone(tmp_path: Path) -> No
     assert pair.cost is not None
     assert (base.cost.calls, base.cost.completion_tokens, base.cost.flops) == (1, 10, 2 * 1000 * 20)
     assert (pair.cost.calls, pair.cost.reused) == (3, 1)
-    assert pair.cost.completion_tokens == 60, "the reused draft is paid for"
+    assert pair.cost.completion_tokens == 60, "the reused draft counts"
     assert pair.cost.flops == 2 * 1000 * (20 + 40) + 2 * 5000 * 60
     assert pair.cost.price is None, "the student has no price: unknown, not 0"
     assert pair.cost.seconds == 1.5
 
 
 def test_value_at_equal_cost(tmp_path: Path) -> None:
-    """At the pair's cost the baseline is worth what it is; between two runs their mixture counts."""
+    """At the pair's cost, the best alternative is a mix of the two other runs."""
     base, pair = pair_of_runs(tmp_path)
-    dear = write_run(
-        tmp_path / "dear",
+    costly = write_run(
+        tmp_path / "costly",
         *(transcript(i, said("student", "draft", ROWS[i]["a"], tokens=210)) for i in range(8)),
-        label="dear",
+        label="costly",
     )
-    score_run(dear, manager=manager_of(make_task()))
-    comparison = compared(base, pair, dear)
+    score_run(costly, manager=manager_of(make_task()))
+    comparison = compared(base, pair, costly)
     equal = only(comparison, "pair", "sums").equal_cost["output tokens"]
     assert equal.cost == 60
     assert equal.value == pytest.approx(0.75 * 0.5 + 0.25 * 1.0)
-    assert equal.of == "baseline 75%, dear 25%"
+    assert equal.of == "baseline 75%, costly 25%"
     assert equal.difference == pytest.approx(0.75 - 0.625)
     assert "output tokens" not in only(comparison, "baseline", "sums").equal_cost, "all others cost more"
-    assert only(comparison, "dear", "sums").equal_cost["output tokens"].of == "pair"
+    assert only(comparison, "costly", "sums").equal_cost["output tokens"].of == "pair"
 
 
-def test_all_forms_say_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_formats_show_the_same_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     base, pair = pair_of_runs(tmp_path)
     comparison = compared(base, f"a|b\x1b[31m<i>={pair}")
     rows = json.loads(as_json(comparison))["rows"]
@@ -285,7 +285,7 @@ def test_all_forms_say_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[st
     arguments = [str(base), f"pair={pair}", *(a for o in outputs for a in ("--output", str(o)))]
     assert main([*arguments, "--reference", "pair"]) == 0
     printed = capsys.readouterr().out
-    assert "Differences are to pair" in printed
+    assert "Reference: pair;" in printed
     assert "\x1b" not in printed
     assert all(o.stat().st_size for o in outputs)
     assert main([*arguments, "--reference", "nobody"]) == 1
@@ -312,23 +312,23 @@ def test_a_run_without_scores_is_scored_on_the_fly(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("prepare", "words"),
     [
-        (lambda p: None, "is no folder"),
-        (lambda p: p.mkdir(), "holds no results of lm-eval"),
+        (lambda p: None, "is neither a folder"),
+        (lambda p: p.mkdir(), "contains neither lm-eval results"),
         (lambda p: [f.unlink() for f in results(p, "a", {"t": [1]}).parent.glob("samples*")], "--log_samples"),
         (lambda p: results(p, "a", {"t": [1]}).write_text("{"), "cannot be read"),
         (
             lambda p: next(results(p, "a", {"t": [1]}).parent.glob("samples*")).write_text("[]\n"),
-            "no sample of lm-eval",
+            "is not a sample of lm-eval",
         ),
     ],
 )
-def test_what_cannot_be_read_is_said(tmp_path: Path, prepare: Callable[[Path], Any], words: str) -> None:
+def test_unreadable_sources_are_reported(tmp_path: Path, prepare: Callable[[Path], Any], words: str) -> None:
     prepare(tmp_path / "x")
     with pytest.raises(CompareError, match=words):
         read_runs([str(tmp_path / "x")], never)
 
 
-def test_runs_that_share_a_name_are_told_apart(tmp_path: Path) -> None:
+def test_runs_with_the_same_name_are_numbered(tmp_path: Path) -> None:
     base, pair = pair_of_runs(tmp_path)
     (pair / "config.json").write_text(
         (pair / "config.json").read_text().replace('"label": "pair"', '"label": "baseline"')

@@ -1,4 +1,4 @@
-"""Intervals and tests against scipy and statsmodels, and by simulation: coverage, level and power."""
+"""Intervals and tests, compared with scipy and statsmodels, and simulated: coverage, level and power."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as hyp
 
-from harness_ext.compare import statistics as st
+from harness_ext.analysis.compare import statistics as st
 
 changes = hyp.lists(hyp.sampled_from([-1.0, -0.5, 0.0, 0.25, 1.0]), min_size=2, max_size=40)
 
@@ -64,18 +64,18 @@ def test_clustered_errors_as_in_statsmodels() -> None:
 
 
 @given(changes)
-def test_an_interval_holds_the_shrunk_mean_and_lies_on_the_scale(values: list[float]) -> None:
+def test_an_interval_contains_the_shrunk_mean_and_stays_on_the_scale(values: list[float]) -> None:
     clusters = st.Clusters.of(values)
     found = st.mean_interval(clusters, -1, 1)
     assert -1 <= found.low <= clusters.with_ends(-1, 1).mean <= found.high <= 1
 
 
 @given(changes)
-def test_the_order_of_runs_only_turns_the_sign(values: list[float]) -> None:
-    turned = [-v for v in values]
-    there, back = (st.mean_interval(st.Clusters.of(v), -1, 1) for v in (values, turned))
-    assert (there.low, there.high) == pytest.approx((-back.high, -back.low))
-    p, q = (st.bootstrap_test(st.Clusters.of(v), resamples=199) for v in (values, turned))
+def test_swapping_the_runs_only_changes_the_sign(values: list[float]) -> None:
+    negated = [-v for v in values]
+    first, second = (st.mean_interval(st.Clusters.of(v), -1, 1) for v in (values, negated))
+    assert (first.low, first.high) == pytest.approx((-second.high, -second.low))
+    p, q = (st.bootstrap_test(st.Clusters.of(v), resamples=199) for v in (values, negated))
     assert p == pytest.approx(q, abs=0.15)
 
 
@@ -86,7 +86,7 @@ def test_clusters_of_one_change_nothing(values: list[float]) -> None:
     assert st.bootstrap_test(alone, 3, 199) == st.bootstrap_test(labelled, 3, 199)
 
 
-def test_doubled_questions_in_clusters_prove_no_more() -> None:
+def test_duplicated_questions_in_clusters_add_no_evidence() -> None:
     random = np.random.default_rng(1)
     values = random.choice([-1.0, 0.0, 1.0], p=[0.1, 0.6, 0.3], size=60)
     labels = list(range(60))
@@ -96,15 +96,15 @@ def test_doubled_questions_in_clusters_prove_no_more() -> None:
     assert st.standard_error(st.Clusters.of(np.concatenate([values, values]))) < once
 
 
-def test_without_a_difference_nothing_is_found() -> None:
+def test_without_a_difference_nothing_is_significant() -> None:
     assert st.mcnemar(0, 0) == 1.0
     assert st.bootstrap_test(st.Clusters.of([0.0] * 10)) == 1.0
     assert st.bootstrap_test(st.Clusters.of([0.3])) == 1.0
-    assert st.bootstrap_test(st.Clusters.of([0.5] * 8)) == 2**-7, "all alike: as the sign test has it"
+    assert st.bootstrap_test(st.Clusters.of([0.5] * 8)) == 2**-7, "all equal: the p-value of the sign test"
     assert st.mean_interval(st.Clusters.of([0.3]), -1, 1) == st.Interval(-1, 1)
 
 
-def test_the_bootstrap_agrees_with_the_t_test_where_both_hold() -> None:
+def test_the_bootstrap_agrees_with_the_t_test_where_both_are_valid() -> None:
     random = np.random.default_rng(2)
     values = random.normal(0.15, 1, size=200)
     expected = scipy.stats.ttest_1samp(values, 0).pvalue
@@ -124,8 +124,8 @@ def test_statistics_of_all_questions_at_once() -> None:
 
 
 @pytest.mark.parametrize(("n", "discordant", "expected"), [(100, 0.1, 0.0884), (1319, 0.1, 0.0250), (300, 0.2, 0.0737)])
-def test_detectable_differences_lie_by_the_formula(n: int, discordant: float, expected: float) -> None:
-    """Miller's formula (2.80 · √(discordant / n)) gives 0.0886, 0.0244, 0.0723; the exact test needs a little more."""
+def test_detectable_differences_are_close_to_the_formula(n: int, discordant: float, expected: float) -> None:
+    """Miller's formula, 2.80 · √(discordant / n), gives 0.0886, 0.0244 and 0.0723, close to the exact test."""
     found = st.detectable_share(n, discordant)
     assert found == pytest.approx(expected, rel=0.02)
 
@@ -142,7 +142,7 @@ def test_mcnemar_has_the_power_it_states(n: int, discordant: float) -> None:
     assert st.mcnemar_power(n, share, difference) == pytest.approx(st.POWER, abs=0.01)
 
 
-def test_too_few_questions_detect_nothing() -> None:
+def test_with_too_few_questions_nothing_is_detectable() -> None:
     assert st.detectable_share(5, 0.2) is None
     assert st.detectable_share(6, 0.2) is not None
     assert st.detectable_mean(st.Clusters.of([0.1]), 1.0) is None
@@ -150,7 +150,7 @@ def test_too_few_questions_detect_nothing() -> None:
 
 
 def test_intervals_cover_and_tests_keep_their_level() -> None:
-    """The benchmark's own measurement, with fewer draws: `benchmarks/intervals.py`."""
+    """The measurement of `benchmarks/intervals.py` with fewer draws."""
     times = 100
     rows = intervals.measure([20], times)
     assert len(rows) > 25

@@ -1,4 +1,4 @@
-"""The CREAK study's own parts; the study itself is run by hand."""
+"""The functions of the CREAK study. The study itself is run by hand."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from tasks_support import RuleLM, evaluate, task_manager, write_rows
 
 
-def test_a_training_row_is_what_the_task_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_rows_equal_the_requests_of_the_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HARNESS_EXT_DATA", str(tmp_path))
     rows = [{"sentence": "A violin has strings.", "label": "true"}, {"sentence": "Snails run.", "label": "false"}]
     write_rows(tmp_path / "creak", train=rows, validation=rows)
@@ -21,7 +21,7 @@ def test_a_training_row_is_what_the_task_asks(tmp_path: Path, monkeypatch: pytes
     assert len(creak_study.training_rows(1)) == 1
 
 
-def test_a_figure_has_its_interval() -> None:
+def test_an_accuracy_has_an_interval() -> None:
     found = creak_study.figure(50, 100)
     assert found["accuracy"] == 0.5
     assert found["interval"] == pytest.approx([0.4038, 0.5962], abs=1e-4)

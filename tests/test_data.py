@@ -1,4 +1,4 @@
-"""Rows from a folder and from the hub: what is read, and what is said when it cannot be."""
+"""Rows from a folder and from the hub, and the messages if they cannot be loaded."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from harness_ext import data
 from harness_ext.data import DataError, DataSource, load_rows
+from harness_ext.data import sources as data
 
 SOURCE = DataSource(
     folder="toys", hub_id="nobody/toys", config="main", splits=("train", "test"), fields={"name": str, "size": int}
@@ -23,7 +23,7 @@ GOOD = [{"name": "ball", "size": 3}, {"name": "kite", "size": 7}]
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A data folder with one good data set, named by the environment."""
+    """Return a data folder with one valid data set, named by HARNESS_EXT_DATA."""
     monkeypatch.setenv("HARNESS_EXT_DATA", str(tmp_path))
     (tmp_path / "toys").mkdir()
     for split in SOURCE.splits:
@@ -57,13 +57,13 @@ def test_fields_the_task_does_not_read_are_dropped(folder: Path) -> None:
     assert load_rows(SOURCE)["test"].to_list() == GOOD
 
 
-def test_line_ends_blank_lines_and_a_byte_order_mark_do_not_matter(folder: Path) -> None:
+def test_line_endings_blank_lines_and_a_byte_order_mark_do_not_matter(folder: Path) -> None:
     text = "\r\n".join(["", json.dumps(GOOD[0]), "  ", json.dumps(GOOD[1])])
     (folder / "toys" / "test.jsonl").write_bytes(b"\xef\xbb\xbf" + text.encode())
     assert load_rows(SOURCE)["test"].to_list() == GOOD
 
 
-def test_unicode_line_separators_inside_a_row_do_not_cut_it(folder: Path) -> None:
+def test_unicode_line_separators_inside_a_row_do_not_split_it(folder: Path) -> None:
     row = {"name": "a\u2028b\x85c\nd", "size": 1}
     write(folder, "test", json.dumps(row, ensure_ascii=False))
     assert load_rows(SOURCE)["test"].to_list() == [row]
@@ -77,10 +77,10 @@ def test_every_row_survives(folder: Path, rows: list[dict[str, Any]]) -> None:
 
 
 WRONG_LINES = {
-    '{"name": "ball"': "no JSON (",
+    '{"name": "ball"': "not JSON (",
     "": None,
-    '["ball", 3]': "a JSON object is needed, found ['ball', 3]",
-    "NaN": "a JSON object is needed, found nan",
+    '["ball", 3]': "expected a JSON object, found ['ball', 3]",
+    "NaN": "expected a JSON object, found nan",
     '{"name": "ball"}': "field 'size' is missing",
     '{"nom": "ball", "size": 3}': "field 'name' is missing",
     '{"name": 3, "size": 3}': "field 'name' must be text, found 3",
@@ -105,12 +105,12 @@ def test_a_wrong_line_is_named(folder: Path, line: str, cause: str | None) -> No
     assert "name (text), size (a whole number)" in said
 
 
-def test_bytes_that_are_no_text_are_named(folder: Path) -> None:
+def test_bytes_that_are_not_text_are_named(folder: Path) -> None:
     (folder / "toys" / "test.jsonl").write_bytes(b'{"name": "b\xe4ll", "size": 3}\n')
-    assert "test.jsonl line 1: no UTF-8 text (byte 12" in message()
+    assert "test.jsonl line 1: not UTF-8 text (byte 12" in message()
 
 
-def test_all_problems_of_all_files_are_told_at_once(folder: Path) -> None:
+def test_all_problems_of_all_files_are_reported_at_once(folder: Path) -> None:
     write(folder, "train", *(["{}"] * 9))
     (folder / "toys" / "test.jsonl").unlink()
     said = message()
@@ -124,13 +124,13 @@ def test_all_problems_of_all_files_are_told_at_once(folder: Path) -> None:
 @pytest.mark.parametrize("content", ["", "\n\n"])
 def test_an_empty_file_is_named(folder: Path, content: str) -> None:
     (folder / "toys" / "test.jsonl").write_text(content)
-    assert f"{folder / 'toys' / 'test.jsonl'} holds no row" in message()
+    assert f"{folder / 'toys' / 'test.jsonl'} contains no rows" in message()
 
 
 def test_a_value_that_no_row_has_is_named(folder: Path) -> None:
     said = message(where=("size", 8))
-    assert "split 'train' holds no row with size = 8" in said
-    assert "split 'test' holds no row with size = 8" in said
+    assert "split 'train' contains no rows with size = 8" in said
+    assert "split 'test' contains no rows with size = 8" in said
 
 
 def test_a_file_that_cannot_be_read_is_named(folder: Path) -> None:
@@ -143,7 +143,7 @@ def test_a_wrong_folder_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("HARNESS_EXT_DATA", str(folder / "nowhere"))
     assert f"{folder / 'nowhere'} is not a folder" in message()
     monkeypatch.setenv("HARNESS_EXT_DATA", str(folder / "toys"))
-    assert "toys is the folder of one data set; name the folder above it" in message()
+    assert "toys is the folder of a single data set: name its parent folder" in message()
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_a_wrong_folder_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) 
         (str | list[str], ["a", ["a"]], [1, None]),
     ],
 )
-def test_a_field_takes_its_type_and_no_other(folder: Path, kind: Any, good: list[Any], bad: list[Any]) -> None:
+def test_a_field_accepts_only_its_type(folder: Path, kind: Any, good: list[Any], bad: list[Any]) -> None:
     source = DataSource("toys", "nobody/toys", ("test",), {"value": kind})
     for value in good:
         write(folder, "test", json.dumps({"value": value}))
@@ -169,10 +169,10 @@ def test_a_field_takes_its_type_and_no_other(folder: Path, kind: Any, good: list
 def test_a_field_of_several_types_is_named(folder: Path) -> None:
     write(folder, "test", '{"value": "a"}', '{"value": ["a"]}')
     said = message(DataSource("toys", "nobody/toys", ("test",), {"value": str | list[str]}))
-    assert "test.jsonl holds a field with different types in different rows" in said
+    assert "test.jsonl contains a field with different types in different rows" in said
 
 
-def test_an_optional_field_may_be_absent(folder: Path) -> None:
+def test_an_optional_field_may_be_missing(folder: Path) -> None:
     source = DataSource("toys", "nobody/toys", ("test",), {"name": str, "note": str | None})
     write(folder, "test", '{"name": "ball"}', '{"name": "kite", "note": "red"}')
     assert load_rows(source)["test"].to_list() == [{"name": "ball", "note": None}, {"name": "kite", "note": "red"}]
@@ -180,7 +180,7 @@ def test_an_optional_field_may_be_absent(folder: Path) -> None:
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], list[tuple[Any, ...]]]:
-    """Put an answer in the hub's place; the list holds the calls."""
+    """Return a function that replaces the hub by a fixed answer and returns the list of calls to it."""
     data._hub_splits.cache_clear()
     calls: list[tuple[Any, ...]] = []
 
@@ -198,7 +198,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], list[tuple[Any, ...]
 
 
 @pytest.mark.parametrize("named", [None, "", " "])
-def test_without_a_folder_rows_come_from_the_hub_asked_once(
+def test_without_a_folder_rows_are_loaded_from_the_hub_once(
     hub: Any, named: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("HARNESS_EXT_DATA", raising=False)
@@ -213,27 +213,27 @@ def test_without_a_folder_rows_come_from_the_hub_asked_once(
     assert calls == [("nobody/toys", "main")]
 
 
-def test_a_hub_that_does_not_answer_is_named_with_the_way_round_it(hub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_does_not_answer_is_reported_with_a_remedy(hub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HARNESS_EXT_DATA", raising=False)
     calls = hub(ConnectionError("no route"))
     said = message()
     assert "the hub (nobody/toys)" in said
     assert "ConnectionError: no route" in said
-    assert "set HARNESS_EXT_DATA to a folder that holds toys/train.jsonl, toys/test.jsonl" in said
+    assert "set HARNESS_EXT_DATA to a folder that contains toys/train.jsonl, toys/test.jsonl" in said
     message()
     assert len(calls) == 2, "a failure is not remembered"
 
 
-def test_splits_and_fields_the_hub_lacks_are_named(hub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_splits_and_fields_missing_on_the_hub_are_named(hub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HARNESS_EXT_DATA", raising=False)
     rows = datasets.Dataset.from_list([{"name": "ball", "weight": 3}])
     hub(datasets.DatasetDict(train=rows, validation=rows))
     said = message()
-    assert "split 'train' lacks 'size'; there are: 'name', 'weight'" in said
-    assert "split 'test' is missing; there are: 'train', 'validation'" in said
+    assert "split 'train' has no field 'size'; its fields are: 'name', 'weight'" in said
+    assert "split 'test' is missing; the splits are: 'train', 'validation'" in said
 
 
-def test_an_optional_field_the_hub_lacks_is_null(hub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_optional_field_missing_on_the_hub_is_null(hub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HARNESS_EXT_DATA", raising=False)
     hub(datasets.DatasetDict(test=datasets.Dataset.from_list([{"name": "ball"}])))
     source = DataSource("toys", "nobody/toys", ("test",), {"name": str, "note": str | None})

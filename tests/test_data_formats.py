@@ -1,4 +1,4 @@
-"""Rows in every format: the same rows come out, and what is wrong is named with its file and line."""
+"""Rows in every format: the rows are the same, and problems are reported with file and line."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_saved_dataset_dict_is_read_by_split(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("HARNESS_EXT_DATA", str(tmp_path))
     rows = load_rows(DataSource("toys", "nobody/toys", ("train", "test"), FIELDS))
     assert [len(rows[s]) for s in ("train", "test")] == [1, 2]
-    with pytest.raises(DataError, match=r"toys holds no split 'dev'; there are: 'test', 'train'"):
+    with pytest.raises(DataError, match=r"toys has no split 'dev'; its splits are: 'test', 'train'"):
         load_rows(DataSource("toys", "nobody/toys", ("dev",), FIELDS))
 
 
@@ -85,13 +85,13 @@ def message(path: Path, fields: dict[str, Any] | None = None) -> str:
 
 WRONG_CSV = {
     "name,size\nball,3\nkite,big\n": "line 3: field 'size' must be a whole number, found 'big'",
-    "name,size\nball,3\nkite,7,8\n": "line 3: 3 cells, but the header has 2: quote cells that hold ','",
+    "name,size\nball,3\nkite,7,8\n": "line 3: 3 cells, but the header has 2: quote cells that contain ','",
     'name,size\n"a\nb",x\n': "line 2: field 'size' must be a whole number, found 'x'",
     "name,siz\nball,3\n": "line 2: field 'size' is missing (did you mean `siz`?)",
-    "name,name\nball,3\n": "line 1: the header has an empty or a repeated name: 'name', 'name'",
-    'name,size\nball,3\n"kite,7\n': "line 3: no CSV (unexpected end of data)",
-    "name,size\n": "holds no row",
-    "": "holds no row",
+    "name,name\nball,3\n": "line 1: the header has an empty or repeated name: 'name', 'name'",
+    'name,size\nball,3\n"kite,7\n': "line 3: not valid CSV (unexpected end of data)",
+    "name,size\n": "contains no rows",
+    "": "contains no rows",
 }
 
 
@@ -104,9 +104,9 @@ def test_wrong_csv_is_named(tmp_path: Path, text: str, cause: str) -> None:
     assert "name (text), size (a whole number)" in said
 
 
-def test_csv_that_is_no_utf8_is_named_with_its_line(tmp_path: Path) -> None:
+def test_csv_that_is_not_utf8_is_named_with_its_line(tmp_path: Path) -> None:
     (tmp_path / "test.csv").write_bytes("name,size\nball,3\nkäse,4\n".encode("latin-1"))
-    assert "test.csv line 3: no UTF-8 text (" in message(tmp_path / "test.csv")
+    assert "test.csv line 3: not UTF-8 text (" in message(tmp_path / "test.csv")
 
 
 @pytest.mark.parametrize("name", ["test.parquet", "test"])
@@ -116,13 +116,13 @@ def test_wrong_values_in_binary_files_are_named_by_row(tmp_path: Path, name: str
     assert "row 1: field 'weight' is missing" in message(path, {"weight": int})
 
 
-def test_files_that_are_not_what_they_are_called(tmp_path: Path) -> None:
+def test_files_whose_content_does_not_match_their_suffix(tmp_path: Path) -> None:
     for name in ("a.parquet", "b.xlsx"):
         (tmp_path / name).write_text("no")
     (tmp_path / "c").mkdir()
-    assert "a.parquet is no Parquet file (" in message(tmp_path / "a.parquet")
-    assert "b.xlsx is of no known format; known are .jsonl, .csv" in message(tmp_path / "b.xlsx")
-    assert "c is no folder of save_to_disk (" in message(tmp_path / "c")
+    assert "a.parquet is not a Parquet file (" in message(tmp_path / "a.parquet")
+    assert "b.xlsx has an unknown format: use .jsonl, .csv" in message(tmp_path / "b.xlsx")
+    assert "c is not a folder written by save_to_disk (" in message(tmp_path / "c")
     assert "d.csv is missing" in message(tmp_path / "d.csv")
 
 
@@ -131,7 +131,7 @@ def test_two_files_of_one_split_are_refused(tmp_path: Path, monkeypatch: pytest.
     write_jsonl(tmp_path / "toys" / "test.jsonl", ROWS)
     write_csv(tmp_path / "toys" / "test.csv", ROWS)
     monkeypatch.setenv("HARNESS_EXT_DATA", str(tmp_path))
-    with pytest.raises(DataError, match=r"holds split 'test' more than once \(test.jsonl, test.csv\): keep one"):
+    with pytest.raises(DataError, match=r"contains split 'test' more than once \(test.jsonl, test.csv\): keep one"):
         load_rows(DataSource("toys", "nobody/toys", ("test",), FIELDS))
 
 

@@ -1,4 +1,4 @@
-"""Debates through the real engine, with scripted agents."""
+"""Tests of debates between scripted agents, with the real engine."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from typing import Any
 import pytest
 from support import instance, instances, run_engine
 
-from harness_ext.arguments import plan_run
 from harness_ext.backends.scripted import ScriptedBackend
-from harness_ext.chat import ChatContext
-from harness_ext.engine import Engine
+from harness_ext.config.run_plan import plan_run
+from harness_ext.engine.engine import Engine
 from harness_ext.errors import ConfigurationError
 from harness_ext.models.debate import Debate, DebateLM
 from harness_ext.options import PromptText
 from harness_ext.protocol import Question
 from harness_ext.records import Completion, Transcript
-from harness_ext.rundir import read_transcripts
+from harness_ext.records.chat import ChatContext
+from harness_ext.records.run_directory import read_transcripts
 
 Reply = Callable[[str], "str | Completion"]
 CONTEXT = "Question: How many?\nAnswer:"
 
 
 def agent(name: str, *replies: str) -> ScriptedBackend:
-    """Return an agent that says one text after the other, the last one for ever."""
+    """Return an agent that says one text after another, and then repeats the last one."""
     left = list(replies)
     return ScriptedBackend(lambda prompt: left.pop(0) if len(left) > 1 else left[0], name=name)
 
 
 def hold(protocol: Debate, *seats: ScriptedBackend, question: Question | None = None, **more: Any) -> Transcript:
-    """Hold one debate; the seats are agents 1, 2, …, and a judge where one is needed."""
+    """Hold one debate. The seats are agents 1, 2, …, and the last one is the judge if the protocol needs one."""
     names = [f"agent{i}" for i in range(1, len(seats) + 1)]
     if "judge" in protocol.needs():
         names[-1] = "judge"
@@ -49,13 +49,13 @@ def calls(*seats: ScriptedBackend) -> int:
     return sum(len(batch) for seat in seats for batch in seat.calls)
 
 
-def test_agreement_at_once_costs_one_call_an_agent() -> None:
+def test_immediate_agreement_costs_one_call_per_agent() -> None:
     for topology in ("all", "ring"):
         agents = [agent(f"a{i}", f"So {text}.\n#### {text}") for i, text in enumerate(["1,000", "1000", "1000.0"])]
         done = hold(Debate(topology=topology, max_rounds=5), *agents)
         assert calls(*agents) == 3
         assert (done.stop, done.text) == ("agreed", "So 1,000.\n#### 1,000")
-        assert done.turns[0].completion.text == done.text
+        assert done.turns[0].text == done.text
 
 
 def test_turns_are_those_of_the_original_and_stop_when_the_other_agrees() -> None:
@@ -79,8 +79,8 @@ def test_no_rounds_is_the_first_agents_draft_alone() -> None:
     assert done.text == "#### 1"
 
 
-def test_the_task_stands_first_and_the_newest_text_of_others_last() -> None:
-    """What an agent was sent, and what it replied, begins what it is sent next: prefix caches hold."""
+def test_the_task_comes_first_and_the_latest_texts_of_others_last() -> None:
+    """Each prompt begins with the agent's previous prompt and its reply, so prefix caches apply."""
     agents = [agent(f"a{i}", *(f"said {i}{r}\n#### {i}{r}" for r in range(3))) for i in range(3)]
     context = ChatContext.of([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "How many?"}])
     hold(Debate(topology="all", max_rounds=2), *agents, question=Question(context, {}, "t"))
@@ -135,7 +135,7 @@ def test_votes_ties_and_the_unparsable() -> None:
 def test_weighted_votes() -> None:
     agents = [agent("a", "#### 5", "100"), agent("b", "#### 7", "I am 20 % sure"), agent("c", "#### 7", "who knows")]
     done = hold(Debate(topology="all", max_rounds=0, decision="weighted"), *agents)
-    assert done.text == "#### 5"  # 1.0 against 0.1 + 0.1
+    assert done.text == "#### 5"  # a weight of 1.0 against 0.1 + 0.1
     assert (done.details or {})["totals"]["malformed_confidences"] == 1
     assert [t.kind for t in done.turns] == ["draft"] * 3 + ["confidence"] * 3
     agents = [agent("a", "#### 5"), agent("b", "#### 7"), agent("c", "#### 7")]
@@ -166,7 +166,7 @@ def test_a_judge_closes() -> None:
     assert judge.calls == []
 
 
-def test_consensus_by_what_they_say() -> None:
+def test_consensus_by_verdict() -> None:
     first = agent("a", "#### 1", "Disagree. Still\n#### 1", "**Agree.**\n#### 2")
     second = agent("b", "Disagree. No:\n#### 2", "Agree.\n#### 2")
     done = hold(Debate(consensus="verdict", max_rounds=5), first, second)
@@ -180,7 +180,7 @@ def test_consensus_by_what_they_say() -> None:
     assert (silent.stop, silent.text) == ("agreed", "So it is one.\n#### 1")
 
 
-def test_a_reply_that_speaks_for_the_other_side_is_cut_and_counted() -> None:
+def test_a_reply_that_speaks_for_another_agent_is_cut_and_counted() -> None:
     first = agent("a", "#### 1\n\nAgent 2: I say 5.\n#### 5", "Agent 1: No, 3.\n#### 3\nQuestion: next?\n#### 8")
     second = agent("b", "#### 2")
     done = hold(Debate(max_rounds=1), first, second)
@@ -266,15 +266,15 @@ def test_n_agents_on_one_model_are_n_draws_or_a_warning(tmp_path: Path, capsys: 
     sampled = {"do_sample": True, "temperature": 1.0}
     lm = make(tmp_path, {"agent": one, "agents": 3}, topology="all", max_rounds=0)
     lm.generate_until([instance("How many?", sampled)])
-    (done,) = read_transcripts(lm.run.path)
-    assert len({t.completion.text for t in done.turns}) == 3
-    assert "same greedy call" not in capsys.readouterr().err
+    (done,) = read_transcripts(lm.session.run.path)
+    assert len({t.text for t in done.turns}) == 3
+    assert "repeated a greedy call" not in capsys.readouterr().err
 
     lm = make(tmp_path / "greedy", {"agent": one, "agents": 3}, topology="all", max_rounds=0)
     lm.generate_until([instance("How many?")])
-    (done,) = read_transcripts(lm.run.path)
+    (done,) = read_transcripts(lm.session.run.path)
     assert [t.reused for t in done.turns] == [False, True, True]
-    assert "2 calls were the same greedy call" in capsys.readouterr().err
+    assert "2 calls repeated a greedy call" in capsys.readouterr().err
 
 
 def test_agents_with_their_own_settings(tmp_path: Path) -> None:
@@ -299,10 +299,10 @@ def test_agents_with_their_own_settings(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"agents": "[a"}, "torn at a comma"),
-        ({"agents": "[a", "b]": ""}, "torn at a comma"),
+        ({"agents": "[a"}, "lm-eval split the list at a comma"),
+        ({"agents": "[a", "b]": ""}, "lm-eval split the list at a comma"),
         ({"agents": "many"}, "expected a list"),
-        ({"agents": 1}, "takes 2 or more"),
+        ({"agents": 1}, "use 2 or more members"),
         ({"agent.1": "x", "agent.3": "y"}, "agent2` (takes part in the debate) has no model"),
         ({"judge": "x"}, "`judge` (closes the debate) is not used"),
         ({"agents": 3, "decision": "weighted", "weights": "1:2"}, "there are 3 agents"),
@@ -313,7 +313,7 @@ def test_agents_with_their_own_settings(tmp_path: Path) -> None:
         ({"topology": "star"}, "one of turns, all, ring, judge"),
     ],
 )
-def test_what_cannot_be_is_said_before_anything_loads(arguments: dict[str, Any], said: str) -> None:
+def test_invalid_arguments_are_reported_before_anything_loads(arguments: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigurationError) as error:
         plan_run(Debate, arguments)
     assert said in str(error.value)
@@ -351,7 +351,7 @@ def test_ways_to_name_agents(arguments: dict[str, Any], tmp_path: Path) -> None:
     assert not plan.demonstration
 
 
-def test_nobody_named_is_the_demonstration_pair() -> None:
+def test_without_models_the_demonstration_pair_runs() -> None:
     from harness_ext.embedded import model_path
 
     plan = plan_run(Debate, {"topology": "judge", "agents": 3})

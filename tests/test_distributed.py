@@ -1,4 +1,4 @@
-"""Two processes on one evaluation: the same answers as one, each question once, resumable with another number."""
+"""Tests of two processes on one evaluation: the answers are those of one process, and any number can resume it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from harness_ext.rundir import read_transcripts
+from harness_ext.records.run_directory import read_transcripts
 
-LIMIT = 7  # odd, so that the ranks get unequal shares and lm-eval pads one of them
+LIMIT = 7  # an odd number: the ranks get unequal shares, and lm-eval pads one of them
 
 
 def evaluate(folder: Path, run: str, processes: int, store: str) -> dict[str, float]:
-    """Run lm-eval on own stories, by `processes` processes; return its scores."""
+    """Run lm-eval on this package's stories with a number of processes, and return its scores."""
     launcher = (
         [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--master_port", "29541"]
         if processes > 1
@@ -35,15 +35,15 @@ def evaluate(folder: Path, run: str, processes: int, store: str) -> dict[str, fl
 
 
 def texts(run: Path) -> dict[int, tuple[str, ...]]:
-    """Return every turn's text, by document."""
-    return {t.doc_id: tuple(turn.completion.text for turn in t.turns) for t in read_transcripts(run)}
+    """Return the texts of all turns, by document."""
+    return {t.doc_id: tuple(turn.text for turn in t.turns) for t in read_transcripts(run)}
 
 
 @pytest.mark.cli
-def test_two_processes_answer_as_one_does_and_another_number_resumes(tmp_path: Path) -> None:
+def test_two_processes_answer_as_one_and_any_number_resumes(tmp_path: Path) -> None:
     together = evaluate(tmp_path, "two", 2, "calls-two")
     alone = evaluate(tmp_path, "one", 1, "calls-one")
-    assert together == pytest.approx(alone)  # the ranks' order moves the last bit of a standard error
+    assert together == pytest.approx(alone)  # the order of the ranks changes the last bit of a standard error
     assert texts(tmp_path / "two") == texts(tmp_path / "one")
     assert sorted(texts(tmp_path / "two")) == list(range(LIMIT))
     lines = (tmp_path / "two" / "transcripts.jsonl").read_text().splitlines()

@@ -1,4 +1,4 @@
-"""The pages of `score`, `compare` and `show` describe the options that these commands have, and no others."""
+"""The pages on `score`, `compare` and `show` describe exactly the options of these commands."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from harness_ext.compare.cli import main as compare
-from harness_ext.scoring.cli import main as score
-from harness_ext.show import main as show
+from harness_ext.analysis.compare.command import main as compare
+from harness_ext.analysis.scoring.command import main as score
+from harness_ext.analysis.show import main as show
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
@@ -30,6 +30,6 @@ def test_options(
 
 
 def _options(page: Path) -> set[str]:
-    """Return the options in the first column of a page's tables."""
+    """Return the options in the first column of the tables of a page."""
     cells = re.findall(r"^\| (`--.*?`) (?<!\\)\|", page.read_text(encoding="utf-8"), re.MULTILINE)
     return {option for cell in cells for option in re.findall(r"--[a-z_]+", cell)}

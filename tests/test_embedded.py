@@ -1,4 +1,4 @@
-"""The embedded pair: what the folders hold, the tokenizer, the prompts it was trained on, and what it can do."""
+"""The embedded pair: its files, its tokenizer, the prompts it was trained on, and its accuracy."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from harness_ext.babi import INSTRUCTION, story_text
 from harness_ext.embedded import SEATS, model_path
-from harness_ext.finetune.recipes.embedded_pair.evaluate import Item, Player, is_right
+from harness_ext.embedded.story_prompt import INSTRUCTION, story_text
+from harness_ext.finetune.recipes.embedded_pair.held_out import Item, Player, is_right
 from harness_ext.finetune.recipes.embedded_pair.model import PROMPTS_FILE
 from harness_ext.finetune.recipes.embedded_pair.prompts import (
     REFINE_USER,
@@ -43,7 +43,7 @@ def test_both_together_are_small() -> None:
 
 
 @pytest.mark.parametrize("seat", SEATS)
-def test_models_load_as_usual(seat: str) -> None:
+def test_models_load_with_transformers(seat: str) -> None:
     import torch
     from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
@@ -55,7 +55,7 @@ def test_models_load_as_usual(seat: str) -> None:
 
 
 @pytest.mark.parametrize("seat", SEATS)
-def test_the_tokenizer_is_the_recipes(seat: str) -> None:
+def test_the_tokenizer_is_that_of_the_recipe(seat: str) -> None:
     stored = json.loads((model_path(seat) / "tokenizer.json").read_text(encoding="utf-8"))
     built = json.loads(build_tokenizer().backend_tokenizer.to_str())
     assert stored["model"] == built["model"]
@@ -75,25 +75,25 @@ def test_the_prompts_are_those_of_the_training(seat: str) -> None:
 @example("  two  blanks \n\n and\ttabs ")
 @example("12, 3 Mary, 4x 1,000")
 @example(INSTRUCTION + "\n\n" + INSTRUCTION.strip())
-def test_every_text_comes_back(tokenizer, text: str) -> None:  # type: ignore[no-untyped-def]
+def test_every_text_survives_encoding(tokenizer, text: str) -> None:  # type: ignore[no-untyped-def]
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    # A special token's own text is read as that token; its text still comes back.
+    # The text of a special token is encoded as that token, and decoding restores it.
     assert tokenizer.decode(ids) == text
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.sampled_from(["Mary", " went", "  ", "\n", "1", ", 2", ".", " the", " garden", "é", "Answer:"])))
-def test_texts_of_known_words_come_back(tokenizer, parts: list[str]) -> None:  # type: ignore[no-untyped-def]
+def test_texts_of_known_words_survive_encoding(tokenizer, parts: list[str]) -> None:  # type: ignore[no-untyped-def]
     text = "".join(parts)
     assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
 
 
-def test_fixed_texts_and_words_cost_one_token(tokenizer) -> None:  # type: ignore[no-untyped-def]
+def test_fixed_texts_and_words_are_one_token(tokenizer) -> None:  # type: ignore[no-untyped-def]
     for text in [*fixed_texts(), "Mary", " Mary", " hallway", "\n", "12", " unknown"]:
         assert len(tokenizer(text, add_special_tokens=False)["input_ids"]) == 1, text
 
 
-def test_whole_prompts_stay_short(tokenizer) -> None:  # type: ignore[no-untyped-def]
+def test_complete_prompts_stay_short(tokenizer) -> None:  # type: ignore[no-untyped-def]
     context = INSTRUCTION + story_text(["Mary went to the garden."], "Where is Mary?")
     review = REVIEW_USER.format(task=context.strip(), draft="Answer: garden")
     for text, most in (
@@ -106,14 +106,14 @@ def test_whole_prompts_stay_short(tokenizer) -> None:  # type: ignore[no-untyped
         assert len(tokenizer(text)["input_ids"]) <= most + 1, text
 
 
-def test_the_chat_template_takes_every_shape(tokenizer) -> None:  # type: ignore[no-untyped-def]
+def test_the_chat_template_accepts_every_conversation(tokenizer) -> None:  # type: ignore[no-untyped-def]
     chat = [{"role": "system", "content": " s "}, {"role": "user", "content": "u\n"}]
-    begun = [*chat, {"role": "assistant", "content": "Reasoning: "}]
+    started = [*chat, {"role": "assistant", "content": "Reasoning: "}]
     render = tokenizer.apply_chat_template
     assert (
         render(chat, tokenize=False, add_generation_prompt=True) == "<s><|system|> s </s><|user|>u\n</s><|assistant|>"
     )
-    assert render(begun, tokenize=False, continue_final_message=True).endswith("</s><|assistant|>Reasoning: ")
+    assert render(started, tokenize=False, continue_final_message=True).endswith("</s><|assistant|>Reasoning: ")
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The embedded pair's training rows: layouts as at use, and replies that fit them."""
+"""The embedded pair's training rows: their layouts are those of the protocol, and their replies fit."""
 
 from __future__ import annotations
 
@@ -10,30 +10,36 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness_ext.babi import INSTRUCTION, story_text
-from harness_ext.finetune.data import parse_row
+from harness_ext.embedded.stories import FAMILIES, Story, StoryGenerator, render
+from harness_ext.embedded.stories.mistakes import careless, correct, review
+from harness_ext.embedded.story_prompt import INSTRUCTION, story_text
+from harness_ext.finetune.encoding import parse_row
 from harness_ext.finetune.recipes.embedded_pair.prompts import REFINE_USER, REVIEW_AGAIN, REVIEW_SYSTEM, REVIEW_USER
-from harness_ext.finetune.recipes.embedded_pair.rows import continuation_row, draft_row, refine_row, review_row, rows
-from harness_ext.stories import FAMILIES, Story, StoryGenerator, render
-from harness_ext.stories.mistakes import careless, correct, review
+from harness_ext.finetune.recipes.embedded_pair.training_rows import (
+    continuation_row,
+    draft_row,
+    refine_row,
+    review_row,
+    rows,
+)
 
 SEEDS = st.integers(0, 2**32)
 
 
 def wrong_story(seed: int) -> Story:
-    """Return a story that the careless reader gets wrong."""
+    """Return a story that a careless reader gets wrong."""
     stories = StoryGenerator(seed, ["one_fact", "conjunction", "lists"], (6, 9))
     return next(story for story in stories if careless(story.ask, story.sentences).answer != story.gold.answer)
 
 
 @settings(max_examples=40, deadline=None)
 @given(SEEDS, st.booleans())
-def test_a_begun_reply_and_its_rest_are_one_reply(seed: int, chat: bool) -> None:
+def test_a_started_reply_and_its_continuation_form_one_reply(seed: int, chat: bool) -> None:
     story = next(StoryGenerator(seed, sorted(FAMILIES), (3, 8)))
     row = continuation_row(random.Random(seed), story, story.gold, chat)
-    begun = row["prompt"][-1]["content"] if chat else row["prompt"].split("?\n", 1)[1]
-    assert begun.startswith("Reasoning: ")
-    assert begun + row["completion"] == render(story.gold)
+    started = row["prompt"][-1]["content"] if chat else row["prompt"].split("?\n", 1)[1]
+    assert started.startswith("Reasoning: ")
+    assert started + row["completion"] == render(story.gold)
 
 
 @settings(max_examples=40, deadline=None)
@@ -67,7 +73,7 @@ def test_rows_have_the_layouts_of_the_protocol(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seat", ["student", "teacher"])
-def test_drawn_rows_are_sound_and_repeatable(seat: str) -> None:
+def test_drawn_rows_are_valid_and_reproducible(seat: str) -> None:
     other = "refine" if seat == "student" else "review"
     shares = {"draft": 1.0, "continue": 1.0, other: 2.0}
     first, second = (list(itertools.islice(rows(seat, 5, tuple(FAMILIES), (2, 8), shares), 300)) for _ in range(2))

@@ -1,4 +1,4 @@
-"""The engine under random protocols, failures, windows and resumes: no deadlock, no lost or doubled call."""
+"""Tests of the engine with random protocols, failures, windows and resumes: no deadlock, no lost or repeated call."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import Trouble, TroubledBackend, number_of, reply_to, run_engine, watch
 
-from harness_ext.dispatch import CallPolicy, ThreadLane
-from harness_ext.engine import Engine
+from harness_ext.engine.engine import Engine
+from harness_ext.engine.queues import CallPolicy, ThreadQueue
 from harness_ext.errors import CallFailed, LoadError, StoreError
-from harness_ext.protocol import Protocol, Question, Role
-from harness_ext.records import Completion, Solution, Transcript
-from harness_ext.seats import Seats
-from harness_ext.store import CallStore
+from harness_ext.protocol import Protocol, Question, Role, Seats
+from harness_ext.records import Completion, Loglikelihood, Solution, Transcript
+from harness_ext.records.call_store import CallStore
 
 GREEDY = {"max_gen_toks": 8}
 SAMPLED = {"max_gen_toks": 8, "do_sample": True, "temperature": 1.0}
@@ -41,7 +40,7 @@ Plan = tuple[tuple[Call, ...], ...]
 
 @dataclass(frozen=True)
 class Planned(Protocol):
-    """Question n follows plan n: rounds of calls made at once, each round's prompts made of the last one's replies."""
+    """Question n follows plan n: rounds of concurrent calls, whose prompts contain the replies of the round before."""
 
     plans: tuple[Plan, ...] = ()
     roles: ClassVar[Mapping[str, Role]] = {"a": Role("one"), "b": Role("two")}
@@ -62,8 +61,8 @@ class Planned(Protocol):
             self.open[0] -= 1
 
 
-def prompt_of(state: str, round_: int, place: int, call: Call) -> str:
-    return f"shared {round_ % 3}" if call.shared else f"{state} / {round_}.{place}"
+def prompt_of(state: str, round_: int, position: int, call: Call) -> str:
+    return f"shared {round_ % 3}" if call.shared else f"{state} / {round_}.{position}"
 
 
 async def ask(seats: Seats, call: Call, prompt: str) -> str:
@@ -75,14 +74,14 @@ async def ask(seats: Seats, call: Call, prompt: str) -> str:
 
 @dataclass
 class Expected:
-    """What a question must come to, worked out one call after the other; None is the text of a failed question."""
+    """The expected result of a question, computed one call after another. The text of a failed question is None."""
 
     text: str | None
     good: list[tuple[str, str]]
 
 
 def expected(context: str, plan: Plan, troubles: Mapping[str, Trouble]) -> Expected:
-    """Work out greedy plans without the engine; `good` lists the (seat, prompt) pairs that get an answer."""
+    """Compute greedy plans without the engine. `good` lists the (seat, prompt) pairs that get an answer."""
     state, good = context, []
     for round_, calls in enumerate(plan):
         replies, failed = [], False
@@ -124,7 +123,7 @@ def without_timing(transcript: Transcript) -> dict:  # type: ignore[type-arg]
     data = transcript.to_json()
     for turn in data["turns"]:
         del turn["timing"]
-    data.pop("failure", None)  # which of several failures came first is up to the batches
+    data.pop("failure", None)  # which of several failures comes first depends on the batches
     return data
 
 
@@ -137,10 +136,10 @@ def without_timing(transcript: Transcript) -> dict:  # type: ignore[type-arg]
     st.booleans(),
     st.booleans(),
 )
-def test_random_runs_come_to_the_same(plans, trouble_a, trouble_b, runs, one_lane, keep):  # type: ignore[no-untyped-def]
-    """Runs one after the other on one store, each in another order and window: answers as worked out by hand."""
+def test_random_runs_agree(plans, trouble_a, trouble_b, runs, one_device, keep):  # type: ignore[no-untyped-def]
+    """Several runs on one store, each with another order and window, give the answers that were computed by hand."""
     both = {"a": trouble_a, "b": trouble_b}
-    backends = {s: TroubledBackend(s, "one" if one_lane else s, t) for s, t in both.items()}
+    backends = {s: TroubledBackend(s, "one" if one_device else s, t) for s, t in both.items()}
     wanted = {i: expected(q.context, plans[i], both) for i, q in enumerate(questions_of(len(plans)))}
     seen: dict[int, dict] = {}  # type: ignore[type-arg]
     with TemporaryDirectory() as folder:
@@ -173,8 +172,8 @@ def test_random_runs_come_to_the_same(plans, trouble_a, trouble_b, runs, one_lan
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=6), st.sampled_from([1, 2, 99]), st.sampled_from([1, 3, 10**9]))
-def test_sampled_calls_are_drawn_once_each(draws: list[int], window: int, largest: int) -> None:
-    """n equal sampled calls of a question are n draws; a resume draws none of them again."""
+def test_each_sampled_call_is_drawn_once(draws: list[int], window: int, largest: int) -> None:
+    """n equal sampled calls of a question are n draws, and a resumed run repeats none of them."""
     plan = tuple((tuple(Call("a", shared=True, sampled=True) for _ in range(n)),) for n in draws)
     backend = TroubledBackend("a", trouble=Trouble(largest=largest))
     with TemporaryDirectory() as folder:
@@ -188,11 +187,11 @@ def test_sampled_calls_are_drawn_once_each(draws: list[int], window: int, larges
             store.close()
     assert len(backend.sampled_draws) == sum(draws)
     assert texts[0] == texts[1]
-    said = [turn.completion.text for transcript in done.values() for turn in transcript.turns]
+    said = [turn.text for transcript in done.values() for turn in transcript.turns]
     assert sorted(said) == sorted(backend.sampled_draws)
 
 
-def test_a_seed_of_its_own_draws_anew(tmp_path: Path) -> None:
+def test_another_seed_draws_anew(tmp_path: Path) -> None:
     backend = TroubledBackend("a")
     plan: Plan = ((Call("a", sampled=True),),)
     store = CallStore(tmp_path)
@@ -211,16 +210,16 @@ def test_equal_calls_of_many_questions_are_sent_once() -> None:
     assert sum(not t.turns[0].reused for t in done.values()) == 1
 
 
-def test_what_waits_goes_as_one_call() -> None:
-    """Also where each reply wakes three more calls inside a gather, and between the seats of one device."""
+def test_waiting_calls_are_sent_as_one_batch() -> None:
+    """This includes calls that each reply wakes inside a `gather`, and calls of all seats on one device."""
     backend = TroubledBackend("a")
     plan: Plan = ((Call("a"),), (Call("a"), Call("a"), Call("a")), (Call("a"),))
     run_engine(Engine(), Planned((plan,) * 20), {"a": backend, "b": backend}, questions_of(20))
     assert backend.batches == [20, 60, 20]
 
 
-def test_questions_that_take_longer_to_ask_are_waited_for() -> None:
-    """A reply wakes one question at once and another through a chain of tasks: both next calls are one batch."""
+def test_a_batch_waits_for_questions_that_need_more_passes() -> None:
+    """A reply wakes one question at once and another through a chain of tasks. Their next calls are one batch."""
 
     @dataclass(frozen=True)
     class Nested(Protocol):
@@ -275,7 +274,7 @@ def test_seats_on_different_devices_run_side_by_side() -> None:
         (Trouble(says_wrong=lambda p: "7" in p), "no_reply"),
     ],
 )
-def test_one_bad_question_takes_no_other_with_it(trouble: Trouble, code: str) -> None:
+def test_a_bad_question_does_not_affect_others(trouble: Trouble, code: str) -> None:
     backend = TroubledBackend("a", trouble=trouble)
     done = run_engine(Engine(), Planned((((Call("a"),),),) * 20), {"a": backend, "b": backend}, questions_of(20))
     failed = {i: t.failure.code for i, t in done.items() if t.failure is not None}
@@ -295,8 +294,8 @@ def test_a_failed_call_is_tried_again_by_the_next_run(tmp_path: Path) -> None:
     assert backend.batches == [1]
 
 
-def test_a_call_left_behind_is_recorded_and_ends_before_its_question() -> None:
-    """One of two concurrent calls fails at once: the other was paid, so it is in the transcript; nothing follows it."""
+def test_a_call_still_running_when_its_question_fails_is_recorded() -> None:
+    """One of two concurrent calls fails at once. The other is paid for, so it is recorded, but nothing follows it."""
 
     @dataclass(frozen=True)
     class Branches(Protocol):
@@ -320,12 +319,12 @@ def test_a_call_left_behind_is_recorded_and_ends_before_its_question() -> None:
     backends = {"a": TroubledBackend("a", trouble=Trouble(raises=lambda p: p == "bad")), "b": Slow("b")}
     done = run_engine(Engine(), Branches(), backends, questions_of(1))
     assert done[0].failure is not None
-    assert [t.completion.text for t in done[0].turns] == [reply_to("slow")]
+    assert [t.text for t in done[0].turns] == [reply_to("slow")]
     assert backends["b"].answered == {"slow": 1}
 
 
 def test_a_cancelled_call_still_reaches_the_store(tmp_path: Path) -> None:
-    """A task group cancels the call's waiter, not the call: it is paid, so it is stored before the run ends."""
+    """A task group cancels the waiter, not the call itself. It is paid for, so it is stored before the run ends."""
     import time
 
     @dataclass(frozen=True)
@@ -372,7 +371,7 @@ def test_a_model_that_does_not_load_ends_the_run_with_one_error() -> None:
         run_engine(Engine(), Planned((plan,) * 5), {"a": TroubledBackend("a"), "b": Missing("b")}, questions_of(5), 10)
 
 
-def test_an_error_of_the_caller_ends_the_run() -> None:
+def test_an_error_in_the_callers_code_ends_the_run() -> None:
     backend = TroubledBackend("a")
 
     class Loud:
@@ -420,7 +419,7 @@ def test_a_score_without_a_number_is_a_failure() -> None:
     class NotANumber(TroubledBackend):
         def score(self, requests, deliver):  # type: ignore[no-untyped-def]
             for i in range(len(requests)):
-                deliver(i, Completion("", logprob=float("nan") if i else None))
+                deliver(i, Loglikelihood(float("nan")) if i else Completion(""))
 
     plan: Plan = ((Call("a", score=True),),)
     done = run_engine(Engine(), Planned((plan,)), {"a": NotANumber("a"), "b": TroubledBackend("b")}, questions_of(1))
@@ -429,8 +428,8 @@ def test_a_score_without_a_number_is_a_failure() -> None:
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_policies_hold_for_stored_replies_too(tmp_path: Path, first: bool) -> None:
-    """A reply that another run took (cut prompt, empty text) is none for a run that does not take such."""
+def test_policies_apply_to_stored_replies_too(tmp_path: Path, first: bool) -> None:
+    """A stored reply that another run accepted (a cut prompt, an empty text) is not used by a stricter run."""
 
     class Short(TroubledBackend):
         def check(self, request):  # type: ignore[no-untyped-def]
@@ -449,10 +448,10 @@ def test_policies_hold_for_stored_replies_too(tmp_path: Path, first: bool) -> No
         codes = {i: t.failure.code for i, t in done.items() if t.failure}
         assert codes == ({} if policy is lenient else {0: "overflow", 1: "empty"})
         if policy is lenient:
-            assert done[0].turns[0].completion.notes == ("prompt_cut",)
+            assert done[0].turns[0].result.notes == ("prompt_cut",)
 
 
-def test_an_overflow_that_no_cut_mends_fails_under_every_policy() -> None:
+def test_an_overflow_that_cannot_be_cut_fails_under_every_policy() -> None:
     class Tiny(TroubledBackend):
         def check(self, request):  # type: ignore[no-untyped-def]
             return CallFailed("overflow", "no room for new tokens")
@@ -468,7 +467,7 @@ def test_an_overflow_that_no_cut_mends_fails_under_every_policy() -> None:
     assert not backend.batches
 
 
-def test_a_prompt_that_cannot_even_be_checked_fails_alone() -> None:
+def test_a_prompt_whose_check_raises_fails_alone() -> None:
     class Choking(TroubledBackend):
         def check(self, request):  # type: ignore[no-untyped-def]
             if "question 1" in request.prompt:
@@ -488,12 +487,12 @@ def test_lone_surrogates_in_a_reply_are_replaced_and_noted(tmp_path: Path) -> No
     done = run_engine(
         Engine(CallStore(tmp_path)), Planned((((Call("a"),),),)), {"a": backend, "b": backend}, questions_of(1)
     )
-    assert done[0].turns[0].completion.text == "a�b"
-    assert done[0].turns[0].completion.notes == ("surrogates_replaced",)
+    assert done[0].turns[0].text == "a�b"
+    assert done[0].turns[0].result.notes == ("surrogates_replaced",)
 
 
-def test_a_model_still_busy_with_an_interrupted_run_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a notebook: interrupt a cell, run it again. Two calls of one model at once would mix their results."""
+def test_a_run_waits_for_a_model_that_an_interrupted_run_keeps_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a notebook, a cell is interrupted and run again. Two concurrent calls of one model would mix their results."""
     import time
 
     class Slow(TroubledBackend):
@@ -504,8 +503,8 @@ def test_a_model_still_busy_with_an_interrupted_run_is_waited_for(monkeypatch: p
     backend = Slow("a")
     protocol, seats = Planned((((Call("a"),),),) * 3), {"a": backend, "b": backend}
 
-    # as when the batch takes longer than the run waits
-    monkeypatch.setattr(ThreadLane, "join", lambda self, timeout: None)
+    # as if the batch took longer than the run waits for it
+    monkeypatch.setattr(ThreadQueue, "join", lambda self, timeout: None)
     with pytest.raises(LoadError):
         run_engine(Engine(window=1), BusyFirst(protocol.plans), seats, questions_of(1), 10)
     assert backend.busy
@@ -516,7 +515,7 @@ def test_a_model_still_busy_with_an_interrupted_run_is_waited_for(monkeypatch: p
 
 @dataclass(frozen=True)
 class BusyFirst(Planned):
-    """Leaves its call running and ends at once, by an error that ends the run."""
+    """Leaves its call running and raises an error that ends the run."""
 
     async def solve(self, question: Question, seats: Seats) -> Solution:
         waiting = asyncio.create_task(super().solve(question, seats))

@@ -1,4 +1,4 @@
-"""How a run ends from outside: Ctrl-C, and being called from a notebook's running event loop."""
+"""Tests of runs that end early (Ctrl-C, errors) and of runs inside a notebook's event loop."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from harness_ext.backends.scripted import ScriptedBackend
 from harness_ext.models.baseline import BaselineLM
 
 
-def test_ctrl_c_ends_the_run_at_once_and_keeps_what_is_finished(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_ctrl_c_ends_the_run_at_once_and_keeps_finished_calls(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     started = 0.0
 
     def slow(prompt: str) -> str:
         nonlocal started
         if prompt == "q20":
             patience = time.monotonic() + 20
-            while len(lm.store or ()) < 20 and time.monotonic() < patience:
+            while len(lm.session.store or ()) < 20 and time.monotonic() < patience:
                 time.sleep(0.01)
             started = time.monotonic()
             os.kill(os.getpid(), signal.SIGINT)
         time.sleep(0.05)
         return f"re: {prompt}"
 
-    # A test run that a shell put into the background inherits "ignore" for SIGINT.
+    # A test run in the background of a shell inherits "ignore" for SIGINT.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     backend = ScriptedBackend(slow)
@@ -41,11 +41,11 @@ def test_ctrl_c_ends_the_run_at_once_and_keeps_what_is_finished(tmp_path: Path, 
     with pytest.raises(KeyboardInterrupt):
         lm.generate_until(asked)
     assert time.monotonic() - started < 5
-    assert lm.store is not None
-    kept = len(lm.store)
+    assert lm.session.store is not None
+    kept = len(lm.session.store)
     assert 20 <= kept < 400
     time.sleep(0.3)
-    assert len(lm.store) == kept, "the interrupted run goes on behind our back"
+    assert len(lm.session.store) == kept, "the interrupted run still makes calls"
     backend.reply = lambda prompt: f"re: {prompt}"
     sent = sum(len(batch) for batch in backend.calls)
     assert lm.generate_until(asked) == [f"re: q{i}" for i in range(400)]
@@ -62,7 +62,7 @@ def test_works_inside_a_running_event_loop(tmp_path: Path) -> None:
 
 
 def test_an_error_leaves_no_process_behind(tmp_path: Path) -> None:
-    """The run ends by an error while another device is in a long call: the process must still end, with the error."""
+    """If an error ends the run during a long call on another device, the process still ends, with that error."""
     script = textwrap.dedent("""
         import sys, time
         from support import instances, scripted_pair

@@ -1,4 +1,4 @@
-"""Prompts, annotation, checks and the data set: through the real engine with a scripted teacher."""
+"""Prompts, annotation, checks and the data set, run through the real engine with a scripted teacher."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness_ext.babi import INSTRUCTION, story_text
 from harness_ext.backends.scripted import ScriptedBackend
-from harness_ext.enhance.annotate import Annotate, Job, annotate, settings
-from harness_ext.enhance.answers import AnswerReader
+from harness_ext.embedded.story_prompt import INSTRUCTION, story_text
+from harness_ext.enhance.annotate import Annotate, AnnotateJob, annotate, settings
 from harness_ext.enhance.checks import FLAGS, report
-from harness_ext.enhance.cli import _parser, main
+from harness_ext.enhance.command import _parser, main
+from harness_ext.enhance.gold_answers import AnswerReader
 from harness_ext.enhance.overlap import overlap
 from harness_ext.enhance.postprocess import finish
 from harness_ext.enhance.prepare import prepare
-from harness_ext.enhance.rows import Output, to_line
+from harness_ext.enhance.row_files import Output, to_line
 from harness_ext.enhance.running import plan_seats
 from harness_ext.enhance.templates import RowProblem, known_sets, load_templates, read_templates, squeeze
 from harness_ext.errors import ConfigurationError, StoreError
@@ -56,13 +56,13 @@ def run(
     backend: ScriptedBackend | None = None,
     **more: Any,
 ) -> tuple[dict[str, Any], list[dict[str, Any]], ScriptedBackend]:
-    """Prepare CREAK rows, annotate them; return the manifest, the output rows and the teacher."""
+    """Prepare CREAK rows and annotate them; return the manifest, the output rows and the teacher."""
     raw = write(folder / "raw.jsonl", rows)
     templates = load_templates("creak")
     prepare(raw, folder / "in.jsonl", templates)
     teacher = backend or ScriptedBackend(reply, name="teacher")
     plan = plan_seats(Annotate, {"teacher": teacher}, {"store": str(folder / "calls"), "progress": "off", **more})
-    job = Job(folder / "in.jsonl", folder / f"{name}.jsonl", task_type, settings(templates, {}), templates)
+    job = AnnotateJob(folder / "in.jsonl", folder / f"{name}.jsonl", task_type, settings(templates, {}), templates)
     manifest = annotate(job, plan)
     return manifest, lines(job.target) if job.target.exists() else [], teacher
 
@@ -71,7 +71,7 @@ def asked(teacher: ScriptedBackend) -> list[str]:
     return [prompt for call in teacher.calls for prompt in call]
 
 
-def test_creak_prompts_are_teacherlms(tmp_path: Path) -> None:
+def test_creak_prompts_equal_those_of_teacherlm(tmp_path: Path) -> None:
     counts = prepare(write(tmp_path / "raw.jsonl", CREAK_ROWS), tmp_path / "in.jsonl", load_templates("creak"))[
         "counts"
     ]
@@ -83,7 +83,7 @@ def test_creak_prompts_are_teacherlms(tmp_path: Path) -> None:
     assert second["cot_text"] == f"{start}The answer is (B). Let's think step by step."
     assert second["error_text"] == f"{start}The answer is (B). The common mistakes are:"
     assert second["fundamental_text"] == f"{start}The answer is (B). The fundamental of this question is:"
-    assert "Water  is wet.  (A)" in first["text"]  # as the original: only the three prompts are cleaned
+    assert "Water  is wet.  (A)" in first["text"]  # as in the original, only the three prompts are cleaned
     assert "Water is wet. (A) True" in first["cot_text"]
 
 
@@ -102,7 +102,7 @@ def test_all_creak_training_rows(tmp_path: Path, data_dir: Path) -> None:
         assert ready["cot_text"] == squeeze(f"{ready['text']} Let's think step by step.")
 
 
-def test_stories_ask_what_their_task_asks() -> None:
+def test_the_stories_prompt_equals_that_of_the_task() -> None:
     row = {"passage": "Mary went home.\nJohn slept.\n", "question": "Where is Mary?", "answer": "home"}
     filled = load_templates("stories").fill(row)
     assert filled["cot_text"] == INSTRUCTION + story_text(row["passage"].splitlines(), row["question"])
@@ -118,35 +118,35 @@ def test_values_are_never_templates() -> None:
     [
         ({"label": "true"}, "'sentence' is missing"),
         ({"label": "true", "sentence": " \n"}, "'sentence' is empty"),
-        ({"label": "maybe", "sentence": "x"}, "cannot be made"),
-        ({"label": "true", "sentence": "x", "text": "mine"}, "'text' is there already"),
+        ({"label": "maybe", "sentence": "x"}, "cannot be rendered"),
+        ({"label": "true", "sentence": "x", "text": "mine"}, "'text' already exists"),
     ],
 )
-def test_rows_that_no_prompt_can_be_made_of(row: dict[str, Any], reason: str) -> None:
+def test_rows_that_do_not_fit_the_templates(row: dict[str, Any], reason: str) -> None:
     with pytest.raises(RowProblem, match=reason):
         load_templates("creak").fill(row)
 
 
-def test_templates_name_all_problems() -> None:
+def test_all_problems_of_templates_are_reported() -> None:
     with pytest.raises(ConfigurationError) as error:
         read_templates({"fields": {"a": 3}, "generations": {}, "gold": 7}, "mine.yaml")
     assert len(error.value.problems) == 3
     with pytest.raises(ConfigurationError, match="cannot be read"):
         load_templates("creek")
-    with pytest.raises(ConfigurationError, match="template cannot be read"):
+    with pytest.raises(ConfigurationError, match="template is not valid Jinja"):
         read_templates({"fields": {"a": "{{ unclosed"}}, "mine.yaml")
     with pytest.raises(ConfigurationError, match="no group"):
         read_templates({"fields": {"a": "x"}, "answer": "abc"}, "mine.yaml")
 
 
-def test_templates_cannot_reach_out() -> None:
+def test_templates_run_in_a_sandbox() -> None:
     found = read_templates({"fields": {"a": "{{ x.__class__.__mro__ }}"}}, "mine.yaml")
     with pytest.raises(RowProblem, match="unsafe"):
         found.fill({"x": "1"})
 
 
 @pytest.mark.parametrize("task_type", ["cot_text", "error_text", "fundamental_text"])
-def test_annotated_rows_have_the_fields_of_teacherlm(tmp_path: Path, task_type: str) -> None:
+def test_annotated_rows_have_teacherlms_fields(tmp_path: Path, task_type: str) -> None:
     manifest, rows, teacher = run(tmp_path, CREAK_ROWS, lambda p: " because. ", task_type=task_type)
     field = task_type.removesuffix("_text")
     before = lines(tmp_path / "in.jsonl")
@@ -158,13 +158,13 @@ def test_annotated_rows_have_the_fields_of_teacherlm(tmp_path: Path, task_type: 
     assert settings(load_templates("creak"), {}) == {"do_sample": True, "temperature": 1.0, "max_gen_toks": 2048}
 
 
-def test_a_words_blank_that_a_tokenizer_lost_is_put_back(tmp_path: Path) -> None:
+def test_a_space_that_the_tokenizer_lost_is_restored(tmp_path: Path) -> None:
     _, rows, _ = run(tmp_path, CREAK_ROWS[:1], lambda p: "Water")
     assert rows[0]["cot"] == " Water"
     assert rows[0]["all"].endswith("step by step. Water")
 
 
-def test_bad_rows_stand_beside_and_the_counts_add_up(tmp_path: Path) -> None:
+def test_bad_rows_go_to_their_own_file_and_the_counts_add_up(tmp_path: Path) -> None:
     templates = load_templates("creak")
     good = [templates.fill(row) for row in CREAK_ROWS]
     without = {k: v for k, v in good[1].items() if k != "cot_text"}
@@ -179,18 +179,18 @@ def test_bad_rows_stand_beside_and_the_counts_add_up(tmp_path: Path) -> None:
 
     teacher = ScriptedBackend(reply, name="teacher")
     plan = plan_seats(Annotate, {"teacher": teacher}, {"store": "off", "progress": "off"})
-    manifest = annotate(Job(source, tmp_path / "out.jsonl", "cot_text", {}, templates), plan)
+    manifest = annotate(AnnotateJob(source, tmp_path / "out.jsonl", "cot_text", {}, templates), plan)
     assert manifest["counts"] == {"read": 9, "written": 1, "bad": 8}
     bad = lines(tmp_path / "out.bad.jsonl")
     assert [(one["place"], one["code"]) for one in bad] == [
         ("line 2", "unreadable"), ("line 3", "incomplete"), ("line 4", "incomplete"), ("line 5", "incomplete"),
         ("line 6", "unreadable"), ("line 7", "unreadable"), ("line 9", "backend"), ("line 10", "unreadable"),
     ]  # fmt: skip
-    assert [word in one["reason"] for word, one in zip(("JSON", "missing", "empty", "no text"), bad, strict=False)]
+    assert all(word in one["reason"] for word, one in zip(("JSON", "missing", "empty", "not text"), bad, strict=False))
     assert bad[1]["row"] == without
 
 
-def test_hostile_rows_come_out_as_they_went_in(tmp_path: Path) -> None:
+def test_hostile_rows_are_preserved_exactly(tmp_path: Path) -> None:
     texts = [
         "<script>alert(1)</script> & <|im_end|> </s>", "tab\there \r\n\x00\x07\x1b[31m",
         "日本語 العربية 👩‍👩‍👧 e\u0301",
@@ -204,24 +204,24 @@ def test_hostile_rows_come_out_as_they_went_in(tmp_path: Path) -> None:
         assert {name: after[name] for name in before} == before
         assert after["cot"] == f"\x01{after['cot_text'][-3:]}\u2028</s>\n"
     content = (tmp_path / "out.jsonl").read_text(encoding="utf-8")
-    assert len(content.splitlines()) == len(rows), "every reader of lines sees one line a row"
+    assert len(content.splitlines()) == len(rows), "every reader of lines sees one line per row"
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32", "latin-1"])
-def test_other_encodings_are_read_or_named(tmp_path: Path, encoding: str) -> None:
+def test_other_encodings_are_read_or_reported(tmp_path: Path, encoding: str) -> None:
     row = {"sentence": "Ærø is an island.", "label": "true"}
     raw = tmp_path / "raw.jsonl"
     raw.write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding=encoding)
     counts = prepare(raw, tmp_path / "in.jsonl", load_templates("creak"))["counts"]
     if encoding == "latin-1":
         assert counts == {"read": 1, "written": 0, "bad": 1}
-        assert "no UTF-8" in lines(tmp_path / "in.bad.jsonl")[0]["reason"]
+        assert "not UTF-8" in lines(tmp_path / "in.bad.jsonl")[0]["reason"]
     else:
         assert counts == {"read": 1, "written": 1, "bad": 0}
         assert lines(tmp_path / "in.jsonl")[0]["sentence"] == row["sentence"]
 
 
-def test_half_a_surrogate_pair_survives_or_is_named(tmp_path: Path) -> None:
+def test_half_a_surrogate_pair_is_preserved_or_reported(tmp_path: Path) -> None:
     fine = {"sentence": "Oslo is big.", "label": "true", "note": "\ud83d"}
     _, found, _ = run(tmp_path, [fine], lambda p: " yes.")
     assert found[0]["note"] == "\ud83d"
@@ -232,13 +232,13 @@ def test_half_a_surrogate_pair_survives_or_is_named(tmp_path: Path) -> None:
 @given(
     st.dictionaries(st.text(min_size=1), st.recursive(st.text() | st.integers() | st.none(), st.lists, max_leaves=4))
 )
-def test_a_row_is_one_line_and_comes_back(fields: dict[str, Any]) -> None:
+def test_a_row_is_one_line_that_parses_to_the_same_row(fields: dict[str, Any]) -> None:
     line = to_line(fields)
     assert len(line.splitlines()) == 1
     assert json.loads(line.encode().decode()) == fields
 
 
-def test_resume_is_by_content(tmp_path: Path) -> None:
+def test_resuming_is_by_content(tmp_path: Path) -> None:
     rows = [{"sentence": f"Thing {i} is red.", "label": "true", "n": i} for i in range(12)]
     (tmp_path / "first").mkdir()
     _, first, teacher = run(tmp_path, rows[:8], lambda p: f" {p[60:75]} {random.random()}", name="first/out")
@@ -252,7 +252,7 @@ def test_resume_is_by_content(tmp_path: Path) -> None:
     assert all(texts[row["n"]] == row["cot"] for row in first)
 
 
-def test_equal_sampled_prompts_have_replies_of_their_own_that_resume(tmp_path: Path) -> None:
+def test_equal_sampled_prompts_have_different_replies_that_are_reused(tmp_path: Path) -> None:
     rows = [{"sentence": "Same.", "label": "true", "n": i} for i in range(3)]
     _, first, teacher = run(tmp_path, rows, lambda p: f" {random.random()}")
     assert len({row["cot"] for row in first}) == 3
@@ -271,13 +271,13 @@ def test_other_outputs_are_not_overwritten(tmp_path: Path) -> None:
         run(tmp_path, CREAK_ROWS, lambda p: " x.", task_type="error_text")
     before = (tmp_path / "out.jsonl").read_bytes()
     run(tmp_path, CREAK_ROWS[:1], lambda p: " x.")
-    assert (tmp_path / "out.jsonl.old-1").read_bytes() == before, "a former output of the run is kept"
+    assert (tmp_path / "out.jsonl.old-1").read_bytes() == before, "a previous output of the run is kept"
 
 
-def test_checks_find_what_is_wrong(tmp_path: Path) -> None:
+def test_checks_flag_problems(tmp_path: Path) -> None:
     replies = {
         "Thing 0": " It is. The answer is (A).", "Thing 1": " The answer is (A), no: the answer is (B).",
-        "Thing 2": "   ", "Thing 3": Completion(" It is and", "length", 1, 0, 3),
+        "Thing 2": "   ", "Thing 3": Completion(" It is and", "length", completion_tokens=3),
         "Thing 4": " It IS.  The answer is (A).",
         "Thing 5": " So the answer is True.",
     }  # fmt: skip
@@ -286,19 +286,19 @@ def test_checks_find_what_is_wrong(tmp_path: Path) -> None:
     found = json.loads((tmp_path / "out.report.json").read_text())
     flagged = {flag: one["lines"] for flag, one in found["flags"].items()}
     assert flagged == {"empty": [3], "cut_off": [4], "duplicate": [5], "no_answer": [4], "contradicts_gold": [2]}
-    assert found["not_checked"] == {"leaks_gold": "is for `fundamental`, not `cot`"}
+    assert found["not_checked"] == {"leaks_gold": "applies to `fundamental`, not to `cot`"}
     assert found["without_a_flag"] == 2
     assert lines(tmp_path / "out.records.jsonl")[1]["reply"] == replies["Thing 1"], "the raw text is kept"
 
 
-def test_a_fundamental_that_gives_the_label_away_leaks(tmp_path: Path) -> None:
+def test_a_fundamental_that_gives_away_the_label_leaks(tmp_path: Path) -> None:
     replies = {"Thing 0": " Red is a colour.", "Thing 1": " So (A) is right.", "Thing 2": " Hence the answer is true."}
     rows = [{"sentence": f"Thing {i} is red.", "label": "true"} for i in range(3)]
     run(tmp_path, rows, lambda p: next(v for k, v in replies.items() if k in p), task_type="fundamental_text")
     assert report(tmp_path / "out.jsonl")["flags"]["leaks_gold"]["lines"] == [2, 3]
 
 
-def test_free_answers_are_read_and_leak_as_whole_words() -> None:
+def test_free_answers_are_parsed_and_leak_as_whole_words() -> None:
     reader = AnswerReader(pattern=r"(?im)^answer:[ \t]*(.+)$")
     assert reader.last("Answer: hall\nAnswer: The Kitchen.") == reader.gold("kitchen")
     plain = AnswerReader()
@@ -306,7 +306,7 @@ def test_free_answers_are_read_and_leak_as_whole_words() -> None:
     assert not plain.says("It follows that sixty is meant.", "six")
 
 
-def test_the_set_has_cot_tail_and_only_what_is_wanted(tmp_path: Path) -> None:
+def test_the_data_set_has_cot_tail_and_no_dropped_rows(tmp_path: Path) -> None:
     from datasets import load_from_disk
 
     replies = {"Water": " wet.  The answer is (A). ", "Fish": " The answer is (A).", "Oslo": ""}
@@ -316,17 +316,17 @@ def test_the_set_has_cot_tail_and_only_what_is_wanted(tmp_path: Path) -> None:
     assert len(rows) == 1
     assert rows[0]["cot_tail"] == rows[0]["all"].replace("  ", " ").strip()
     assert list(rows[0])[-3:] == ["cot", "all", "cot_tail"]
-    assert rows[0]["cot"] == replies["Water"], "the raw text stays"
+    assert rows[0]["cot"] == replies["Water"], "the raw text is unchanged"
     assert manifest["counts"] == {
         "read": 3, "written": 1, "dropped": 2, "by_flag": {"contradicts_gold": 1, "empty": 1}
     }  # fmt: skip
-    with pytest.raises(ConfigurationError, match="there already"):
+    with pytest.raises(ConfigurationError, match="already exists"):
         finish(tmp_path / "out.jsonl", tmp_path / "set")
-    with pytest.raises(ConfigurationError, match="is no check"):
+    with pytest.raises(ConfigurationError, match="is not a flag"):
         finish(tmp_path / "out.jsonl", tmp_path / "other", ["bad"])
 
 
-def test_columns_of_two_kinds_are_named_before_anything_is_saved(tmp_path: Path) -> None:
+def test_columns_of_mixed_types_are_reported_before_anything_is_saved(tmp_path: Path) -> None:
     rows = [{**CREAK_ROWS[0], "extra": "text"}, {**CREAK_ROWS[1], "extra": 5}]
     run(tmp_path, rows, lambda p: " x.")
     with pytest.raises(ConfigurationError, match="'extra' cannot be saved in one column"):
@@ -352,7 +352,7 @@ def test_overlap_with_evaluation_documents() -> None:
     assert overlap(rows, documents, 9)["lines"] == [2]
 
 
-def test_a_budget_stops_cleanly_and_the_next_run_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_budget_ends_a_run_and_the_next_run_continues(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [{"sentence": f"Thing {i} is red.", "label": "true"} for i in range(10)]
     manifest, found, teacher = run(tmp_path, rows, lambda p: " x.", budget="calls:4")
     assert "budget" in manifest["stopped"]
@@ -364,7 +364,7 @@ def test_a_budget_stops_cleanly_and_the_next_run_goes_on(tmp_path: Path, capsys:
     assert [row["cot"] for row in found] == [" x."] * 10
 
 
-def test_rows_behind_a_gap_are_written_when_a_budget_ends_the_run(tmp_path: Path) -> None:
+def test_rows_after_a_gap_are_written_when_a_budget_ends_the_run(tmp_path: Path) -> None:
     with Output(tmp_path / "out.jsonl", {}) as output:
         for number in (5, 0, 3, 4, 8):
             output.add(number, [{"n": number}])
@@ -401,7 +401,7 @@ def test_command_line_problems_are_usage_errors(tmp_path: Path, capsys: pytest.C
     assert usage.value.code == 2
 
 
-def test_the_page_says_what_there_is() -> None:
+def test_the_documentation_lists_all_options_flags_and_templates() -> None:
     page = (Path(__file__).resolve().parent.parent / "docs" / "enhance.md").read_text(encoding="utf-8")
     block = re.search(r"```yaml\n(.*?)```", page, re.DOTALL)
     assert block is not None

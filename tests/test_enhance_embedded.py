@@ -1,4 +1,4 @@
-"""The embedded models as teacher, student and judge; diverse beam search against its definition; the shell script."""
+"""The embedded models as teacher, student and judge; diverse beam search; the shell script."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from harness_ext.backends.base import GenerateRequest
-from harness_ext.backends.beams import beam_settings
 from harness_ext.backends.hf import HFBackend
+from harness_ext.backends.hf_beams import beam_settings
 from harness_ext.embedded import model_path
-from harness_ext.enhance.cli import main
+from harness_ext.enhance.command import main
 from harness_ext.enhance.prepare import prepare
 from harness_ext.enhance.templates import load_templates
 from harness_ext.records import Completion
@@ -39,7 +39,7 @@ def prompts() -> list[str]:
 
 
 def search(backend: HFBackend, prompts: list[str], groups: int, penalty: float) -> list[list[Completion]]:
-    """Return each prompt's candidates; the requests come in no order."""
+    """Return the candidates of each prompt; the requests are made in random order."""
     wanted = [(p, g) for g in reversed(range(groups)) for p in range(len(prompts))]
     requests = [GenerateRequest(prompts[p], beam_settings(groups, g, penalty, LIMIT)) for p, g in wanted]
     found: dict[tuple[int, int], Completion] = {}
@@ -48,7 +48,7 @@ def search(backend: HFBackend, prompts: list[str], groups: int, penalty: float) 
 
 
 def by_definition(backend: HFBackend, prompt: str, groups: int, penalty: float) -> list[str]:
-    """Diverse beam search with one beam a group, one token and one forward pass at a time."""
+    """Diverse beam search with one beam per group, by definition: one token and one forward pass at a time."""
     import torch
 
     lm = backend.lm
@@ -69,7 +69,7 @@ def by_definition(backend: HFBackend, prompt: str, groups: int, penalty: float) 
 
 
 @pytest.mark.parametrize("penalty", [0.0, 3.0])
-def test_diverse_beams_are_what_the_paper_defines(student: HFBackend, prompts: list[str], penalty: float) -> None:
+def test_diverse_beams_match_the_definition(student: HFBackend, prompts: list[str], penalty: float) -> None:
     found = search(student, prompts, 4, penalty)
     for prompt, candidates in zip(prompts, found, strict=True):
         assert [c.text for c in candidates] == by_definition(student, prompt, 4, penalty)
@@ -91,7 +91,7 @@ def test_the_first_group_is_greedy_decoding(student: HFBackend, prompts: list[st
 
 
 def test_transformers_has_no_group_beam_search_without_the_hub(student: HFBackend) -> None:
-    """When this fails, transformers has it again, and `harness_ext/backends/beams.py` can go."""
+    """If this fails, transformers supports it again and `harness_ext/backends/hf_beams.py` can be removed."""
     import torch
 
     more: dict[str, Any] = {"num_beams": 4, "num_beam_groups": 4, "diversity_penalty": 1.0, "do_sample": False}
@@ -131,7 +131,7 @@ def test_estimate_and_preferences_on_stories(stories: Path, capsys: pytest.Captu
 
 
 @pytest.mark.timeout(600)
-def test_the_shell_script_keeps_its_positionals(stories: Path) -> None:
+def test_the_shell_script_takes_four_positional_arguments(stories: Path) -> None:
     ended = subprocess.run(
         ["bash", str(ROOT / "enhance" / "enhance.sh"), "embedded", "stories.jsonl", "out.jsonl", "cot_text",
          "--limit", "2", "--gen_kwargs", "max_gen_toks=40"],

@@ -1,4 +1,4 @@
-"""Killed (SIGKILL) at five moments: the end is that of a run nobody killed, and no stored call is paid twice."""
+"""Runs killed with SIGKILL at five moments end like an uninterrupted run, and no stored call is paid for twice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Schedules, rankings, verdicts and preferences: the pure parts by themselves, the rest through the real engine."""
+"""Schedules, rankings, verdicts and preferences: the pure functions alone, the rest through the real engine."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness_ext.backends.scripted import ScriptedBackend
-from harness_ext.enhance.candidates import Candidates, distinct
-from harness_ext.enhance.cli import main
-from harness_ext.enhance.estimate import (
+from harness_ext.enhance.call_costs import (  # fmt: skip
     Pace,
     SeatEstimate,
     batched_share,
@@ -24,10 +22,12 @@ from harness_ext.enhance.estimate import (
     pairs_of,
     round_sizes,
     tournaments_for,
-)  # fmt: skip
+)
+from harness_ext.enhance.candidates import Candidates, distinct
+from harness_ext.enhance.command import main
 from harness_ext.enhance.judging import FALLBACKS, RULES, read_choice
 from harness_ext.enhance.preferences import PreferenceJob, write_candidates, write_judgements, write_pairs
-from harness_ext.enhance.ranking import Outcome, on_cycles, preferred_pairs, ranking, strengths
+from harness_ext.enhance.ranking import MatchOutcome, on_cycles, preferred_pairs, ranking, strengths
 from harness_ext.enhance.running import plan_seats
 from harness_ext.enhance.schedules import SCHEDULES, Match
 from harness_ext.enhance.templates import read_templates
@@ -42,16 +42,16 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 def play(
     name: str, n: int, seed: int, winner: Callable[[Match], int | None]
-) -> tuple[list[list[Match]], list[Outcome]]:
+) -> tuple[list[list[Match]], list[MatchOutcome]]:
     """Play a schedule; return its rounds and all outcomes."""
     schedule = SCHEDULES[name](n, random.Random(seed), 0)
     rounds: list[list[Match]] = []
-    outcomes: list[Outcome] = []
+    outcomes: list[MatchOutcome] = []
     matches = next(schedule, None)
     while matches:
         rounds.append(matches)
         won = [winner(match) for match in matches]
-        outcomes += [Outcome(a, b, w) for (a, b), w in zip(matches, won, strict=True)]
+        outcomes += [MatchOutcome(a, b, w) for (a, b), w in zip(matches, won, strict=True)]
         try:
             matches = schedule.send(won)
         except StopIteration:
@@ -63,7 +63,7 @@ def play(
     ("n", "fewest", "most"),
     [(2, 1, 1), (3, 2, 3), (4, 4, 4), (5, 5, 8), (6, 7, 9), (7, 9, 11), (8, 12, 12), (12, 20, 24), (16, 32, 32)],
 )
-def test_single_elimination_brings_the_known_numbers_of_pairs(n: int, fewest: int, most: int) -> None:
+def test_single_elimination_gives_the_known_numbers_of_pairs(n: int, fewest: int, most: int) -> None:
     found = set()
     for seed in range(60):
         skill = random.Random(seed + 1).sample(range(n), n)
@@ -78,7 +78,7 @@ def test_single_elimination_brings_the_known_numbers_of_pairs(n: int, fewest: in
     assert (min(found), max(found)) == (fewest, most)
 
 
-def test_the_winner_beats_the_losers_whole_side() -> None:
+def test_the_winner_beats_everyone_on_the_losers_side() -> None:
     rounds, outcomes = play("single_elimination", 8, 5, max)
     final = outcomes[-1]
     (left, right) = rounds[-1][0]
@@ -95,7 +95,7 @@ def test_the_winner_beats_the_losers_whole_side() -> None:
 
 @given(n=st.integers(0, 12), seed=st.integers(0, 500), name=st.sampled_from(list(SCHEDULES)), data=st.data())
 @settings(max_examples=80, deadline=None)
-def test_any_outcomes_give_pairs_that_do_not_contradict(n: int, seed: int, name: str, data: st.DataObject) -> None:
+def test_pairs_never_contradict_each_other(n: int, seed: int, name: str, data: st.DataObject) -> None:
     def winner(match: Match) -> int | None:
         return data.draw(st.sampled_from([match[0], match[1], None]))
 
@@ -125,32 +125,34 @@ def test_any_outcomes_give_pairs_that_do_not_contradict(n: int, seed: int, name:
 
 
 @pytest.mark.parametrize("n", [2, 5, 8, 9])
-def test_swiss_finds_the_best_with_few_matches(n: int) -> None:
+def test_swiss_finds_the_best_candidate_in_few_matches(n: int) -> None:
     rounds, outcomes = play("swiss", n, 3, max)
     assert ranking(n, outcomes)[0] == n - 1
     assert [len(matches) for matches in rounds] == [n // 2] * len(rounds)
 
 
-def test_a_tie_sends_one_on_and_prefers_nobody() -> None:
+def test_after_a_tie_one_candidate_advances_without_a_preference() -> None:
     _, outcomes = play("single_elimination", 4, 0, lambda m: None)
     assert len(outcomes) == 3
     assert preferred_pairs(4, outcomes) == []
 
 
-def test_a_cycle_is_seen_and_left_out() -> None:
-    outcomes = [Outcome(0, 1, 0), Outcome(1, 2, 1), Outcome(2, 0, 2), Outcome(2, 3, 2)]
+def test_cycles_are_found_and_omitted() -> None:
+    outcomes = [MatchOutcome(0, 1, 0), MatchOutcome(1, 2, 1), MatchOutcome(2, 0, 2), MatchOutcome(2, 3, 2)]
     assert on_cycles(4, outcomes) == [0, 1, 2]
     assert set(preferred_pairs(4, outcomes)) == {(0, 3), (1, 3), (2, 3)}
 
 
-def test_strengths_are_bradley_terrys() -> None:
-    found = strengths(3, [Outcome(0, 1, 0)] * 3 + [Outcome(0, 1, 1)] + [Outcome(1, 2, None)] * 4, prior=1e-6)
+def test_strengths_follow_the_bradley_terry_model() -> None:
+    found = strengths(
+        3, [MatchOutcome(0, 1, 0)] * 3 + [MatchOutcome(0, 1, 1)] + [MatchOutcome(1, 2, None)] * 4, prior=1e-6
+    )
     assert found[0] - found[1] == pytest.approx(1.0986, abs=1e-3)  # log 3
     assert found[1] == pytest.approx(found[2], abs=1e-3)
 
 
 def test_the_published_arithmetic() -> None:
-    """That of github.com/BertilBraun/Master-Thesis, whose words are in quotation marks."""
+    """The numbers are those of github.com/BertilBraun/Master-Thesis, which is quoted in quotation marks."""
     sizes = round_sizes("single_elimination", 16)
     assert sizes == [8, 4, 2, 1]
     assert [pairs_of("single_elimination", n) for n in (8, 16, 32)] == [12, 32, 80]
@@ -187,19 +189,19 @@ def test_the_published_arithmetic() -> None:
         ("[" * 5000, None, "none"),
     ],
 )  # fmt: skip
-def test_verdicts_are_read_strictly_then_by_declared_rules(text: str, choice: int | None, rule: str) -> None:
+def test_verdicts_are_parsed_as_json_and_then_by_the_fallbacks(text: str, choice: int | None, rule: str) -> None:
     found = read_choice(text, FALLBACKS)
     assert (found.choice, found.rule) == (choice, rule)
 
 
-def test_the_last_digit_is_on_request() -> None:
+def test_the_last_digit_counts_only_on_request() -> None:
     assert read_choice("between 1 and 2 I take 2.", RULES).choice == 2
     assert read_choice("version 1.5 of 12", RULES).choice is None
     assert read_choice("x 2", ()).choice is None
 
 
 @given(st.text())
-def test_any_reply_is_read(text: str) -> None:
+def test_any_reply_can_be_parsed(text: str) -> None:
     found = read_choice(text, RULES)
     assert found.choice in (None, 0, 1, 2)
     assert (found.choice is None) == (found.rule == "none")
@@ -218,7 +220,7 @@ TEMPLATES = read_templates({"fields": {"text": "{{ question }}"}, "gold": "{{ an
 
 
 def sampled_student() -> ScriptedBackend:
-    """Return a student whose draws state different answers, the same in every test."""
+    """Return a student whose samples state different answers, the same ones in every test."""
     rng = random.Random(3)
     return ScriptedBackend(lambda p: f"Thought {rng.random()}.\nAnswer: {rng.randint(0, 3)}", name="student")
 
@@ -228,7 +230,7 @@ def quality(text: str) -> int:
 
 
 def judge_reply(prompt: str) -> str:
-    """Prefer the higher answer; of equals neither."""
+    """Prefer the higher answer, or neither of two equal ones."""
     parts = prompt.split('Answer 1:\n"""\n')[1]
     first, second = (quality(part.split('\n"""')[0]) for part in parts.split('Answer 2:\n"""\n'))
     return json.dumps({"reasoning": "…", "preferred": 1 if first > second else 2 if second > first else 0})
@@ -254,7 +256,7 @@ def judges(folder: Path, judge: ScriptedBackend, **more: Any) -> Any:
     return plan_seats(Tournament, {"judge": judge}, {"store": str(folder / "calls"), "progress": "off", **more})
 
 
-def test_preferences_from_end_to_end(tmp_path: Path) -> None:
+def test_preferences_end_to_end(tmp_path: Path) -> None:
     student, judge = sampled_student(), ScriptedBackend(judge_reply, name="judge")
     one, plan = job(tmp_path), judges(tmp_path, judge)
     write_candidates(one, students(tmp_path, student))
@@ -295,7 +297,7 @@ def test_no_call_is_made_twice_and_ranking_makes_none(tmp_path: Path) -> None:
     )
 
 
-def test_a_judge_that_goes_by_place_calls_ties_in_both_orders(tmp_path: Path) -> None:
+def test_a_judge_that_goes_by_position_causes_only_ties(tmp_path: Path) -> None:
     judge = ScriptedBackend(lambda p: '{"preferred": 1}', name="judge")
     one, plan = job(tmp_path), judges(tmp_path, judge)
     write_candidates(one, students(tmp_path, sampled_student(), 4))
@@ -312,14 +314,14 @@ def test_a_judge_that_goes_by_place_calls_ties_in_both_orders(tmp_path: Path) ->
     assert report["pairs"] == 6 * 4
 
 
-def test_an_unreadable_verdict_is_a_tie_that_is_counted(tmp_path: Path) -> None:
+def test_an_unreadable_verdict_counts_as_a_tie(tmp_path: Path) -> None:
     judge = ScriptedBackend(lambda p: "The second one, surely. 2", name="judge")
     one, plan = job(tmp_path), judges(tmp_path, judge)
     write_candidates(one, students(tmp_path, sampled_student(), 4))
     write_judgements(one, plan.protocol, plan)
     assert write_pairs(one.judgements, one.target)["ties"] == {"total": 18, "rate": 1.0, "unread": 18}
     read = write_pairs(one.judgements, tmp_path / "digits.jsonl", "last_digit")
-    assert read["verdicts_read_by"] == {"last_digit": 36}, "the stored replies are read again"
+    assert read["verdicts_read_by"] == {"last_digit": 36}, "the stored replies are parsed again"
     assert read["ties"] == {"total": 18, "rate": 1.0, "orders_disagree": 18}
 
 
@@ -354,7 +356,7 @@ def test_reviews_of_single_candidates_decide(tmp_path: Path) -> None:
     assert report["gold"]["agreement"] == 1.0
 
 
-def test_given_candidates_bad_rows_and_rows_of_too_few(tmp_path: Path) -> None:
+def test_given_candidates_bad_rows_and_rows_with_too_few_candidates(tmp_path: Path) -> None:
     source = tmp_path / "given.jsonl"
     given_rows = [
         {"text": "Q1", "answer": "3", "candidates": ["Answer: 1", "Answer: 3"]},
@@ -376,7 +378,7 @@ def test_given_candidates_bad_rows_and_rows_of_too_few(tmp_path: Path) -> None:
     assert report["contests_of_fewer_than_two"] == 1
 
 
-def test_a_judge_that_fails_on_one_prompt_spoils_no_other(tmp_path: Path) -> None:
+def test_a_judge_that_fails_on_one_prompt_does_not_affect_the_others(tmp_path: Path) -> None:
     def reply(prompt: str) -> str:
         if "Question 2?" in prompt:
             raise RuntimeError("no")
@@ -388,7 +390,7 @@ def test_a_judge_that_fails_on_one_prompt_spoils_no_other(tmp_path: Path) -> Non
     assert counts == {"read": 6, "written": 5, "bad": 1}
 
 
-def test_brackets_depend_on_content_alone(tmp_path: Path) -> None:
+def test_brackets_depend_only_on_content(tmp_path: Path) -> None:
     source = tmp_path / "given.jsonl"
     made = [{"text": f"Q{i}", "answer": "3", "candidates": [f"Answer: {j} of {i}" for j in range(5)]} for i in range(4)]
     results = []
@@ -401,10 +403,10 @@ def test_brackets_depend_on_content_alone(tmp_path: Path) -> None:
     assert results[0] == results[1]
 
 
-def test_options_that_make_no_preference_are_refused(tmp_path: Path) -> None:
+def test_options_without_possible_preferences_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="`k` must be 2 or more"):
         students(tmp_path, sampled_student(), 1)
-    with pytest.raises(ConfigurationError, match="is no rule"):
+    with pytest.raises(ConfigurationError, match="unknown rule"):
         judges(tmp_path, ScriptedBackend(judge_reply), fallbacks="guess")
     with pytest.raises(ConfigurationError, match="diverse_beams"):
         plan_seats(Candidates, {"student": sampled_student()}, {"method": "diverse_beams"})

@@ -1,4 +1,4 @@
-"""Estimates: a sample of a run's own documents carried over to all of them."""
+"""Estimates: extrapolating a sample of a run's documents to all of them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from servers import Server
 from support import instance, instances, number_of
 
+from harness_ext.analysis.estimate import Sampler, Total, estimate, main, make_report, render, spread_evenly, wall_time
 from harness_ext.backends.openai import make_openai_backend
 from harness_ext.backends.scripted import ScriptedBackend
 from harness_ext.errors import HarnessExtError
-from harness_ext.estimate import Sampler, Total, estimate, main, make_report, render, spread_evenly, wall_time
 from harness_ext.models.baseline import BaselineLM
 from harness_ext.models.feedback_pair import FeedbackPairLM
+from harness_ext.protocol import SeatSetup
 from harness_ext.records import Completion
-from harness_ext.seats import SeatSetup
 
 ASKED = {"until": [], "max_gen_toks": 8}
 
@@ -46,10 +46,10 @@ def test_totals_follow_students_interval() -> None:
     assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
     assert Total.of(values, 5) == Total(23, 23, 23), "all documents were asked"
     assert Total.of([4.0], 10) == Total(40, None, None)
-    assert Total.of([1.0, 0.0], 100).low == 1, "what the sample took is taken for certain"
+    assert Total.of([1.0, 0.0], 100).low == 1, "not below the sample's own sum"
 
 
-def test_intervals_cover_what_they_say() -> None:
+def test_intervals_have_their_nominal_coverage() -> None:
     rng = random.Random(4)
     population = [1 + 2 * min(rng.getrandbits(3).bit_count(), 3) for _ in range(400)]
     hits = 0
@@ -62,7 +62,7 @@ def test_intervals_cover_what_they_say() -> None:
 
 
 def pair(tmp_path: Path, **more: Any) -> FeedbackPairLM:
-    """A pair whose rounds depend on the question: 2 or 4 calls."""
+    """Return a pair that makes 2 or 4 calls, depending on the question."""
     student = ScriptedBackend(lambda p: f"answer {'b' if 'found a mistake' in p else 'a'} {number_of(p) % 5}", name="s")
 
     def review(prompt: str) -> str:
@@ -72,7 +72,7 @@ def pair(tmp_path: Path, **more: Any) -> FeedbackPairLM:
     return FeedbackPairLM(student=student, teacher=ScriptedBackend(review, name="t"), **given)
 
 
-def test_a_sample_of_everything_is_the_run(tmp_path: Path) -> None:
+def test_a_sample_of_all_documents_equals_the_run(tmp_path: Path) -> None:
     lm = pair(tmp_path)
     sampler = Sampler(lm, 50)
     sampler.install()
@@ -86,7 +86,7 @@ def test_a_sample_of_everything_is_the_run(tmp_path: Path) -> None:
     assert totals["total"]["calls"].value == sum(usage[seat]["total"]["calls"] for seat in usage)
 
 
-def test_a_sample_is_asked_and_no_more(tmp_path: Path) -> None:
+def test_only_the_sample_is_asked(tmp_path: Path) -> None:
     lm = pair(tmp_path, **{f"{s}.price_{way}": 1 for s in ("student", "teacher") for way in ("in", "out")})
     sampler = Sampler(lm, 10)
     sampler.install()
@@ -107,7 +107,7 @@ def test_a_sample_is_asked_and_no_more(tmp_path: Path) -> None:
     assert calls["low"] <= true <= calls["high"]
 
 
-def test_repeats_of_greedy_calls_are_paid_once_and_draws_each(tmp_path: Path) -> None:
+def test_repeated_greedy_calls_count_once_and_every_draw_counts(tmp_path: Path) -> None:
     for name, settings, calls in (("greedy", ASKED, 1), ("sampled", {**ASKED, "do_sample": True}, 3)):
         lm = BaselineLM(
             student=ScriptedBackend(lambda p: "x"), store="off", run_dir=tmp_path / name, progress="off"
@@ -130,8 +130,8 @@ def test_unknown_figures_stay_unknown(tmp_path: Path) -> None:
     assert report["seats"]["student"]["prompt_tokens"] is None
     text = render(report)
     assert "unknown" in text
-    assert "budget=calls:3: not enough; it is spent after about 30 % of the run" in text
-    assert "are lost: `store=off`" in text
+    assert "budget=calls:3: not enough; it will be spent after about 30 % of the run" in text
+    assert "are not stored: `store=off`" in text
 
 
 def test_a_sample_without_answers_is_an_error(tmp_path: Path) -> None:
@@ -148,8 +148,8 @@ def test_a_sample_without_answers_is_an_error(tmp_path: Path) -> None:
         make_report(sampler)
 
 
-def test_time_depends_on_devices_and_on_requests_at_once() -> None:
-    a, b = (ScriptedBackend(lambda p: p, name=n, lane=lane) for n, lane in (("a", "gpu"), ("b", "cpu")))
+def test_time_depends_on_devices_and_on_concurrent_requests() -> None:
+    a, b = (ScriptedBackend(lambda p: p, name=n, device=device) for n, device in (("a", "gpu"), ("b", "cpu")))
     served = make_openai_backend("m@http://h/v1", {"num_concurrent": 10})
 
     def total(seconds: float, calls: float) -> dict[str, Total]:
@@ -163,7 +163,7 @@ def test_time_depends_on_devices_and_on_requests_at_once() -> None:
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Through lm-eval's own arguments and task, on a served model."""
+    """The command accepts lm-eval's arguments and works with a served model."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["harness-ext"])
     with Server(lambda text: "Reasoning: none.\nAnswer: garden") as server:
@@ -181,7 +181,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert student["completion_tokens"]["value"] == 40 * 4
     assert student["price"]["value"] == pytest.approx((student["prompt_tokens"]["value"] + 2 * 40 * 4) / 1e6)
     assert "40 documents of babi_stories, estimated from 5 of them" in text
-    assert "the run will not pay them again" in text
+    assert "the run will not pay for them again" in text
     assert Path(report["run"]).name.startswith("baseline-estimate-")
 
 
@@ -191,7 +191,7 @@ def test_wrong_arguments_end_with_status_2(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["harness-ext"])
     for tail, words in (
-        (["--model", "dummy"], "none of this package's protocols"),
+        (["--model", "dummy"], "is not one of this package's protocols"),
         (["--model", "baseline", "--model_args", "studnt=x"], "did you mean `student`"),
     ):
         assert main([*tail, "--tasks", "babi_stories"]) == 2

@@ -1,4 +1,4 @@
-"""The feedback loop, by script and through the real engine: who is asked what, when it stops, what is recorded."""
+"""Tests of the feedback loop with scripted models and the real engine: prompts, stops and records."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from support import instance, instances, scripted_pair, watch
 
 from harness_ext.backends.base import GenerateRequest
 from harness_ext.backends.scripted import ScriptedBackend
-from harness_ext.chat import PLAIN_STOP, ChatContext
 from harness_ext.errors import RunFailed
 from harness_ext.models.feedback_pair import NO_REVIEW, REFINE_USER, REVIEW_REMINDER, REVIEW_SYSTEM, FeedbackPairLM
 from harness_ext.options import PromptText
 from harness_ext.records import Transcript
-from harness_ext.rundir import read_transcripts
+from harness_ext.records.chat import PLAIN_STOP, ChatContext
+from harness_ext.records.run_directory import read_transcripts
 
 GEN = {"until": ["\n\n"], "max_gen_toks": 24}
 
 
 def replies(*texts: str) -> Callable[[str], str]:
-    """Reply with one text after the other."""
+    """Return a function that replies with one text after another."""
     left: Iterator[str] = iter(texts)
     return lambda prompt: next(left)
 
@@ -36,7 +36,7 @@ def make(tmp_path: Path, student: Any, teacher: Any, score: Any = None, **option
 
 def one(lm: FeedbackPairLM, context: str = "Question: 6*7?", gen: Mapping[str, Any] = GEN) -> Transcript:
     (text,) = lm.generate_until([instance(context, gen)])
-    (transcript,) = read_transcripts(lm.run.path)
+    (transcript,) = read_transcripts(lm.session.run.path)
     assert transcript.text == text
     return transcript
 
@@ -76,7 +76,7 @@ def test_refines_until_accepted(tmp_path: Path, rounds: int) -> None:
     reviewed = prompts(lm, "teacher")
     assert all(REVIEW_SYSTEM in p and "Question: 6*7?" in p for p in reviewed)
     assert all(drafts[i] in reviewed[i] for i in range(rounds + 1))
-    assert all(drafts[i - 1] not in reviewed[i] for i in range(1, rounds + 1)), "the teacher sees the task only"
+    assert all(drafts[i - 1] not in reviewed[i] for i in range(1, rounds + 1)), "the teacher sees no earlier draft"
 
 
 @pytest.mark.parametrize("limit", [0, 1, 3])
@@ -216,7 +216,7 @@ def test_extreme_probabilities(tmp_path: Path) -> None:
         assert (transcript.stop == "accepted") == (yes > no)
 
 
-def test_hostile_text_fills_no_marks(tmp_path: Path) -> None:
+def test_marks_in_hostile_text_are_not_filled(tmp_path: Path) -> None:
     draft, review = "{review}{draft}{task}", "Incorrect. {review} {draft} {{task}} %s {0}"
     lm = make(tmp_path, replies(draft, "b"), replies(review, "Correct."))
     one(lm, "What is {draft} and {review}?")
@@ -234,7 +234,7 @@ def test_a_dictated_prefix_opens_every_student_turn(tmp_path: Path) -> None:
         ]
     )
     lm = make(tmp_path, replies(" 41", " 42"), replies("Incorrect. Hint: more.", "Correct."))
-    assert one(lm, context).text == " 42", "lm-eval puts the prefix in front itself"
+    assert one(lm, context).text == " 42", "lm-eval itself adds the prefix"
     first, second = prompts(lm, "student")
     assert first == "Instructions: Be brief.\n\nUser: 6*7?\n\nAssistant: The answer is"
     assert second.startswith(first + " 41\n\nUser: ")
@@ -266,12 +266,12 @@ def test_the_plain_form_stops_where_a_user_would_speak(tmp_path: Path) -> None:
     assert [r.gen_kwargs["until"] for r in seen] == [["\n\n"], [PLAIN_STOP], ["\n\n", PLAIN_STOP], [PLAIN_STOP]]
 
 
-def test_questions_go_on_side_by_side(tmp_path: Path) -> None:
-    """Ten questions that need a round each are four calls of the models, not forty."""
+def test_questions_advance_side_by_side(tmp_path: Path) -> None:
+    """Ten questions that need one round each take four batches, not forty."""
     student, teacher = scripted_pair(
         lambda p: "better" if "Hint" in p else "first", lambda p: "Correct." if "better" in p else "Incorrect. Hint: x"
     )
-    student.lane = teacher.lane = "one device"
+    student.device = teacher.device = "one device"
     lm = FeedbackPairLM(student=student, teacher=teacher, store="off", run_dir=tmp_path / "r", progress="off")
     assert lm.generate_until(instances(f"q{i}" for i in range(10))) == ["better"] * 10
     assert [len(b) for b in student.calls] == [10, 10]
@@ -289,5 +289,5 @@ def test_a_failing_teacher_fails_its_question_alone(tmp_path: Path) -> None:
         RunFailed, match=r"1 questions have no answer(?s:.*)document 3: teacher raised RuntimeError: CUDA error"
     ):
         lm.generate_until(instances(f"q{i}" for i in range(6)))
-    status = {t.doc_id: (t.failure is None, kinds(t)) for t in read_transcripts(lm.run.path)}
+    status = {t.doc_id: (t.failure is None, kinds(t)) for t in read_transcripts(lm.session.run.path)}
     assert status == {i: (i != 3, ["draft", "review"] if i != 3 else ["draft"]) for i in range(6)}

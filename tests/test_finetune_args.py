@@ -1,4 +1,4 @@
-"""Training settings: every problem at once, types as YAML gives them, stages that follow one another."""
+"""Training settings: all problems are reported at once, values are converted from YAML, stages follow one another."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from harness_ext.embedded import model_path
 from harness_ext.finetune.args import ConfigError
-from harness_ext.finetune.cli import main
+from harness_ext.finetune.command import main
 from harness_ext.finetune.plan import build_plan, load_plan, positional_settings
 
 
@@ -19,7 +19,7 @@ def rows(tmp_path: Path) -> str:
     return str(path)
 
 
-def test_all_problems_are_named_at_once(rows: str) -> None:
+def test_all_problems_are_reported_at_once(rows: str) -> None:
     with pytest.raises(ConfigError) as caught:
         build_plan(
             {
@@ -37,15 +37,15 @@ def test_all_problems_are_named_at_once(rows: str) -> None:
         assert part in text
 
 
-def test_unknown_missing_and_mistyped_settings_are_named_at_once(rows: str) -> None:
+def test_unknown_missing_and_mistyped_settings_are_reported_at_once(rows: str) -> None:
     with pytest.raises(ConfigError) as caught:
         build_plan({"model": "m", "train_file": rows, "epoch": 3, "batch_size": "many", "resume": "yes"})
     text = str(caught.value)
-    for part in ("`epoch` is no setting", "`output_dir` is missing", "`batch_size` is 'many'", "`resume` is 'yes'"):
+    for part in ("`epoch` is not a setting", "`output_dir` is missing", "`batch_size` is 'many'", "`resume` is 'yes'"):
         assert part in text
 
 
-def test_numbers_are_taken_as_yaml_gives_them(tmp_path: Path, rows: str) -> None:
+def test_numbers_are_converted_from_yaml(tmp_path: Path, rows: str) -> None:
     config = tmp_path / "run.yaml"
     config.write_text(
         f"model: 7\ntrain_file: {rows}\noutput_dir: {tmp_path}/o\nlearning_rate: 1e-3\nepochs: 2\nmax_steps: 5.0\n",
@@ -56,12 +56,12 @@ def test_numbers_are_taken_as_yaml_gives_them(tmp_path: Path, rows: str) -> None
 
 
 @pytest.mark.parametrize("value", [1.5, True, None, [3]])
-def test_what_is_no_whole_number_is_refused(rows: str, value: object) -> None:
+def test_values_that_are_not_integers_are_refused(rows: str, value: object) -> None:
     with pytest.raises(ConfigError, match="`batch_size`"):
         build_plan({"model": "m", "train_file": rows, "output_dir": "o", "batch_size": value})
 
 
-def test_stages_start_from_the_one_before(rows: str) -> None:
+def test_each_stage_starts_from_the_previous_one(rows: str) -> None:
     settings = {
         "model": "base",
         "output_dir": "out",
@@ -85,12 +85,12 @@ def test_problems_name_their_stage(rows: str) -> None:
         build_plan(settings)
     text = str(caught.value)
     assert "stage a: `epochs` is 0" in text
-    assert "stage b: `devise` is no setting" in text
-    assert "share a name" in text
+    assert "stage b: `devise` is not a setting" in text
+    assert "stage names must be unique" in text
 
 
 @pytest.mark.parametrize("text", ["- a\n- b\n", "model: [unclosed\n", "just words\n"])
-def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_not_a_mapping_is_refused(tmp_path: Path, text: str) -> None:
     config = tmp_path / "run.yaml"
     config.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError):
@@ -105,7 +105,7 @@ def test_the_command_reports_problems_and_checks(tmp_path: Path, rows: str, caps
     config.write_text(f"model: {model_path('student')}\ntrain_file: {rows}\noutput_dir: {tmp_path}/o\n")
     assert main(["--config", str(config), "--check"]) == 0
     said = capsys.readouterr()
-    assert "no problem" in said.out
+    assert "no problems found" in said.out
     assert "1 rows, 1 used" in said.err
     assert not (tmp_path / "o").exists()
     options = ["--adapter", "prefix", "--gradient-checkpointing", "true", "--packing", "true", "--deepspeed", "zero3"]
@@ -118,7 +118,7 @@ def test_the_command_reports_problems_and_checks(tmp_path: Path, rows: str, caps
 TEN = ["model", "data", "8", "1", "6e-06", "10", "cot_tail", "NAME", "store", "project"]
 
 
-def test_ten_positionals_mean_what_teacherlm_means(tmp_path: Path) -> None:
+def test_ten_positional_arguments_mean_the_same_as_in_teacherlm(tmp_path: Path) -> None:
     (stage,) = build_plan(positional_settings([*TEN[:1], str(tmp_path), *TEN[2:]], {})).stages
     assert (stage.model, stage.train_file, stage.batch_size, stage.gradient_accumulation) == (
         "model",
@@ -132,7 +132,7 @@ def test_ten_positionals_mean_what_teacherlm_means(tmp_path: Path) -> None:
     assert (stage.max_length, stage.too_long, stage.logging_steps, stage.tracker) == (2048, "keep_end", 8, "none")
 
 
-def test_options_by_name_win_over_what_the_positionals_imply(tmp_path: Path) -> None:
+def test_named_options_take_precedence_over_positional_arguments(tmp_path: Path) -> None:
     values = [*TEN[:1], str(tmp_path), *TEN[2:]]
     named = positional_settings(values, {"adapter": "pkv", "scheduler": "cosine", "max_length": "512"})
     (stage,) = build_plan(named).stages
@@ -142,7 +142,7 @@ def test_options_by_name_win_over_what_the_positionals_imply(tmp_path: Path) -> 
     assert (stage.column, stage.too_long) == ("", "drop")
 
 
-def test_wrong_positionals_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_positional_arguments_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(TEN[:9]) == 2
     assert "9 positional arguments instead of 10: model_path dataset_path" in capsys.readouterr().err
     assert main([TEN[0], "nowhere", "eight", *TEN[3:]]) == 2
@@ -152,7 +152,7 @@ def test_wrong_positionals_are_named(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "not both" in capsys.readouterr().err
 
 
-def test_rates_follow_method_and_adapter(rows: str) -> None:
+def test_default_learning_rates_depend_on_method_and_adapter(rows: str) -> None:
     def rate(**values: str) -> float:
         base = {"model": "m", "train_file": rows, "output_dir": "o"}
         return build_plan({**base, **values}).stages[0].learning_rate

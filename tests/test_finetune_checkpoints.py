@@ -1,4 +1,4 @@
-"""Checkpoints: only those whose marker fits their files are trusted."""
+"""Checkpoints: only those whose marker matches their files count as complete."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_the_highest_complete_checkpoint_is_found(tmp_path: Path) -> None:
     assert json.loads((best / MARKER).read_text(encoding="utf-8"))["step"] == 10
 
 
-def test_torn_checkpoints_are_passed_over_with_the_reason(tmp_path: Path) -> None:
+def test_incomplete_checkpoints_are_skipped_with_the_reason(tmp_path: Path) -> None:
     good = write(tmp_path, 5)
     write(tmp_path, 6, complete=False)
     (write(tmp_path, 7) / "weights.bin").write_bytes(b"w" * 9)
@@ -46,4 +46,4 @@ def test_torn_checkpoints_are_passed_over_with_the_reason(tmp_path: Path) -> Non
 def test_nothing_is_found_in_a_fresh_folder(tmp_path: Path) -> None:
     assert last_complete(tmp_path / "none").checkpoint is None
     assert last_complete(tmp_path).skipped == ()
-    assert "was not finished" in why_incomplete(tmp_path)
+    assert "saving was not finished" in why_incomplete(tmp_path)

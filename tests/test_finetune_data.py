@@ -1,4 +1,4 @@
-"""Training rows: what is learned, what is refused, and the order of batches."""
+"""Training rows: which parts are learned, which rows are refused, and the order of batches."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from harness_ext.embedded import model_path
 from harness_ext.finetune.args import TrainArgs
-from harness_ext.finetune.data import (
+from harness_ext.finetune.encoding import (
     BadRow,
     DataError,
     Dialogue,
-    Pair,
-    Row,
+    Preference,
+    PromptCompletion,
     Text,
     encode,
     encode_pair,
@@ -37,7 +37,7 @@ def tokenizer():  # type: ignore[no-untyped-def]
 
 
 def test_only_the_completion_and_its_end_are_learned(tokenizer) -> None:  # type: ignore[no-untyped-def]
-    one = encode(Row("1 Mary went to the office.\n", "Answer: office"), tokenizer)
+    one = encode(PromptCompletion("1 Mary went to the office.\n", "Answer: office"), tokenizer)
     learned = [token for token, label in zip(one.input_ids, one.labels, strict=True) if label != -100]
     assert tokenizer.decode(learned) == "Answer: office</s>"
     prompt = one.input_ids[: -len(learned)]
@@ -46,12 +46,12 @@ def test_only_the_completion_and_its_end_are_learned(tokenizer) -> None:  # type
     assert one.labels[: len(prompt)] == [-100] * len(prompt)
 
 
-def test_messages_are_rendered_as_at_use(tokenizer) -> None:  # type: ignore[no-untyped-def]
+def test_messages_are_rendered_as_at_inference(tokenizer) -> None:  # type: ignore[no-untyped-def]
     messages = [{"role": "system", "content": "S"}, {"role": "user", "content": "Where is Mary?"}]
-    one = encode(Row(messages, "office"), tokenizer)
+    one = encode(PromptCompletion(messages, "office"), tokenizer)
     assert tokenizer.decode(one.input_ids) == "<s><|system|>S</s><|user|>Where is Mary?</s><|assistant|>office</s>"
     begun = [*messages, {"role": "assistant", "content": "Reasoning: 1 Mary"}]
-    text = tokenizer.decode(encode(Row(begun, " office."), tokenizer).input_ids)
+    text = tokenizer.decode(encode(PromptCompletion(begun, " office."), tokenizer).input_ids)
     assert text.endswith("<|assistant|>Reasoning: 1 Mary office.</s>")
 
 
@@ -75,7 +75,7 @@ def test_bad_rows_are_refused_with_the_reason(row: object, reason: str) -> None:
 
 def test_a_completion_may_be_a_message() -> None:
     row = parse_row({"prompt": "a", "completion": [{"role": "assistant", "content": "b"}]})
-    assert row == Row("a", "b")
+    assert row == PromptCompletion("a", "b")
 
 
 def settings(**values: object) -> TrainArgs:
@@ -86,7 +86,7 @@ def labelled(*rows: object) -> list[tuple[str, object]]:
     return [(f"line {at}", row) for at, row in enumerate(rows, start=1)]
 
 
-def test_every_bad_line_is_named_and_nothing_is_cut(tokenizer, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_every_bad_line_is_reported_and_nothing_is_truncated(tokenizer, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     rows = [{"prompt": "a", "completion": "b"}, {"prompt": "a"}, {"prompt": "x " * 40, "completion": "b"}]
     path = tmp_path / "rows.jsonl"
     path.write_text("\n\n".join(map(json.dumps, rows)), encoding="utf-8")
@@ -99,19 +99,19 @@ def test_every_bad_line_is_named_and_nothing_is_cut(tokenizer, tmp_path: Path) -
     assert "more than max_length 20" in text
 
 
-def test_no_rows_and_no_json_are_errors(tokenizer, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_empty_files_and_invalid_json_are_errors(tokenizer, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     path = tmp_path / "rows.jsonl"
     path.write_text("\n", encoding="utf-8")
     with pytest.raises(DataError, match="no rows"):
         build_dataset(list(read_rows(path)), tokenizer, settings(), "rows.jsonl")
     path.write_text('{"prompt": "a"\n', encoding="utf-8")
-    with pytest.raises(DataError, match="line 1 is no JSON"):
+    with pytest.raises(DataError, match="line 1 is not JSON"):
         list(read_rows(path))
     with pytest.raises(DataError, match=r"no rows to train on. Dropped: 1 empty"):
         build_dataset(labelled({"text": " "}), tokenizer, settings(bad_rows="drop"), "rows.jsonl")
 
 
-def test_the_report_counts_what_is_dropped_cut_and_twice(tokenizer) -> None:  # type: ignore[no-untyped-def]
+def test_the_report_counts_dropped_truncated_and_duplicate_rows(tokenizer) -> None:  # type: ignore[no-untyped-def]
     rows = labelled(
         {"text": "Mary went to the office."},
         {"text": "Mary went to the office."},
@@ -135,13 +135,13 @@ def test_the_report_counts_what_is_dropped_cut_and_twice(tokenizer) -> None:  # 
     assert (len(once), report.dropped) == (1, {"duplicate": ["line 2"]})
 
 
-def test_cutting_the_end_off_costs_the_stop_token_and_the_report_says_so(tokenizer) -> None:  # type: ignore[no-untyped-def]
+def test_the_report_warns_if_truncation_removes_the_stop_token(tokenizer) -> None:  # type: ignore[no-untyped-def]
     rows = labelled({"prompt": "a", "completion": "office " * 40}, {"prompt": "office " * 40, "completion": "b"})
     args = settings(too_long="keep_start", bad_rows="drop", max_length=12)
     data, report = build_dataset(rows[:1], tokenizer, args, "rows.jsonl")
     assert (report.truncated, report.stops, len(data[0]["input_ids"])) == (1, 0, 12)
     assert "WARNING" in report.text()
-    # Only the prompt would be left: nothing to learn.
+    # Only the prompt would be left, and it is not learned.
     with pytest.raises(DataError, match="1 nothing learned"):
         build_dataset(rows[1:], tokenizer, args, "rows.jsonl")
 
@@ -167,7 +167,7 @@ def test_every_assistant_turn_of_a_dialogue_is_learned(tokenizer) -> None:  # ty
         "<s><|system|>S</s><|user|>one</s><|assistant|>⟦1</s>⟧<|user|>two</s><|assistant|>⟦2</s>⟧"
     )
     assert len(one.input_ids) == len(one.labels)
-    with pytest.raises(BadRow, match="no assistant's turn"):
+    with pytest.raises(BadRow, match="no assistant turn"):
         parse({"messages": messages[:2]}, settings())
 
 
@@ -177,7 +177,7 @@ def test_a_template_that_rewrites_history_is_refused(tokenizer) -> None:  # type
     changing = copy.deepcopy(tokenizer)
     changing.chat_template = "{{ messages | length }}{% for m in messages %}{{ m['content'] }}{% endfor %}"
     messages = [{"role": role, "content": "x"} for role in ("user", "assistant", "user", "assistant")]
-    with pytest.raises(BadRow, match="renders a dialogue's beginning differently"):
+    with pytest.raises(BadRow, match="renders the beginning of a dialogue differently"):
         encode(Dialogue(messages), changing)
     changing.chat_template = "{{ raise_exception('no system please') }}"
     with pytest.raises(BadRow, match="no system please"):
@@ -187,25 +187,25 @@ def test_a_template_that_rewrites_history_is_refused(tokenizer) -> None:  # type
 def test_a_column_is_the_whole_text_or_the_reply_to_another_column() -> None:
     value = {"cot_tail": "Q: x A: y", "question": "x", "messages": []}
     assert parse(value, settings(column="cot_tail")) == Text("Q: x A: y")
-    assert parse(value, settings(column="cot_tail", prompt_column="question")) == Row("x", "Q: x A: y")
-    with pytest.raises(BadRow, match="no column error; there are cot_tail, question"):
+    assert parse(value, settings(column="cot_tail", prompt_column="question")) == PromptCompletion("x", "Q: x A: y")
+    with pytest.raises(BadRow, match="no column error; the columns are cot_tail, question"):
         parse(value, settings(column="error"))
 
 
-def test_targets_are_golden_or_the_teachers_and_always_golden_in_validation() -> None:
+def test_targets_are_golden_or_the_teachers_but_always_golden_in_validation() -> None:
     value = {"prompt": "p", "solution": "gold", "explanation": "told"}
-    assert parse(value, settings(method="kd")) == Row("p", "gold")
+    assert parse(value, settings(method="kd")) == PromptCompletion("p", "gold")
     teacher = settings(method="kd", targets="teacher")
-    assert parse(value, teacher) == Row("p", "told")
-    assert parse(value, teacher, golden=True) == Row("p", "gold")
+    assert parse(value, teacher) == PromptCompletion("p", "told")
+    assert parse(value, teacher, golden=True) == PromptCompletion("p", "gold")
     told = settings(method="kd", column="explanation", prompt_column="prompt")
-    assert parse(value, told) == Row("p", "told")
+    assert parse(value, told) == PromptCompletion("p", "told")
     assert parse({"text": "t"}, settings(method="kd", teacher_model="m")) == Text("t")
     with pytest.raises(BadRow, match="no explanation"):
         parse({"prompt": "p", "solution": "gold"}, teacher)
 
 
-def test_a_teachers_table_is_joined_by_index(tmp_path: Path) -> None:
+def test_targets_of_a_teacher_are_joined_by_index(tmp_path: Path) -> None:
     table = tmp_path / "teacher.csv"
     table.write_text('"index"\t"explanation"\n"1"\t"one\nline"\n"0"\t"zero"\n', encoding="utf-8")
     targets = read_targets(table, "explanation")
@@ -215,7 +215,7 @@ def test_a_teachers_table_is_joined_by_index(tmp_path: Path) -> None:
     named = [row["explanation"] for _, row in join_targets(labelled({"index": 1}), targets, "explanation")]
     assert named == ["one\nline"]
     table.write_text("index\texplanation\n1\ta\n1\tb\n", encoding="utf-8")
-    with pytest.raises(DataError, match="index 1 comes twice"):
+    with pytest.raises(DataError, match="index 1 occurs twice"):
         read_targets(table, "explanation")
     with pytest.raises(DataError, match="needs the columns"):
         read_targets(table, "other")
@@ -242,11 +242,11 @@ def test_bad_preferences_are_refused_with_the_reason(value: object, reason: str)
         parse(value, settings(method="dpo"))
 
 
-def test_preferences_may_be_dialogues_that_begin_alike(tokenizer) -> None:  # type: ignore[no-untyped-def]
+def test_preferences_may_be_dialogues_with_a_common_beginning(tokenizer) -> None:  # type: ignore[no-untyped-def]
     begin = [{"role": "user", "content": "p"}]
     row = {name: [*begin, {"role": "assistant", "content": name}] for name in ("chosen", "rejected")}
     pair = parse(row, settings(method="orpo"))
-    assert pair == Pair(begin, "chosen", "rejected")
+    assert pair == Preference(begin, "chosen", "rejected")
     one = encode_pair(pair, tokenizer)
     assert tokenizer.decode(one.prompt_ids + one.chosen_ids) == "<s><|user|>p</s><|assistant|>chosen</s>"
     rows = labelled(row, {"prompt": "p", "chosen": "a", "rejected": "a"})
@@ -265,14 +265,14 @@ def test_folders_have_a_train_split_and_may_have_a_validation_split(tmp_path: Pa
     train.save_to_disk(str(tmp_path / "plain"))
     assert load(settings(train_file=str(tmp_path / "plain"))) == (rows, [])
     DatasetDict(test=train).save_to_disk(str(tmp_path / "test"))
-    with pytest.raises(DataError, match="no split `train`; it has test"):
+    with pytest.raises(DataError, match="no split `train`; its splits are test"):
         load(settings(train_file=str(tmp_path / "test")))
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="save_to_disk"):
         load(settings(train_file=str(tmp_path / "empty")))
 
 
-def test_a_part_of_the_rows_can_be_held_out(tmp_path: Path) -> None:
+def test_a_share_of_the_rows_can_be_held_out(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps({"text": str(at)}) + "\n" for at in range(20)), encoding="utf-8")
     train, held_out = load(settings(train_file=str(path), eval_fraction=0.25))
@@ -283,7 +283,7 @@ def test_a_part_of_the_rows_can_be_held_out(tmp_path: Path) -> None:
 
 @hypothesis_settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=300), st.integers(1, 9), st.integers(0, 5))
-def test_grouped_batches_hold_every_row_once(lengths: list[int], batch_size: int, seed: int) -> None:
+def test_grouped_batches_contain_every_row_once(lengths: list[int], batch_size: int, seed: int) -> None:
     sampler = LengthGroupedSampler(lengths, batch_size, seed)
     order = list(sampler)
     assert sorted(order) == list(range(len(lengths)))

@@ -1,4 +1,4 @@
-"""Errors an epoch from a trainer's log, and what the signals' keeper agrees on."""
+"""Errors per epoch from a trainer's log, and the signals that end a training."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from harness_ext.finetune.callbacks import Interrupted, Stop
 from harness_ext.finetune.epochs import epoch_errors
 
 
-def test_entries_count_for_the_steps_they_stand_for() -> None:
+def test_log_entries_are_weighted_by_the_steps_they_represent() -> None:
     log = [
         {"step": 2, "epoch": 0.5, "loss": 4.0},
         {"step": 3, "epoch": 0.75, "loss": 1.0},
@@ -27,7 +27,7 @@ def test_a_run_without_validation_or_log_has_empty_series() -> None:
     assert epoch_errors([{"step": 1, "epoch": 0.1, "loss": 2.0}]) == {"train": [[1, 2.0]], "validation": []}
 
 
-def test_the_first_signal_is_kept_and_the_handlers_come_back() -> None:
+def test_the_first_signal_counts_and_the_handlers_are_restored() -> None:
     before = [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGUSR1)]
     with Stop() as stop:
         assert stop.agreed("cpu") == 0

@@ -1,4 +1,4 @@
-"""Exported folders are plain models: the same logits, in transformers, in lm-eval's hf model and on a seat."""
+"""Exported folders are plain models that load in transformers, in lm-eval's hf model and on a seat."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from harness_ext.embedded import model_path
 from harness_ext.finetune.args import DEEPSPEED_PRESETS, ConfigError, TrainArgs
 from harness_ext.finetune.checkpoints import MARKER
-from harness_ext.finetune.export import export, main, pick
+from harness_ext.finetune.export_model import export, main, pick
 from harness_ext.finetune.train import run_stage
 
 TEXT = "1 Mary went to the garden.\nWhere is Mary?\n"
@@ -48,7 +48,7 @@ def logits(model: Any) -> Any:
         return model.eval()(input_ids=ids).logits
 
 
-def test_a_merged_adapter_is_the_model_with_its_adapter(lora: Path, tmp_path: Path) -> None:
+def test_a_merged_model_equals_the_model_with_its_adapter(lora: Path, tmp_path: Path) -> None:
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -66,7 +66,7 @@ def test_a_merged_adapter_is_the_model_with_its_adapter(lora: Path, tmp_path: Pa
         export(lora, tmp_path / "merged")
 
 
-def test_lm_evals_hf_and_a_seat_read_an_exported_folder(lora: Path, tmp_path: Path) -> None:
+def test_hf_and_a_seat_load_an_exported_folder(lora: Path, tmp_path: Path) -> None:
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
 
@@ -81,7 +81,7 @@ def test_lm_evals_hf_and_a_seat_read_an_exported_folder(lora: Path, tmp_path: Pa
     assert stock[0].strip()
 
 
-def test_zeros_parts_are_put_together(rows: Path, tmp_path: Path) -> None:
+def test_zero_partitions_are_gathered(rows: Path, tmp_path: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -89,7 +89,7 @@ def test_zeros_parts_are_put_together(rows: Path, tmp_path: Path) -> None:
     config["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"] = False
     (tmp_path / "ungathered.json").write_text(json.dumps(config), encoding="utf-8")
     more = {"deepspeed": str(tmp_path / "ungathered.json")}
-    # In a process of its own: DeepSpeed needs a process group, which would stay.
+    # In a process of its own, because the process group that DeepSpeed needs would outlive the test.
     process = multiprocessing.get_context("fork").Process(
         target=train, args=(rows, tmp_path / "parts", "full"), kwargs=more
     )
@@ -104,7 +104,7 @@ def test_zeros_parts_are_put_together(rows: Path, tmp_path: Path) -> None:
     assert torch.allclose(logits(found), logits(expected), atol=1e-3)
 
 
-def test_what_cannot_be_exported_says_why(
+def test_a_failed_export_explains_why(
     rows: Path, lora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     prefix = train(rows, tmp_path / "prefix", "prefix")
@@ -114,11 +114,11 @@ def test_what_cannot_be_exported_says_why(
     with pytest.raises(ConfigError, match="no folder"):
         pick(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ConfigError, match="holds no weights"):
+    with pytest.raises(ConfigError, match="contains no weights"):
         export(tmp_path / "empty", tmp_path / "out")
     (prefix / "final" / MARKER).unlink()
     assert pick(prefix).name == "checkpoint-4"
     (prefix / "checkpoint-4" / MARKER).unlink()
-    with pytest.raises(ConfigError, match="not whole"):
+    with pytest.raises(ConfigError, match="is incomplete"):
         pick(prefix / "checkpoint-4")
     assert pick(prefix).name == "checkpoint-3"

@@ -1,4 +1,4 @@
-"""Preflight: every combination that cannot work, or would be wrong in silence, is named before a model loads."""
+"""Preflight: every combination that would crash or silently train wrongly is refused before a model is loaded."""
 
 from __future__ import annotations
 
@@ -9,7 +9,16 @@ import pytest
 
 from harness_ext.embedded import model_path
 from harness_ext.finetune.args import ADAPTERS, DEEPSPEED_PRESETS, METHODS, ConfigError, TrainArgs
-from harness_ext.finetune.preflight import OPTIONAL, RULES, Case, Machine, ModelFacts, check, model_facts, refusals
+from harness_ext.finetune.preflight import (
+    OPTIONAL,
+    RULES,
+    Machine,
+    ModelFacts,
+    PreflightCase,
+    check,
+    model_facts,
+    refusals,
+)
 
 LAPTOP = Machine(1, False, 0, False, frozenset(OPTIONAL), False, True)
 GPUS = dataclasses.replace(LAPTOP, gpus=4, bf16=True)
@@ -19,17 +28,17 @@ OTHER = dataclasses.replace(MODEL, vocabulary=1200)
 
 def case(
     machine: Machine = LAPTOP, model: ModelFacts = MODEL, teacher: ModelFacts | None = None, **values: object
-) -> Case:
+) -> PreflightCase:
     args = TrainArgs(**{"model": "m", "train_file": "t", "output_dir": "o", **values})  # type: ignore[arg-type]
-    return Case(args, machine, model, teacher)
+    return PreflightCase(args, machine, model, teacher)
 
 
-def names(one: Case) -> list[str]:
+def names(one: PreflightCase) -> list[str]:
     return [rule.name for rule, _ in refusals(one)]
 
 
 BARE = dataclasses.replace(LAPTOP, libraries=frozenset())
-# One example for each rule; together they must name every rule there is.
+# One example per rule. `test_every_rule_has_an_example` checks that none is missing.
 EXAMPLES = {
     "no trl": case(BARE),
     "no peft": case(BARE, adapter="lora"),
@@ -45,31 +54,33 @@ EXAMPLES = {
     "packing + preferences": case(method="dpo", packing=True),
     "packing + distillation": case(method="kd", teacher_model="t", packing=True),
     "packing + grouping": case(packing=True, group_by_length=True),
-    "cut preferences": case(method="orpo", too_long="keep_end"),
+    "truncated preferences": case(method="orpo", too_long="keep_end"),
     "a column + preferences": case(method="dpo", column="cot"),
     "a teacher model without kd": case(teacher_model="t"),
     "targets without kd": case(targets="teacher"),
     "a column + targets": case(method="kd", column="cot", targets="teacher"),
     "a teacher file for golden targets": case(method="kd", teacher_file="t.csv"),
-    "teacher of another vocabulary": case(teacher=OTHER, method="kd", teacher_model="t"),
-    "teacher of other tokens": case(teacher=dataclasses.replace(MODEL, digest="other"), method="kd", teacher_model="t"),
+    "teacher with another vocabulary": case(teacher=OTHER, method="kd", teacher_model="t"),
+    "teacher with another tokenizer": case(
+        teacher=dataclasses.replace(MODEL, digest="other"), method="kd", teacher_model="t"
+    ),
     "adapter settings without the adapter": case(lora_r=4),
     "prefix settings without the prefix": case(adapter="lora", prefix_tokens=9),
     "several GPUs, one process": case(GPUS),
     "float16 on a CPU": case(dtype="float16"),
     "bfloat16 on an old GPU": case(dataclasses.replace(GPUS, gpus=1, bf16=False), dtype="bfloat16"),
-    "a push without the hub": case(dataclasses.replace(LAPTOP, offline=True), push_to_hub="me/model"),
+    "a push without the Hub": case(dataclasses.replace(LAPTOP, offline=True), push_to_hub="me/model"),
     "two sources of validation rows": case(eval_file="e", eval_fraction=0.1),
     "a model that is an adapter": case(model=dataclasses.replace(MODEL, adapter_base="base")),
     "an encoder-decoder model": case(model=dataclasses.replace(MODEL, encoder_decoder=True)),
     "no stop token": case(model=dataclasses.replace(MODEL, has_stop=False)),
     "tokens without embeddings": case(model=dataclasses.replace(MODEL, tokens=1001)),
-    "rows beyond the positions": case(adapter="prefix", max_length=4090),
+    "rows longer than the model's positions": case(adapter="prefix", max_length=4090),
 }
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_each_rule_names_its_case_with_a_remedy(name: str) -> None:
+def test_each_rule_refuses_its_example_with_a_remedy(name: str) -> None:
     found = {rule.name: text for rule, text in refusals(EXAMPLES[name])}
     assert name in found
     assert "Remedy: " in found[name]
@@ -81,7 +92,7 @@ def test_every_rule_has_an_example() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_what_works_is_not_refused(method: str) -> None:
+def test_supported_combinations_are_not_refused(method: str) -> None:
     for adapter in ADAPTERS:
         for deepspeed in ("", *DEEPSPEED_PRESETS):
             wanted = []
@@ -92,7 +103,7 @@ def test_what_works_is_not_refused(method: str) -> None:
             assert names(case(method=method, adapter=adapter, deepspeed=deepspeed)) == wanted
 
 
-def test_everything_is_named_at_once_before_a_model_loads(tmp_path: Path) -> None:
+def test_all_problems_are_reported_at_once_before_a_model_is_loaded(tmp_path: Path) -> None:
     args = TrainArgs(
         model=str(tmp_path / "nowhere"),
         train_file="t",
@@ -110,7 +121,7 @@ def test_everything_is_named_at_once_before_a_model_loads(tmp_path: Path) -> Non
         assert part in str(caught.value)
 
 
-def test_a_later_stages_model_may_come_later(tmp_path: Path) -> None:
+def test_the_model_of_a_later_stage_may_not_exist_yet(tmp_path: Path) -> None:
     first = TrainArgs(model=str(model_path("student")), train_file="t", output_dir="o")
     second = dataclasses.replace(first, model=str(tmp_path / "o" / "final"))
     check((first, second), LAPTOP)

@@ -1,4 +1,4 @@
-"""Killed runs go on where they stopped: the same batches, the same losses, each step in the log once."""
+"""Killed runs continue where they stopped: with the same batches and losses, and each step in the log once."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def losses(out: Path) -> dict[int, float]:
 
 
 def forget_end(out: Path) -> None:
-    """Leave a run as a kill in its second epoch does."""
+    """Bring a finished run into the state that a kill in its second epoch leaves."""
     (out / "final" / MARKER).unlink()
     (numbered(out)[-1] / MARKER).unlink()
 
@@ -87,7 +87,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("method", "adapter", "more"), CASES, ids=[f"{case[0]}-{case[1]}" for case in CASES])
-def test_each_method_resumes_to_the_same_losses(
+def test_each_method_resumes_with_the_same_losses(
     method: str, adapter: str, more: dict[str, object], data: dict[str, Path], tmp_path: Path
 ) -> None:
     args = settings(data, tmp_path / "run", method, adapter, **more)
@@ -108,7 +108,7 @@ def test_each_method_resumes_to_the_same_losses(
 
 
 def die(args: TrainArgs, patch: Callable[[], None]) -> int:
-    """Run a training in a process of its own that kills itself as `patch` arranges; return its exit status."""
+    """Run a training in a child process that `patch` makes kill itself; return the exit status."""
 
     def body() -> None:
         patch()
@@ -150,14 +150,14 @@ def kill_in_saving(step: int) -> Callable[[], None]:
     return patch
 
 
-def test_kills_in_training_and_saving_and_a_sigterm_change_nothing(
+def test_kills_during_training_and_saving_and_a_sigterm_change_nothing(
     data: dict[str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = settings(data, tmp_path / "whole", adapter="lora", epochs=4)
     run_stage(whole)
     args = dataclasses.replace(whole, output_dir=str(tmp_path / "killed"))
     out = tmp_path / "killed"
-    # A polite kill in the middle of an epoch saves first.
+    # SIGTERM in the middle of an epoch saves first.
     with monkeypatch.context() as patched:
         patched.setattr(callbacks.Stop, "agreed", callbacks.Stop.agreed)
         kill_after(3, signal.SIGTERM)()
@@ -166,12 +166,12 @@ def test_kills_in_training_and_saving_and_a_sigterm_change_nothing(
     assert ended.value.status == 143
     assert not (out / "final").exists()
     assert last_complete(out).checkpoint == out / "checkpoint-3"
-    # Killed outright while it saves, and between two steps.
+    # SIGKILL while saving, and between two steps.
     assert die(args, kill_in_saving(8)) == -signal.SIGKILL
-    assert "was not finished" in why_incomplete(out / "checkpoint-8")
+    assert "saving was not finished" in why_incomplete(out / "checkpoint-8")
     assert last_complete(out).checkpoint == out / "checkpoint-4"
     assert die(args, kill_after(5)) == -signal.SIGKILL
-    # A checkpoint that transformers itself left half written.
+    # transformers' own mark of a checkpoint that is only half written.
     (out / "checkpoint-8" / SENTINEL).touch()
     assert last_complete(out).checkpoint == out / "checkpoint-4"
     (out / "checkpoint-8" / SENTINEL).unlink()
@@ -185,7 +185,7 @@ def test_kills_in_training_and_saving_and_a_sigterm_change_nothing(
         assert dict(errors[0][name]) == pytest.approx(dict(errors[1][name]), abs=TOLERANCE)
 
 
-def test_a_longer_run_at_a_constant_rate_goes_on_and_old_checkpoints_can_be_pruned(
+def test_a_longer_run_at_a_constant_rate_continues_and_old_checkpoints_are_pruned(
     data: dict[str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     args = settings(data, tmp_path / "run", adapter="lora", scheduler="constant", epochs=1)
@@ -199,7 +199,7 @@ def test_a_longer_run_at_a_constant_rate_goes_on_and_old_checkpoints_can_be_prun
     assert "nothing to do" in capfd.readouterr().err
 
 
-def test_no_usage_is_reported(data: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_telemetry_is_sent(data: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
     from huggingface_hub.utils import _telemetry
 
@@ -207,12 +207,12 @@ def test_no_usage_is_reported(data: dict[str, Path], tmp_path: Path, monkeypatch
     online = SimpleNamespace(is_offline_mode=lambda: constants.HF_HUB_DISABLE_TELEMETRY)
     online.HF_HUB_DISABLE_TELEMETRY = False
     monkeypatch.setattr(_telemetry, "constants", online)
-    monkeypatch.setattr(_telemetry, "Thread", lambda *_, **__: pytest.fail("usage is reported"))
+    monkeypatch.setattr(_telemetry, "Thread", lambda *_, **__: pytest.fail("telemetry is sent"))
     run_stage(settings(data, tmp_path / "run", adapter="lora", max_steps=1))
     assert constants.HF_HUB_DISABLE_TELEMETRY
 
 
-def test_another_run_is_not_taken_for_this_one(data: dict[str, Path], tmp_path: Path) -> None:
+def test_a_different_run_is_not_resumed(data: dict[str, Path], tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text(data["rows"].read_text(encoding="utf-8"), encoding="utf-8")
     args = settings(data, tmp_path / "run", adapter="lora", train_file=str(rows), epochs=1)
@@ -226,5 +226,5 @@ def test_another_run_is_not_taken_for_this_one(data: dict[str, Path], tmp_path: 
     marker = tmp_path / "run" / "checkpoint-4" / MARKER
     facts = json.loads(marker.read_text(encoding="utf-8"))
     marker.write_text(json.dumps({**facts, "processes": 8}), encoding="utf-8")
-    with pytest.raises(ConfigError, match="trained by 8 processes"):
+    with pytest.raises(ConfigError, match="trained with 8 processes"):
         run_stage(args)

@@ -1,4 +1,4 @@
-"""Batch scripts against golden files, and run with stand-ins for Slurm's commands; finetune.sh with one for Python."""
+"""Batch scripts are compared with golden files and run with stand-ins for Slurm's commands; finetune.sh likewise."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from harness_ext.finetune.args import ConfigError
-from harness_ext.finetune.slurm import Job, main, render
+from harness_ext.finetune.slurm import SlurmJob, main, render
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = Path(__file__).parent / "golden"
 TEN = ["model", "data", "8", "1", "6e-06", "10", "cot_tail", "NAME", "store dir", "project"]
 JOBS = {
-    "one_node": Job(tuple(TEN), gpus=4, partition="gpu", time="08:00:00"),
-    "several_nodes": Job(
+    "one_node": SlurmJob(tuple(TEN), gpus=4, partition="gpu", time="08:00:00"),
+    "several_nodes": SlurmJob(
         ("--config", "run.yaml"),
         name="big",
         nodes=3,
@@ -28,7 +28,7 @@ JOBS = {
 
 
 @pytest.mark.parametrize("name", JOBS)
-def test_scripts_are_as_in_the_golden_file(name: str) -> None:
+def test_scripts_match_the_golden_files(name: str) -> None:
     path = GOLDEN / f"finetune_{name}.sbatch"
     found = render(JOBS[name])
     if os.environ.get("HARNESS_EXT_WRITE_GOLDEN"):
@@ -44,7 +44,7 @@ def stand_in(folder: Path, name: str, text: str) -> None:
 
 
 @pytest.mark.parametrize(("status", "requeued"), [(0, False), (1, False), (143, False), (138, True)])
-def test_the_script_starts_every_process_and_requeues_when_time_ran_out(
+def test_the_script_starts_every_process_and_requeues_at_the_time_limit(
     status: int, requeued: bool, tmp_path: Path
 ) -> None:
     said = tmp_path / "said"
@@ -56,7 +56,7 @@ def test_the_script_starts_every_process_and_requeues_when_time_ran_out(
         tmp_path, "scontrol", f'if [ "$1" = show ]; then echo node7; echo node8; else echo "scontrol $*" >> {said}; fi'
     )
     script = tmp_path / "train.sbatch"
-    script.write_text(render(Job(("--config", "my run.yaml"), nodes=2, gpus=4)), encoding="utf-8")
+    script.write_text(render(SlurmJob(("--config", "my run.yaml"), nodes=2, gpus=4)), encoding="utf-8")
     env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "77", "SLURM_NTASKS": "8"}
     env.update(SLURM_JOB_NODELIST="node[7-8]", SLURM_CPUS_PER_TASK="8")
     done = subprocess.run(["bash", str(script)], env=env, check=False, timeout=60)
@@ -66,13 +66,13 @@ def test_the_script_starts_every_process_and_requeues_when_time_ran_out(
     assert lines[1:] == (["scontrol requeue 77"] if requeued else [])
 
 
-def test_what_slurm_would_misread_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_values_that_slurm_would_misread_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ConfigError) as caught:
-        render(Job((), nodes=0, name="a b", partition="gpu\n#SBATCH --mem=1"))
+        render(SlurmJob((), nodes=0, name="a b", partition="gpu\n#SBATCH --mem=1"))
     for part in ("--nodes is 0", "'a b'", "--partition", "nothing to run"):
         assert part in str(caught.value)
     assert main(["--nodes", "2"]) == 2
-    assert "behind `--`" in capsys.readouterr().err
+    assert "after `--`" in capsys.readouterr().err
     assert main(["--nodes", "2", "--gpus", "0", "--", "--config", "run.yaml"]) == 0
     printed = capsys.readouterr().out
     assert "--gpus-per-node" not in printed
@@ -93,7 +93,7 @@ def finetune_sh(tmp_path: Path, *arguments: str, **env: str) -> subprocess.Compl
     )
 
 
-def test_the_shell_script_starts_a_process_a_gpu_from_any_folder(tmp_path: Path) -> None:
+def test_the_shell_script_starts_one_process_per_gpu_from_any_folder(tmp_path: Path) -> None:
     passed = "|".join(TEN)
     assert finetune_sh(tmp_path, *TEN, NPROC="1").stdout == f"-m|harness_ext.finetune|{passed}|"
     assert finetune_sh(tmp_path, *TEN, CUDA_VISIBLE_DEVICES="3").stdout == f"-m|harness_ext.finetune|{passed}|"
@@ -106,7 +106,7 @@ def test_the_shell_script_starts_a_process_a_gpu_from_any_folder(tmp_path: Path)
     assert finetune_sh(tmp_path, *TEN, NPROC="2", RANK="1").stdout == f"-m|harness_ext.finetune|{passed}|"
 
 
-def test_the_shell_script_says_what_is_missing(tmp_path: Path) -> None:
+def test_the_shell_script_reports_what_is_missing(tmp_path: Path) -> None:
     done = finetune_sh(tmp_path)
     assert done.returncode == 2
     assert "{model_path} {dataset_path}" in done.stderr

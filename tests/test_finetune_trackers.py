@@ -1,4 +1,4 @@
-"""Trackers: each step once, also after a resume; W&B offline with the command to upload."""
+"""Trackers: each step is logged once, also after a resume; for offline W&B runs the upload command is printed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def args(tmp_path: Path) -> TrainArgs:
     )  # fmt: skip
 
 
-def test_tensorboard_has_each_step_once_after_a_resume(args: TrainArgs) -> None:
+def test_tensorboard_logs_each_step_once_after_a_resume(args: TrainArgs) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -40,7 +40,9 @@ def test_tensorboard_has_each_step_once_after_a_resume(args: TrainArgs) -> None:
     assert [event.step for event in found.Scalars("train/loss")] == [1, 2, 3, 4]
 
 
-def test_wandb_goes_on_in_the_same_run_and_says_how_to_upload(args: TrainArgs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_continues_the_same_run_and_prints_how_to_upload(
+    args: TrainArgs, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("WANDB_PROJECT", "WANDB_DIR", "WANDB_RUN_ID", "WANDB_RESUME"):
         monkeypatch.delenv(name, raising=False)
     tracked = dataclasses.replace(args, tracker="wandb", project="stories")

@@ -1,4 +1,4 @@
-"""Training end to end on the CPU: stages, loss on the completion, resume after a torn checkpoint, DeepSpeed."""
+"""Training end to end on the CPU: stages, resuming after an incomplete checkpoint, DeepSpeed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from harness_ext.embedded import model_path
 from harness_ext.finetune.args import ConfigError, TrainArgs
 from harness_ext.finetune.checkpoints import MARKER, why_incomplete
 from harness_ext.finetune.plan import build_plan
-from harness_ext.finetune.recipes.embedded_pair.rows import rows
+from harness_ext.finetune.recipes.embedded_pair.training_rows import rows
 from harness_ext.finetune.train import run_plan, run_stage
 
 STUDENT_SHARES = {"draft": 2.0, "continue": 1.0, "refine": 1.0}
@@ -50,7 +50,7 @@ def weights(folder: Path) -> bytes:
     return (folder / "model.safetensors").read_bytes()
 
 
-def test_a_resumed_run_equals_one_in_one_go(
+def test_a_resumed_run_equals_an_uninterrupted_one(
     train_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = run_stage(settings(train_file, tmp_path / "whole"))
@@ -62,16 +62,15 @@ def test_a_resumed_run_equals_one_in_one_go(
         "checkpoint-4",
         "checkpoint-8",
     ]
-    # Killed while the second epoch's checkpoint was being written: no marker, a file cut short.
-    torn = tmp_path / "whole" / "checkpoint-8"
-    (torn / MARKER).unlink()
+    # Two incomplete checkpoints: one without a marker, one with a truncated file.
+    (tmp_path / "whole" / "checkpoint-8" / MARKER).unlink()
     (tmp_path / "whole" / "checkpoint-12" / "model.safetensors").write_bytes(b"")
     before = weights(whole)
     (whole / MARKER).unlink()
     again = run_stage(settings(train_file, tmp_path / "whole"))
     said = capsys.readouterr().err
-    assert "passed over: checkpoint-12/model.safetensors has 0 bytes" in said
-    assert "passed over: checkpoint-8 has no complete.json" in said
+    assert "skipped: checkpoint-12/model.safetensors has 0 bytes" in said
+    assert "skipped: checkpoint-8 has no complete.json" in said
     assert "resuming from" in said
     assert "checkpoint-4" in said
     assert weights(again) == before
@@ -95,7 +94,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def finetune_sh(*arguments: object) -> str:
-    """Run finetune.sh in two processes on the CPU; return what it said."""
+    """Run finetune.sh in two processes on the CPU; return its standard error."""
     done = subprocess.run(
         ["bash", str(ROOT / "finetune" / "finetune.sh"), *map(str, arguments)],
         env={**os.environ, "OMP_NUM_THREADS": "1", "NPROC": "2", "PYTHON": sys.executable},
@@ -115,7 +114,7 @@ def steps(out: Path) -> list[int]:
 
 
 @pytest.mark.timeout(600)
-def test_ten_positionals_train_on_two_processes_under_zero3_and_go_on(tmp_path: Path) -> None:
+def test_ten_positional_arguments_train_on_two_processes_under_zero3_and_resume(tmp_path: Path) -> None:
     from datasets import Dataset, DatasetDict
 
     texts = [f"Q: {number} A: The answer is (A). Let's think step by step." for number in range(15)]

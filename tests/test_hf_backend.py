@@ -1,6 +1,6 @@
-"""The hf backend on the embedded pair: the same texts as lm-eval's own hf, whatever the batches; counts that are true.
+"""Tests of the `hf` backend with the embedded pair: the texts are those of lm-eval's own `hf`, the counts are right.
 
-What the texts say does not matter here. The models are copied first, so that a training elsewhere changes nothing.
+What the texts say does not matter here. The models are copied first, so that training them elsewhere changes nothing.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from typing import Any
 import pytest
 from support import instances
 
-from harness_ext.arguments import plan_run
 from harness_ext.backends.base import GenerateRequest, ScoreRequest
 from harness_ext.backends.hf import HFBackend, make_hf_backend
-from harness_ext.chat import ChatContext
+from harness_ext.config.run_plan import plan_run
 from harness_ext.embedded import model_path
 from harness_ext.errors import ConfigurationError, RunAborted
 from harness_ext.models.baseline import BaselineLM
 from harness_ext.models.feedback_pair import FeedbackPair, FeedbackPairLM
 from harness_ext.records import Completion, Message, Transcript
-from harness_ext.rundir import read_transcripts
+from harness_ext.records.chat import ChatContext
+from harness_ext.records.run_directory import read_transcripts
 
 GEN = {"until": ["\n\n", "."], "max_gen_toks": 20}
 ROOMS, PEOPLE = ["kitchen", "garden", "office", "bathroom"], ["Mary", "John", "Sandra", "Daniel"]
@@ -70,11 +70,11 @@ def baseline(tmp_path: Path, models: dict[str, str], **options: Any) -> Baseline
 
 
 def transcripts(lm: BaselineLM) -> list[Transcript]:
-    return sorted(read_transcripts(lm.run.path), key=lambda t: t.doc_id)
+    return sorted(read_transcripts(lm.session.run.path), key=lambda t: t.doc_id)
 
 
 def ask(backend: HFBackend, requests: Sequence[GenerateRequest | ScoreRequest]) -> list[Completion]:
-    """Send requests as one call of the backend."""
+    """Send requests to the backend as one batch."""
     if not backend.loaded:
         backend.load()
         backend.loaded = True
@@ -84,16 +84,18 @@ def ask(backend: HFBackend, requests: Sequence[GenerateRequest | ScoreRequest]) 
     return [got[i] for i in range(len(requests))]
 
 
-def test_the_texts_are_not_all_alike(plain_texts: list[str]) -> None:
-    """Else equality below would say little."""
+def test_the_texts_differ(plain_texts: list[str]) -> None:
+    """Otherwise the equality of texts below would mean little."""
     assert len(set(plain_texts)) > 3
 
 
-def test_the_baseline_says_what_stock_hf_says(tmp_path: Path, models: dict[str, str], plain_texts: list[str]) -> None:
+def test_the_baseline_writes_what_stock_hf_writes(
+    tmp_path: Path, models: dict[str, str], plain_texts: list[str]
+) -> None:
     assert baseline(tmp_path, models).generate_until(instances(STORIES, GEN)) == plain_texts
 
 
-def test_no_rounds_say_what_stock_hf_says(tmp_path: Path, models: dict[str, str], plain_texts: list[str]) -> None:
+def test_zero_rounds_write_what_stock_hf_writes(tmp_path: Path, models: dict[str, str], plain_texts: list[str]) -> None:
     lm = FeedbackPairLM(
         student=models["student"], teacher=models["teacher"], max_rounds=0, batch_size=8, device="cpu",
         store="off", run_dir=tmp_path / "run", progress="off",
@@ -102,7 +104,7 @@ def test_no_rounds_say_what_stock_hf_says(tmp_path: Path, models: dict[str, str]
     assert not lm.plan.seats["teacher"].backend.loaded
 
 
-def test_chats_say_what_stock_hf_says(tmp_path: Path, models: dict[str, str], stock: Any) -> None:
+def test_chats_get_what_stock_hf_writes(tmp_path: Path, models: dict[str, str], stock: Any) -> None:
     rendered = [stock.apply_chat_template([{"role": "user", "content": text}]) for text in STORIES]
     wanted = stock.generate_until(instances(rendered, GEN), disable_tqdm=True)
     lm = baseline(tmp_path, models)
@@ -128,7 +130,7 @@ def test_texts_and_counts_do_not_depend_on_batches(
 
 
 def test_token_counts_and_finish_reasons(tmp_path: Path, models: dict[str, str]) -> None:
-    """Counted again by generating each row alone with transformers, and cutting it where it ends."""
+    """They are those of each row generated alone with transformers and cut at its end."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -152,17 +154,17 @@ def test_token_counts_and_finish_reasons(tmp_path: Path, models: dict[str, str])
             if new[n - 1] == tokenizer.eos_token_id or any(stop in so_far for stop in GEN["until"]):  # type: ignore[attr-defined]
                 used, finish = n, "stop"
                 break
-        completion = transcript.turns[0].completion
+        completion = transcript.turns[0].result
         assert (completion.prompt_tokens, completion.completion_tokens, completion.finish) == (len(ids), used, finish)
         assert completion.seconds > 0
         finishes.add(finish)
     lm = baseline(tmp_path / "short", models)
     lm.generate_until(instances(STORIES[:6], {"until": [], "max_gen_toks": 1}))
-    assert all(t.turns[0].completion.completion_tokens == 1 for t in transcripts(lm))
+    assert all(t.turns[0].result.completion_tokens == 1 for t in transcripts(lm))
 
 
 def test_contexts_with_and_without_bos_in_one_run(tmp_path: Path, models: dict[str, str]) -> None:
-    """HFLM decides for a whole batch, from its first row, whether BOS is added."""
+    """HFLM decides from the first row of a batch whether BOS is added to all of them."""
     mixed = [text for pair in zip(STORIES[:8], CHATS[:8], strict=True) for text in pair]
     together = baseline(tmp_path / "together", models).generate_until(instances(mixed, GEN))
     plain = baseline(tmp_path / "plain", models).generate_until(instances(STORIES[:8], GEN))
@@ -201,7 +203,7 @@ def test_the_longest_prompt_that_fits_is_sent(tmp_path: Path, models: dict[str, 
         assert (transcripts(lm)[0].failure is None) == fits
 
 
-def test_truncate_cuts_as_stock_hf_does_and_says_so(tmp_path: Path, models: dict[str, str]) -> None:
+def test_truncate_cuts_as_stock_hf_does_and_notes_it(tmp_path: Path, models: dict[str, str]) -> None:
     from lm_eval.models.huggingface import HFLM
 
     texts = ["\n".join(STORIES[i : i + 12]) for i in range(0, 36, 12)] + STORIES[:2]
@@ -209,10 +211,10 @@ def test_truncate_cuts_as_stock_hf_does_and_says_so(tmp_path: Path, models: dict
     wanted = small.generate_until(instances(texts, GEN), disable_tqdm=True)
     lm = baseline(tmp_path, models, on_overflow="truncate", **{"student.max_length": 150})
     assert lm.generate_until(instances(texts, GEN)) == wanted
-    notes = [t.turns[0].completion.notes or t.turns[0].notes for t in transcripts(lm)]
+    notes = [t.turns[0].result.notes or t.turns[0].notes for t in transcripts(lm)]
     assert notes == [("prompt_cut",)] * 3 + [()] * 2
     assert lm.get_model_info()["harness_ext"]["summary"]["events"]["prompt_cut"] == 3
-    assert all(t.turns[0].completion.prompt_tokens == 130 for t in transcripts(lm)[:3])
+    assert all(t.turns[0].result.prompt_tokens == 130 for t in transcripts(lm)[:3])
 
 
 @pytest.mark.parametrize("policy", ["fail", "truncate"])
@@ -249,7 +251,7 @@ def test_equal_specs_share_one_model(models: dict[str, str]) -> None:
     assert other.seats["student"].backend is not other.seats["teacher"].backend
 
 
-def test_fingerprints_tell_models_apart_and_nothing_else(tmp_path: Path, models: dict[str, str]) -> None:
+def test_fingerprints_distinguish_models_and_nothing_else(tmp_path: Path, models: dict[str, str]) -> None:
     folder = shutil.copytree(models["student"], tmp_path / "student")
 
     def fingerprint(**args: Any) -> str:
@@ -266,7 +268,7 @@ def test_fingerprints_tell_models_apart_and_nothing_else(tmp_path: Path, models:
     assert fingerprint() != first, "overwritten in place"
 
 
-def test_a_checkpoint_overwritten_in_place_is_asked_anew(tmp_path: Path, models: dict[str, str]) -> None:
+def test_a_checkpoint_overwritten_in_place_is_another_model(tmp_path: Path, models: dict[str, str]) -> None:
     folder = shutil.copytree(models["student"], tmp_path / "student")
     options = {"student": str(folder), "store": str(tmp_path / "store")}
     first = baseline(tmp_path / "1", models, **options).generate_until(instances(STORIES[:8], GEN))
@@ -278,7 +280,7 @@ def test_a_checkpoint_overwritten_in_place_is_asked_anew(tmp_path: Path, models:
     assert first != second
 
 
-def test_automatic_batch_sizes_are_found_once(
+def test_automatic_batch_sizes_are_detected_once(
     tmp_path: Path, models: dict[str, str], plain_texts: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from lm_eval.models.huggingface import HFLM
@@ -312,7 +314,7 @@ def _stored(folder: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("missing", ["config.json", "tokenizer.json", "model.safetensors"])
-def test_a_folder_that_lacks_something_is_named(tmp_path: Path, models: dict[str, str], missing: str) -> None:
+def test_the_error_about_an_incomplete_folder_names_it(tmp_path: Path, models: dict[str, str], missing: str) -> None:
     folder = shutil.copytree(models["student"], tmp_path / "student")
     (folder / missing).unlink()
     if missing == "tokenizer.json":
@@ -325,7 +327,7 @@ def test_a_folder_that_lacks_something_is_named(tmp_path: Path, models: dict[str
 
 
 def test_a_model_answers_outside_a_run_too(tmp_path: Path, models: dict[str, str], plain_texts: list[str]) -> None:
-    """The end of a run cancels what that run had asked, and nothing asked later, by whomever."""
+    """The end of a run cancels the calls of that run, but no later ones."""
     lm = baseline(tmp_path, models)
     lm.generate_until(instances(STORIES[:2], GEN))
     backend = lm.plan.seats["student"].backend
@@ -333,13 +335,13 @@ def test_a_model_answers_outside_a_run_too(tmp_path: Path, models: dict[str, str
     assert [c.text for c in ask(backend, [GenerateRequest(text, GEN) for text in STORIES[:2]])] == plain_texts[:2]
 
 
-def test_a_ready_hflm_on_a_seat_is_treated_likewise(tmp_path: Path, models: dict[str, str], stock: Any) -> None:
-    """In a notebook a seat may be an HFLM object: no mixing of BOS either, nothing cut in silence."""
+def test_a_ready_made_hflm_is_treated_in_the_same_way(tmp_path: Path, models: dict[str, str], stock: Any) -> None:
+    """A seat may be an HFLM object, as in a notebook. BOS is not mixed, and no prompt is cut silently."""
     mixed = [text for pair in zip(STORIES[:6], CHATS[:6], strict=True) for text in pair]
     wanted = baseline(tmp_path / "spec", models).generate_until(instances(mixed, GEN))
     lm = baseline(tmp_path / "object", models, student=stock)
     assert lm.generate_until(instances(mixed, GEN)) == wanted
-    assert stock.cache_hook.dbdict is None, "its own hook is back"
+    assert stock.cache_hook.dbdict is None, "the original hook is restored"
     odd = baseline(tmp_path / "odd", models, student=stock, on_failure="score")
     odd.generate_until(instances(["", "word " * 8200, STORIES[0]], GEN))
     assert [t.failure and t.failure.code for t in transcripts(odd)] == ["empty", "overflow", None]
@@ -351,4 +353,4 @@ def test_a_batch_ends_between_two_tokens_when_its_run_has_ended(models: dict[str
     looks = iter([False, False, True])
     backend.cancelled = lambda: next(looks)
     with pytest.raises(RunAborted):
-        backend.generate([GenerateRequest(STORIES[0], GEN)], lambda i, completion: pytest.fail("an answer"))
+        backend.generate([GenerateRequest(STORIES[0], GEN)], lambda i, completion: pytest.fail("it was answered"))

@@ -1,4 +1,4 @@
-"""Arguments of the `hf` backend that change what is loaded: quantization, adapters, data types."""
+"""Tests of arguments of the `hf` backend that change what is loaded: quantization, adapters, data types."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from harness_ext.arguments import plan_run
 from harness_ext.backends.base import GenerateRequest, Prompt, ScoreRequest
 from harness_ext.backends.hf import HFBackend, bitsandbytes_config
+from harness_ext.config.run_plan import plan_run
 from harness_ext.embedded import model_path
 from harness_ext.errors import CallFailed, ConfigurationError, RunAborted
 from harness_ext.models.baseline import Baseline
@@ -20,7 +20,7 @@ ROWS = [("Where is Mary?\n", "Answer: garden"), ("Where is the milk?\n", "Answer
 
 
 def seat(**arguments: Any) -> HFBackend:
-    """Return the student's backend under the arguments, loaded."""
+    """Return the student's backend with these arguments, loaded."""
     given = {f"student.{name}": value for name, value in arguments.items()}
     backend = plan_run(Baseline, {"student": STUDENT, **given}, 2, None, "cpu").seats["student"].backend
     assert isinstance(backend, HFBackend)
@@ -35,7 +35,7 @@ def scores(backend: HFBackend) -> list[float]:
     return [found[i].logprob or 0.0 for i in range(len(ROWS))]
 
 
-def test_four_bits_are_loaded_although_transformers_takes_the_argument_no_more() -> None:
+def test_four_bits_are_loaded_although_transformers_rejects_the_argument() -> None:
     pytest.importorskip("bitsandbytes")
     full, small = seat(), seat(load_in_4bit=True, bnb_4bit_quant_type="nf4")
     layer = small.lm.model.model.layers[0].mlp.up_proj
@@ -52,7 +52,7 @@ def test_bitsandbytes_arguments_become_one_config() -> None:
     assert made["quantization_config"].bnb_4bit_quant_type == "nf4"
 
 
-def test_missing_bitsandbytes_is_said_before_anything_loads(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_bitsandbytes_is_reported_before_anything_loads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("harness_ext.backends.hf.find_spec", lambda name: None)
     with pytest.raises(ConfigurationError, match="pip install bitsandbytes"):
         plan_run(Baseline, {"student": STUDENT, "student.load_in_4bit": True}, 1, None, "cpu")
@@ -76,7 +76,7 @@ def test_an_adapter_sits_on_its_base_as_in_stock_lm_eval(tmp_path: Path) -> None
     assert adapted.fingerprint != seat().fingerprint
 
 
-def test_the_data_type_is_the_one_asked_for() -> None:
+def test_the_data_type_is_the_requested_one() -> None:
     import torch
 
     assert next(seat(dtype="bfloat16").lm.model.parameters()).dtype == torch.bfloat16
@@ -113,14 +113,14 @@ SYSTEM_AND_USER = [Message("system", "Be brief."), Message("user", "Where?")]
     ],
     ids=["takes", "refuses", "drops"],
 )
-def test_system_text_is_never_lost(template: str, text: str, notes: tuple[str, ...]) -> None:
+def test_system_messages_are_never_lost(template: str, text: str, notes: tuple[str, ...]) -> None:
     backend = seat()
     backend.lm.tokenizer.chat_template = template
     assert backend.render(SYSTEM_AND_USER) == Prompt(text, notes=notes)
 
 
 @pytest.mark.parametrize("template", ["{{ raise_exception('never') }}", "{{ messages | length }}"])
-def test_a_template_that_cannot_say_a_conversation_fails_the_call(template: str) -> None:
+def test_a_template_that_refuses_a_conversation_fails_the_call(template: str) -> None:
     backend = seat()
     backend.lm.tokenizer.chat_template = template
     with pytest.raises(CallFailed, match="refuses this conversation"):

@@ -1,4 +1,4 @@
-"""A server that misbehaves: every question finishes, none is lost or doubled, each fault is counted."""
+"""Tests with a server that misbehaves: every question finishes exactly once, and each fault is counted."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import pytest
 from servers import FAULTS, Server, chances, completion, free_port
 from support import instances
 
-from harness_ext.backends import http
+from harness_ext.backends import http_client as http
 from harness_ext.errors import LoadError, RunFailed
 from harness_ext.models.baseline import BaselineLM
 from harness_ext.models.feedback_pair import FeedbackPairLM
-from harness_ext.rundir import read_transcripts
+from harness_ext.records.run_directory import read_transcripts
 
 ASKED = {"until": [], "max_gen_toks": 8}
 
@@ -38,7 +38,7 @@ def summary(path: Path) -> dict[str, Any]:
 
 
 def test_a_fifth_of_all_requests_of_each_seat_fails(tmp_path: Path) -> None:
-    """Draft, review, refinement and review again of 60 questions: 240 answers through every kind of fault."""
+    """60 questions with draft, review, refinement and second review get all 240 replies despite all kinds of faults."""
 
     def reply(text: str) -> str:
         if "student" not in text:
@@ -66,7 +66,7 @@ def test_a_fifth_of_all_requests_of_each_seat_fails(tmp_path: Path) -> None:
     assert sum(server.answered.values()) == 240
 
 
-def test_faults_count_once_though_replies_are_used_again(tmp_path: Path) -> None:
+def test_faults_count_once_even_if_replies_are_reused(tmp_path: Path) -> None:
     with Server(plan=chances(0.5, ("http_500", "bad_json"), seed=1)) as server:
         for run in "12":
             lm = make(tmp_path, server.url, store=str(tmp_path / "s"), run_dir=tmp_path / run)
@@ -75,10 +75,10 @@ def test_faults_count_once_though_replies_are_used_again(tmp_path: Path) -> None
         assert summary(tmp_path / "2")["faults"] == {}
 
 
-def test_a_question_whose_attempts_all_fail_is_the_only_one_lost_and_is_asked_again(tmp_path: Path) -> None:
+def test_only_a_question_whose_attempts_all_fail_is_lost_and_it_is_asked_again(tmp_path: Path) -> None:
     with Server(plan=lambda text: "http_503" if text == "q3" else None) as server:
         options = {"student.max_retries": 2, "store": str(tmp_path / "s")}
-        with pytest.raises(RunFailed, match=r"document 3: .*HTTP 503: .*attempts that failed: http_503 3×"):
+        with pytest.raises(RunFailed, match=r"document 3: .*HTTP 503: .*failed attempts: http_503 3×"):
             make(tmp_path, server.url, **options).generate_until(instances((f"q{i}" for i in range(6)), ASKED))
         assert summary(tmp_path / "r")["faults"] == {"http_503": 3}
         assert summary(tmp_path / "r")["answered"] == 5
@@ -90,7 +90,7 @@ def test_a_question_whose_attempts_all_fail_is_the_only_one_lost_and_is_asked_ag
         assert summary(tmp_path / "r")["failed"] == 0
 
 
-def test_the_server_says_how_long_to_wait(tmp_path: Path) -> None:
+def test_the_server_decides_how_long_to_wait(tmp_path: Path) -> None:
     times: list[float] = []
 
     def plan(text: str) -> str | None:
@@ -102,7 +102,7 @@ def test_the_server_says_how_long_to_wait(tmp_path: Path) -> None:
     assert times[1] - times[0] >= 0.5
 
 
-def test_a_wait_beyond_reason_fails_the_call(tmp_path: Path) -> None:
+def test_an_unreasonable_wait_fails_the_call(tmp_path: Path) -> None:
     with Server(plan=lambda _: "http_429", headers={"Retry-After": "86400"}) as server:
         lm = make(tmp_path, server.url)
         with pytest.raises(RunFailed, match="asks to wait 86400 s"):
@@ -147,7 +147,7 @@ def test_waits_grow_to_a_minute_and_differ() -> None:
         (307, {}, "has moved to elsewhere"),
     ],
 )
-def test_what_no_request_can_pass_ends_the_run_at_once(
+def test_errors_that_concern_every_request_end_the_run_at_once(
     tmp_path: Path, status: int, body: dict[str, Any], words: str
 ) -> None:
     with Server(lambda _: body, status=status, headers={"Location": "elsewhere"}) as server:
@@ -158,7 +158,7 @@ def test_what_no_request_can_pass_ends_the_run_at_once(
     assert summary(tmp_path / "r")["unfinished"] == 50
 
 
-def test_nobody_at_the_address_ends_the_run(tmp_path: Path) -> None:
+def test_an_address_without_a_server_ends_the_run(tmp_path: Path) -> None:
     lm = make(tmp_path, f"http://127.0.0.1:{free_port()}/v1")
     with pytest.raises(
         LoadError, match=r"no server answers at http://127.0.0.1:\d+/v1/chat/completions.*Is it running"
@@ -170,7 +170,7 @@ def test_nobody_at_the_address_ends_the_run(tmp_path: Path) -> None:
     ("message", "code"),
     [("This model's maximum context length is 8 tokens", "overflow"), ("unknown field `stop`", "backend")],
 )
-def test_a_request_that_is_refused_fails_alone_and_is_not_repeated(tmp_path: Path, message: str, code: str) -> None:
+def test_a_refused_request_fails_alone_and_is_not_retried(tmp_path: Path, message: str, code: str) -> None:
     with Server(lambda _: {"error": {"message": f"{message}\x1b[2J\n\x07"}}, status=400) as server:
         lm = make(tmp_path, server.url)
         with pytest.raises(RunFailed, match=message) as raised:
@@ -188,8 +188,8 @@ HOSTILE: list[Any] = [
 ]  # fmt: skip
 
 
-def test_replies_of_unknown_forms_are_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each question meets every one of them once, then a reply."""
+def test_malformed_replies_are_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each question gets every one of them once, and then a reply."""
     monkeypatch.setattr(http, "LONGEST_WAIT", 0.02)
     met: Counter[str] = Counter()
 
@@ -206,7 +206,7 @@ def test_replies_of_unknown_forms_are_faults(tmp_path: Path, monkeypatch: pytest
     assert len(server.requests) == 2 * (len(HOSTILE) + 1)
 
 
-def test_usage_of_unknown_forms_is_unknown(tmp_path: Path) -> None:
+def test_malformed_usage_is_unknown(tmp_path: Path) -> None:
     def reply(text: str) -> dict[str, Any]:
         usage: dict[str, Any] = {"a": None, "b": {}, "c": {"prompt_tokens": "many", "completion_tokens": -1}}
         return {"choices": [{"message": {"content": "x"}}], "usage": usage[text]}
@@ -217,16 +217,16 @@ def test_usage_of_unknown_forms_is_unknown(tmp_path: Path) -> None:
     assert summary(tmp_path / "r")["usage"]["student"]["total"]["prompt_tokens"] is None
 
 
-def test_interrupting_ends_requests_on_their_way(tmp_path: Path) -> None:
-    """What ends a run (here a full disk) does not wait for a server that hangs."""
+def test_an_error_cancels_requests_in_flight(tmp_path: Path) -> None:
+    """An error that ends the run (here a full disk) does not wait for a server that hangs."""
     with Server(plan=lambda text: "timeout" if text != "q0" else None) as server:
         lm = make(tmp_path, server.url)
 
         def full(transcript: Any) -> None:
             raise OSError("disk full")
 
-        lm.run.add = full  # type: ignore[method-assign]
+        lm.session.run.add = full  # type: ignore[method-assign]
         started = time.monotonic()
         with pytest.raises(OSError, match="disk full"):
             lm.generate_until(instances((f"q{i}" for i in range(9)), ASKED))
-        assert time.monotonic() - started < 60, "the requests were given 600 s"
+        assert time.monotonic() - started < 60, "the requests had a timeout of 600 s"

@@ -1,4 +1,4 @@
-"""Served seats against a real server: `transformers serve` with the embedded teacher, on loopback."""
+"""Tests of served seats with a real server: `transformers serve` with the embedded teacher, on loopback."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import pytest
 from servers import free_port, wait_until
 from support import instance, instances
 
-from harness_ext.chat import ChatContext
 from harness_ext.embedded import model_path
 from harness_ext.models.baseline import BaselineLM
 from harness_ext.models.feedback_pair import FeedbackPairLM
-from harness_ext.rundir import read_transcripts
+from harness_ext.records.chat import ChatContext
+from harness_ext.records.run_directory import read_transcripts
 
-pytestmark = pytest.mark.timeout(600)  # the server imports torch and transformers, on a busy machine for minutes
+pytestmark = pytest.mark.timeout(600)  # importing torch and transformers takes the server minutes on a busy machine
 
 STORIES = [
     "1 Mary went to the garden.\n2 John went to the kitchen.\nWhere is Mary?",
@@ -75,7 +75,7 @@ def test_a_served_model_writes_what_it_writes_locally(tmp_path: Path, served: st
 
 
 def test_a_mixed_pair_equals_the_local_one(tmp_path: Path, served: str) -> None:
-    """A local student and a served teacher: every turn, verdict and count as with both at home."""
+    """With a served teacher, every turn, verdict and count is the same as with a local one."""
     kinds: dict[str, list[Any]] = {}
     for name, teacher in (("local", str(model_path("teacher"))), ("mixed", served)):
         lm = FeedbackPairLM(
@@ -84,8 +84,8 @@ def test_a_mixed_pair_equals_the_local_one(tmp_path: Path, served: str) -> None:
         )  # fmt: skip
         lm.generate_until(instances(STORIES, GREEDY))
         kinds[name] = [
-            [(t.seat, t.kind, t.completion.text, t.verdict, t.completion.finish) for t in transcript.turns]
-            for transcript in sorted(read_transcripts(lm.run.path), key=lambda t: t.doc_id)
+            [(t.seat, t.kind, t.text, t.verdict, t.finish) for t in transcript.turns]
+            for transcript in sorted(read_transcripts(lm.session.run.path), key=lambda t: t.doc_id)
         ]
         usage = lm.get_model_info()["harness_ext"]["summary"]["usage"]
         kinds[f"{name} tokens"] = [

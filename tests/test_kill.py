@@ -1,4 +1,4 @@
-"""Killed in the middle (SIGKILL), again and again: the end is the same, and no finished call is paid twice."""
+"""Tests of runs that are killed (SIGKILL) again and again: the results are the same, and no call is paid for twice."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from harness_ext.rundir import read_transcripts
+from harness_ext.records.run_directory import read_transcripts
 
 HERE = Path(__file__).parent
 
@@ -46,10 +46,10 @@ def figures(folder: Path) -> Any:
 
 
 @pytest.mark.parametrize(("mode", "kills", "questions"), [("scripted", 10, 40), ("embedded", 2, 6)])
-def test_killed_and_resumed_comes_to_the_same(tmp_path: Path, mode: str, kills: int, questions: int) -> None:
+def test_a_killed_and_resumed_run_gives_the_same_results(tmp_path: Path, mode: str, kills: int, questions: int) -> None:
     runs = run(tmp_path, mode, kills, seed=7)
     whole, killed = runs["whole"], runs["killed"]
-    assert killed["killed"] >= kills - 1, "killed in the middle"
+    assert killed["killed"] >= kills - 1, "the runs must be killed before they end"
     assert killed["paid_twice"] == 0
     assert killed["calls"] == whole["calls"] == whole["answered"]
     wanted = transcripts(tmp_path / "whole")
@@ -57,4 +57,4 @@ def test_killed_and_resumed_comes_to_the_same(tmp_path: Path, mode: str, kills: 
     assert transcripts(tmp_path / "killed") == wanted
     assert figures(tmp_path / "killed") == figures(tmp_path / "whole")
     if mode == "scripted":
-        assert len({len(t["turns"]) for t in wanted}) > 3, "questions of many lengths"
+        assert len({len(t["turns"]) for t in wanted}) > 3, "questions must differ in length"

@@ -1,4 +1,4 @@
-"""Protocols as lm-eval models: requests in, texts out, records kept, refusals said."""
+"""Protocols as lm-eval models: requests, answers, records and refused runs."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import pytest
 from support import instance, instances, number_of
 
 from harness_ext.backends.scripted import ScriptedBackend
-from harness_ext.chat import ChatContext
+from harness_ext.bridge.protocol_lm import ProtocolLM, questions_of
 from harness_ext.errors import ConfigurationError, RunFailed, StoreError
-from harness_ext.lm import ProtocolLM, questions_of
 from harness_ext.models.baseline import BaselineLM
 from harness_ext.models.skyline import SkylineLM
-from harness_ext.rundir import read_transcripts
+from harness_ext.records.chat import ChatContext
+from harness_ext.records.run_directory import read_transcripts
 
 SAMPLED = {"do_sample": True, "temperature": 1.0, "max_gen_toks": 8}
 
@@ -39,7 +39,7 @@ def sent(lm: ProtocolLM) -> int:
 
 
 def summary(lm: ProtocolLM) -> dict[str, Any]:
-    written: dict[str, Any] = json.loads((lm.run.path / "summary.json").read_text())
+    written: dict[str, Any] = json.loads((lm.session.run.path / "summary.json").read_text())
     assert {k: written[k] for k in lm.get_model_info()["harness_ext"]["summary"]} == lm.get_model_info()["harness_ext"][
         "summary"
     ]
@@ -51,11 +51,11 @@ def test_answers_come_in_the_order_of_the_requests(tmp_path: Path) -> None:
     lm = make(tmp_path, window=3)
     assert lm.generate_until(instances(contexts)) == [echo(c) for c in contexts]
     assert sent(lm) == len(set(contexts))
-    assert len(list(read_transcripts(lm.run.path))) == 40
+    assert len(list(read_transcripts(lm.session.run.path))) == 40
 
 
-def test_repeats_are_draws_and_padding_is_none(tmp_path: Path) -> None:
-    """lm-eval lists an Instance once a repeat; what pads the ranks of a distributed run comes on top."""
+def test_repeats_are_draws_and_padding_is_not(tmp_path: Path) -> None:
+    """lm-eval lists an Instance once per repeat; further copies are the padding of a distributed run."""
     count = iter(range(99))
     lm = make(tmp_path, lambda p: f"{p} {next(count)}")
     first, second = instance("a", SAMPLED, repeats=3), instance("b", SAMPLED, doc_id=1, repeats=2)
@@ -63,7 +63,7 @@ def test_repeats_are_draws_and_padding_is_none(tmp_path: Path) -> None:
     assert sent(lm) == 5
     assert len(set(answers[:5])) == 5
     assert answers[5:] == [answers[3]] * 2
-    assert sorted((t.doc_id, t.repeat) for t in read_transcripts(lm.run.path)) == [
+    assert sorted((t.doc_id, t.repeat) for t in read_transcripts(lm.session.run.path)) == [
         (0, 0),
         (0, 1),
         (0, 2),
@@ -87,12 +87,12 @@ def test_greedy_repeats_are_one_call(tmp_path: Path) -> None:
     assert summary(lm)["usage"]["student"]["total"]["reused"] == 2
 
 
-def test_several_tasks_in_one_call(tmp_path: Path) -> None:
+def test_one_call_may_contain_several_tasks(tmp_path: Path) -> None:
     lm = make(tmp_path)
     asked = [*instances(["x", "y"], task="one"), *instances(["x", "z"], {"until": ["."]}, task="two")]
     asked += [instance("w", task="one", idx=1)]
     assert lm.generate_until(asked) == ["re: x", "re: y", "re: x", "re: z", "re: w"]
-    lines = sorted((t.task, t.doc_id, t.index, t.context) for t in read_transcripts(lm.run.path))
+    lines = sorted((t.task, t.doc_id, t.index, t.context) for t in read_transcripts(lm.session.run.path))
     assert lines == [
         ("one", 0, 0, "x"),
         ("one", 0, 1, "w"),
@@ -100,7 +100,7 @@ def test_several_tasks_in_one_call(tmp_path: Path) -> None:
         ("two", 0, 0, "x"),
         ("two", 1, 0, "z"),
     ]
-    assert len({t.identity for t in read_transcripts(lm.run.path)}) == 5
+    assert len({t.identity for t in read_transcripts(lm.session.run.path)}) == 5
 
 
 def test_transcripts_carry_lm_evals_own_document_hash(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_transcripts_carry_lm_evals_own_document_hash(tmp_path: Path) -> None:
     asked = instance("é")
     lm.generate_until([asked])
     wanted = hash_string(json.dumps(asked.doc, indent=2, default=handle_non_serializable, ensure_ascii=False))
-    assert [t.doc_hash for t in read_transcripts(lm.run.path)] == [wanted]
+    assert [t.doc_hash for t in read_transcripts(lm.session.run.path)] == [wanted]
 
 
 def test_chat_contexts(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_chat_contexts(tmp_path: Path) -> None:
     assert json.loads(json.dumps({"arguments": [context, {}]}))["arguments"][0] == str(context)
 
 
-def test_the_tokenizer_name_says_nothing_of_the_models(tmp_path: Path) -> None:
+def test_the_tokenizer_name_does_not_depend_on_the_models(tmp_path: Path) -> None:
     names = {make(tmp_path / name).tokenizer_name for name in "ab"}
     assert names == {"harness_ext-messages-1"}
     assert make(tmp_path).chat_template(True)
@@ -162,7 +162,7 @@ def test_the_model_info_is_json(tmp_path: Path) -> None:
 
 
 class Moody:
-    """Fails for prompts that hold one of `bad`."""
+    """A reply function that raises for prompts that contain one of `bad`."""
 
     def __init__(self, *bad: str) -> None:
         self.bad = bad
@@ -173,7 +173,7 @@ class Moody:
         return echo(prompt)
 
 
-def test_stop_finishes_and_stores_all_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_failure_stop_finishes_and_stores_everything_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["lm_eval", "--tasks", "my task"])
     mood = Moody("q1", "q3")
     lm = make(tmp_path, mood)
@@ -194,7 +194,7 @@ def test_stop_finishes_and_stores_all_else(tmp_path: Path, monkeypatch: pytest.M
     before = sent(lm)
     again = make(tmp_path, mood)
     assert again.generate_until(asked) == [f"re: q{i}" for i in range(5)]
-    assert (sent(lm) - before, sent(again)) == (0, 2), "failed questions are retried, and they alone"
+    assert (sent(lm) - before, sent(again)) == (0, 2), "only failed questions are retried"
     assert summary(again)["failed"] == 0
     assert summary(again)["questions"] == 5
 
@@ -206,13 +206,13 @@ def test_many_failures_are_listed_briefly(tmp_path: Path) -> None:
         make(tmp_path, Moody("q")).generate_until(instances(f"q{i}" for i in range(30)))
 
 
-def test_score_answers_nothing_and_counts(tmp_path: Path) -> None:
+def test_on_failure_score_answers_with_an_empty_text_and_counts_it(tmp_path: Path) -> None:
     lm = make(tmp_path, Moody("q1"), on_failure="score")
     assert lm.generate_until(instances(["q0", "q1", "q2"])) == ["re: q0", "", "re: q2"]
     assert summary(lm)["failed"] == 1
 
 
-def test_the_same_run_again_makes_no_call(tmp_path: Path) -> None:
+def test_repeating_a_run_makes_no_calls(tmp_path: Path) -> None:
     first = make(tmp_path, store="off")
     asked = instances(["a", "b"])
     answers = first.generate_until(asked)
@@ -231,8 +231,8 @@ def test_another_run_finds_the_calls_in_the_store(tmp_path: Path) -> None:
     assert summary(other)["usage"]["student"]["total"]["reused"] == 1
 
 
-def test_one_object_runs_again_and_again(tmp_path: Path) -> None:
-    """As in a notebook: other tasks, the same task, other settings, a failure in between."""
+def test_one_object_can_be_used_repeatedly(tmp_path: Path) -> None:
+    """As in a notebook: other tasks, the same task again, a failure in between, other settings."""
     mood = Moody("bad")
     lm = make(tmp_path, mood)
     assert lm.generate_until(instances(["a"])) == ["re: a"]
@@ -245,7 +245,7 @@ def test_one_object_runs_again_and_again(tmp_path: Path) -> None:
     assert sent(lm) == 2 + 1 + 1
     assert lm.plan.seats["student"].backend.loads == 1  # type: ignore[attr-defined]
     figures = summary(lm)
-    assert (figures["questions"], figures["failed"]) == (4, 1), "the summary is of all that the run directory holds"
+    assert (figures["questions"], figures["failed"]) == (4, 1), "the summary covers the whole run directory"
 
 
 def test_a_run_directory_of_another_evaluation_is_refused(tmp_path: Path) -> None:
@@ -256,10 +256,10 @@ def test_a_run_directory_of_another_evaluation_is_refused(tmp_path: Path) -> Non
         make(tmp_path, on_empty="fail")
     with pytest.raises(StoreError, match="different: protocol, seats"):
         SkylineLM(teacher=ScriptedBackend(echo), store="off", run_dir=tmp_path / "run")
-    make(tmp_path, window=7, on_failure="score", store="off")  # says nothing about the answers
+    make(tmp_path, window=7, on_failure="score", store="off")  # these options do not change answers
 
 
-def test_a_sampled_question_is_asked_anew_under_another_seed(tmp_path: Path) -> None:
+def test_a_sampled_question_is_asked_again_with_another_seed(tmp_path: Path) -> None:
     import torch
 
     count = iter(range(99))
@@ -276,7 +276,7 @@ def test_a_sampled_question_is_asked_anew_under_another_seed(tmp_path: Path) -> 
     assert answers == ["0", "0", "1"]
 
 
-# -- what is refused before anything is written ----------
+# -- runs that are refused before anything is written ----------
 
 
 @pytest.mark.parametrize(
@@ -304,7 +304,7 @@ def test_nothing_is_written_when_a_run_is_refused(
         assert secret not in caplog.text
 
 
-def test_a_folder_below_a_file_is_refused(tmp_path: Path) -> None:
+def test_a_folder_inside_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="run_dir=<folder>"):
         make(tmp_path, run_dir=tmp_path / "file" / "run")
@@ -318,8 +318,8 @@ def test_arguments_as_lm_eval_passes_them(tmp_path: Path, monkeypatch: pytest.Mo
         {"student": ScriptedBackend(echo), "model": "my label", "store": False, "progress": False},
         {"batch_size": 1, "max_batch_size": None, "device": "cuda:0"},
     )
-    assert lm.run.path.parent == Path("harness_ext_runs")
-    assert lm.run.path.name.startswith("my_label-")
-    assert lm.store is None
+    assert lm.session.run.path.parent == Path("harness_ext_runs")
+    assert lm.session.run.path.name.startswith("my_label-")
+    assert lm.session.store is None
     with pytest.raises(ConfigurationError, match="no argument `max_round`"):
         BaselineLM.create_from_arg_string("store=off,max_round=3", {"batch_size": 1})

@@ -1,4 +1,4 @@
-"""Protocols inside lm-eval's own evaluate(): plain and chat, few-shot, gen_prefix, repeats, results and samples."""
+"""Protocols in lm-eval's own `evaluate`: plain and chat, few-shot, `gen_prefix`, repeats, results and samples."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from harness_ext.backends.scripted import ScriptedBackend
 from harness_ext.models.feedback_pair import FeedbackPairLM
-from harness_ext.rundir import read_transcripts
+from harness_ext.records.run_directory import read_transcripts
 
 ROWS = [{"q": f"{i}+{i}?", "a": str(2 * i)} for i in range(6)]
 
@@ -38,7 +38,7 @@ def make_task(name: str, **more: Any) -> Any:
 
 
 def student(prompt: str) -> str:
-    """Wrong at first, right once there is a hint."""
+    """Answer wrongly at first, and correctly after a hint."""
     asked = [line for line in prompt.replace("User: ", "").split("\n") if line.startswith("Q: ")]
     number = int(asked[1 if len(asked) > 1 else 0][3:].split("+")[0])
     return str(2 * number if "Hint" in prompt else 7)
@@ -67,7 +67,7 @@ def test_evaluate(tmp_path: Path, chat: bool, more: dict[str, Any]) -> None:
         system_instruction="Be exact." if chat else None,
     )
     assert results is not None
-    transcripts = list(read_transcripts(lm.run.path))
+    transcripts = list(read_transcripts(lm.session.run.path))
     assert len(transcripts) == 5 * more.get("repeats", 1)
     assert {t.doc_hash for t in transcripts} == {s["doc_hash"] for s in results["samples"]["sums"]}
     assert {t.stop for t in transcripts} == {"accepted"}

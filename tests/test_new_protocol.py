@@ -1,4 +1,4 @@
-"""The page on writing a protocol, taken at its word: its files, its commands, its test."""
+"""The page on writing a protocol works as written: its files, its commands and its test."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_the_page_works_as_it_stands(tmp_path: Path) -> None:
     (package / "test_second_look.py").write_text(block("python", 1))
     install, run = map(shlex.split, block("console").strip().splitlines())
     assert install == ["pip", "install", "."]
-    # Beside the environment instead of into it, and without asking an index for what is here.
+    # Installed next to the environment instead of into it, and without access to a package index.
     site = tmp_path / "site"
     more = ["--quiet", "--no-deps", "--no-build-isolation", "--target", str(site)]
     subprocess.run([sys.executable, "-m", *install, *more], cwd=package, check=True)

@@ -1,4 +1,4 @@
-"""Making tasks: the commands of docs/new-task.md as written, what `new-task` finds in data, and what it refuses."""
+"""New tasks: the commands in docs/new-task.md, the fields that `new-task` guesses, and the data that it refuses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lm_eval.tasks import TaskManager
 from tasks_support import RuleLM, evaluate
 
 from harness_ext.cli import main
-from harness_ext.newtask.look import Fields, guess, look_at
+from harness_ext.cli.new_task.inspect_data import TaskFields, guess, look_at
 
 ROOT = Path(__file__).resolve().parent.parent
 GENERATE = [{"question": "Capital of France?", "answer": "Paris"}, {"question": "Capital of Peru?", "answer": "Lima"}]
@@ -86,7 +86,7 @@ def run(folder: Path, lm: RuleLM, **options: Any) -> dict[str, Any]:
     return dict(evaluate(lm, manager, folder.name, **options)["results"][folder.name])
 
 
-def test_a_made_choice_task_compares_the_choices(tmp_path: Path) -> None:
+def test_a_generated_choice_task_compares_the_choices(tmp_path: Path) -> None:
     folder = make(tmp_path, "choice", lines(tmp_path / "rows.jsonl", CHOICE))
     lm = RuleLM(prefer=lambda r: r.args[1] == " rain")
     assert run(folder, lm)["acc,none"] == 0.5
@@ -96,14 +96,14 @@ def test_a_made_choice_task_compares_the_choices(tmp_path: Path) -> None:
     ]
 
 
-def test_a_made_generate_task_reads_replies(tmp_path: Path) -> None:
+def test_a_generated_generate_task_reads_replies(tmp_path: Path) -> None:
     folder = make(tmp_path, "generate", lines(tmp_path / "rows.jsonl", GENERATE))
     lm = RuleLM(lambda r: " paris.\n")
     assert run(folder, lm)["exact_match,stripped"] == 0.5
     assert lm.asked[0].args[0] == "Question: Capital of France?\nAnswer:"
 
 
-def test_a_made_chat_task_asks_under_the_chat_template(tmp_path: Path) -> None:
+def test_a_generated_chat_task_uses_the_chat_template(tmp_path: Path) -> None:
     folder = make(tmp_path, "chat", lines(tmp_path / "rows.jsonl", CHAT))
     lm = RuleLM(lambda r: "Hello")
     assert run(folder, lm, apply_chat_template=True)["exact_match,stripped"] == 0.5
@@ -112,7 +112,7 @@ def test_a_made_chat_task_asks_under_the_chat_template(tmp_path: Path) -> None:
     assert second[0]["content"] == "User: A\n\nAssistant: B\n\nUser: C"
 
 
-def test_splits_become_evaluation_and_shots(tmp_path: Path) -> None:
+def test_splits_are_used_for_evaluation_and_few_shot_examples(tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()
     lines(data / "train.jsonl", GENERATE[1:])
@@ -125,24 +125,24 @@ def test_splits_become_evaluation_and_shots(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "kind", "fields"),
     [
-        (CHOICE, "choice", Fields("question", "answer", ("choices",))),
-        ([{"problem": "x", "gold": "y"}], "generate", Fields("problem", "gold")),
+        (CHOICE, "choice", TaskFields("question", "answer", ("choices",))),
+        ([{"problem": "x", "gold": "y"}], "generate", TaskFields("problem", "gold")),
         (
             [{"question": "x", "A": "1", "B": "2", "C": "3", "answer": "B"}],
             "choice",
-            Fields("question", "answer", ("A", "B", "C")),
+            TaskFields("question", "answer", ("A", "B", "C")),
         ),
-        ([{"text": "x", "op1": "1", "op2": "2", "label": 0}], "choice", Fields("text", "label", ("op1", "op2"))),
-        (CHAT, "chat", Fields("messages", "messages")),
+        ([{"text": "x", "op1": "1", "op2": "2", "label": 0}], "choice", TaskFields("text", "label", ("op1", "op2"))),
+        (CHAT, "chat", TaskFields("messages", "messages")),
     ],
 )
 def test_fields_are_guessed_by_name_and_type(
-    tmp_path: Path, rows: list[dict[str, Any]], kind: Any, fields: Fields
+    tmp_path: Path, rows: list[dict[str, Any]], kind: Any, fields: TaskFields
 ) -> None:
     assert guess(kind, look_at(str(lines(tmp_path / "rows.jsonl", rows)))) == fields
 
 
-def test_saved_data_sets_are_looked_at(tmp_path: Path) -> None:
+def test_saved_data_sets_are_inspected(tmp_path: Path) -> None:
     DatasetDict(train=Dataset.from_list(GENERATE), test=Dataset.from_list(GENERATE)).save_to_disk(tmp_path / "saved")
     data = look_at(str(tmp_path / "saved"))
     assert (data.evaluated, data.shots, data.types) == ("test", "train", {"question": "str", "answer": "str"})
@@ -151,18 +151,19 @@ def test_saved_data_sets_are_looked_at(tmp_path: Path) -> None:
 
 REFUSED = {
     "made": ([], "is missing"),
-    "Bad-Name": (GENERATE, "cannot name a task here"),
-    "class": (GENERATE, "cannot name a task here"),
+    "Bad-Name": (GENERATE, "is not a valid task name"),
+    "class": (GENERATE, "is not a valid task name"),
     "nofields": (
         [{"a": 1, "b": 2}],
-        "which is the question (--question FIELD) and which the answer (--answer FIELD); it has: a (int), b (int)",
+        "which is the question (--question FIELD) and which is the answer (--answer FIELD); "
+        "its fields are: a (int), b (int)",
     ),
     "there": (GENERATE, "exists: remove it, or name another folder"),
 }
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_be_made_is_named(
+def test_tasks_that_cannot_be_created_are_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -179,13 +180,13 @@ def test_bad_rows_and_wrong_fields_are_named_with_line(tmp_path: Path, capsys: p
     (tmp_path / "rows.jsonl").write_text('{"question": "x", "answer": "y"}\n{"question": \n')
     arguments = ["new-task", "x", "--kind", "generate", "--data", str(tmp_path / "rows.jsonl"), "--rows", "0"]
     assert main(arguments) == 1
-    assert "rows.jsonl line 2: no JSON (" in capsys.readouterr().err
+    assert "rows.jsonl line 2: not JSON (" in capsys.readouterr().err
     lines(tmp_path / "rows.jsonl", GENERATE)
     assert main([*arguments, "--answer", "anser"]) == 1
-    assert "has no field anser; it has: question, answer" in capsys.readouterr().err
+    assert "has no field anser; its fields are: question, answer" in capsys.readouterr().err
 
 
-def test_a_row_whose_answer_is_no_choice_is_named_when_the_task_loads(tmp_path: Path) -> None:
+def test_a_row_whose_answer_is_not_a_choice_is_named_when_the_task_loads(tmp_path: Path) -> None:
     folder = make(tmp_path, "choice", lines(tmp_path / "rows.jsonl", [*CHOICE, {**CHOICE[0], "answer": 7}]))
-    with pytest.raises(Exception, match="row 3: the answer 7 is none of the choices"):
+    with pytest.raises(Exception, match="row 3: the answer 7 is not one of the choices"):
         TaskManager(include_path=str(folder), include_defaults=False).load("made_choice")

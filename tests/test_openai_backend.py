@@ -1,4 +1,4 @@
-"""Served seats: what goes over the wire, what comes back, lm-eval's own API models, a real server."""
+"""Tests of served seats: requests, replies, arguments, scoring, and lm-eval's own API models."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from servers import Server, completion
 from support import instance, instances
 
 from harness_ext.backends.openai import ServerOptions, make_openai_backend, split_name
-from harness_ext.chat import ChatContext
+from harness_ext.bridge.protocol_lm import ProtocolLM
 from harness_ext.errors import ConfigurationError, LoadError, RunFailed
-from harness_ext.lm import ProtocolLM
 from harness_ext.models.baseline import BaselineLM
 from harness_ext.models.feedback_pair import FeedbackPairLM
 from harness_ext.records import Message
-from harness_ext.rundir import read_transcripts
+from harness_ext.records.chat import ChatContext
+from harness_ext.records.run_directory import read_transcripts
 
 GREEDY = {"until": ["\n\n"], "max_gen_toks": 24}
 
@@ -29,7 +29,7 @@ def make(tmp_path: Path, server: Server, **options: Any) -> BaselineLM:
 
 
 def summary(lm: ProtocolLM) -> dict[str, Any]:
-    written: dict[str, Any] = json.loads((lm.run.path / "summary.json").read_text())
+    written: dict[str, Any] = json.loads((lm.session.run.path / "summary.json").read_text())
     return written
 
 
@@ -42,7 +42,7 @@ def fails(lm: ProtocolLM, asked: list[Any]) -> str:
 # -- requests ----------
 
 
-def test_a_plain_context_is_one_message_with_the_tasks_settings(tmp_path: Path) -> None:
+def test_a_plain_context_becomes_one_message_with_the_tasks_settings(tmp_path: Path) -> None:
     with Server() as server:
         assert make(tmp_path, server).generate_until([instance("Hi\n é ", GREEDY)]) == ["re: Hi\n é "]
     assert server.requests == [
@@ -57,7 +57,7 @@ def test_a_plain_context_is_one_message_with_the_tasks_settings(tmp_path: Path) 
     assert server.paths == ["/v1/chat/completions"]
 
 
-def test_messages_go_as_they_are(tmp_path: Path) -> None:
+def test_messages_are_sent_unchanged(tmp_path: Path) -> None:
     history = [
         {"role": "system", "content": 'Be "kind".\\ '},
         {"role": "user", "content": "Hi 🙂\u2028"},
@@ -69,14 +69,14 @@ def test_messages_go_as_they_are(tmp_path: Path) -> None:
     assert server.requests[0]["messages"] == history
 
 
-def test_completions_take_text(tmp_path: Path) -> None:
+def test_completions_receive_text(tmp_path: Path) -> None:
     with Server() as server:
         lm = make(tmp_path, server, **{"student.endpoint": "completions", "student.omit": "stop+temperature"})
         chat = ChatContext.of([{"role": "user", "content": "b"}])
         assert lm.generate_until([instance("a", GREEDY), instance(chat, GREEDY, doc_id=1)]) == [
             "re: a",
             "re: User: b",
-        ], "the plain form ends at the next block"
+        ], "the plain form ends where the next block begins"
     assert server.requests[0] == {"prompt": "a", "model": "m", "max_tokens": 24}
     assert server.requests[1]["prompt"] == "User: b\n\nAssistant:"
     assert set(server.paths) == {"/v1/completions"}
@@ -96,19 +96,19 @@ def test_each_draw_has_a_seed_of_its_own_and_keeps_it(tmp_path: Path) -> None:
     assert all(0 <= seed < 2**31 for seed in seeds[0])
 
 
-def test_stop_texts_beyond_the_fourth_are_cut_here(tmp_path: Path) -> None:
+def test_stop_sequences_beyond_the_fourth_are_applied_to_the_reply(tmp_path: Path) -> None:
     asked = instance("a", {"until": ["1", "2", "3", "4", "5", ""], "max_gen_toks": 8})
     with Server(lambda text: completion("four and 5 and 3", {"messages": [{"content": "a"}]}, "length")) as server:
         lm = make(tmp_path, server)
         assert lm.generate_until([asked]) == ["four and "]
     assert server.requests[0]["stop"] == ["1", "2", "3", "4"]
-    (transcript,) = read_transcripts(lm.run.path)
-    assert transcript.turns[0].completion.finish == "stop"
+    (transcript,) = read_transcripts(lm.session.run.path)
+    assert transcript.turns[0].finish == "stop"
 
 
 def test_images_become_parts_of_the_message(tmp_path: Path) -> None:
     from harness_ext.backends.base import GenerateRequest
-    from harness_ext.images import Image
+    from harness_ext.records.images import Image
 
     with Server() as server:
         backend = make_openai_backend(f"m@{server.url}", {})
@@ -153,14 +153,14 @@ def test_replies_of_all_forms(
     with Server(lambda _: reply) as server:
         lm = make(tmp_path, server)
         assert lm.generate_until([instance("q", {"until": [], "max_gen_toks": 4})]) == [text]
-    (transcript,) = read_transcripts(lm.run.path)
-    assert transcript.turns[0].completion.finish == finish
+    (transcript,) = read_transcripts(lm.session.run.path)
+    assert transcript.turns[0].finish == finish
     assert transcript.turns[0].notes == notes
     total = summary(lm)["usage"]["student"]["total"]
     assert [total[n] for n in ("prompt_tokens", "cached_tokens", "completion_tokens")] == [None] * 3, "unknown, not 0"
 
 
-def test_usage_is_the_servers(tmp_path: Path) -> None:
+def test_usage_is_what_the_server_reports(tmp_path: Path) -> None:
     counts = {"prompt_tokens": 1000, "completion_tokens": 50, "prompt_tokens_details": {"cached_tokens": 400}}
     prices = {"student.price_in": 2, "student.price_out": 10, "student.parameters": "7e9"}
     with Server(lambda _: reply_with({"content": "a"}, **counts)) as server:
@@ -172,7 +172,7 @@ def test_usage_is_the_servers(tmp_path: Path) -> None:
     assert total["flops"] == 2 * 7e9 * 2100
 
 
-# -- what a run is told before and during ----------
+# -- arguments, keys and the course of a run ----------
 
 
 @pytest.mark.parametrize(
@@ -243,7 +243,7 @@ def test_without_a_key_none_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "Authorization" not in server.seen_headers[0]
 
 
-def test_a_reply_that_the_task_begins_needs_a_server_that_continues(tmp_path: Path) -> None:
+def test_a_reply_begun_by_the_task_needs_a_server_that_continues(tmp_path: Path) -> None:
     opened = ChatContext.of([{"role": "user", "content": "q"}, {"role": "assistant", "content": "Well,"}])
     with Server() as server:
         assert "cannot continue a reply that the task begins" in fails(
@@ -256,7 +256,7 @@ def test_a_reply_that_the_task_begins_needs_a_server_that_continues(tmp_path: Pa
     assert (sent["continue_final_message"], sent["add_generation_prompt"]) == (True, False)
 
 
-def test_what_no_server_can_take_is_not_sent(tmp_path: Path) -> None:
+def test_undecodable_prompts_are_not_sent(tmp_path: Path) -> None:
     with Server() as server:
         lm = make(tmp_path, server, on_failure="score")
         assert lm.generate_until(instances(["a\ud800", "b"], GREEDY)) == ["", "re: b"]
@@ -276,8 +276,8 @@ def test_the_store_knows_a_served_model_by_its_address_or_its_revision(tmp_path:
         assert run(two, "6", **{"student.revision": "w2"}) == 2
 
 
-def test_new_questions_join_while_others_wait(tmp_path: Path) -> None:
-    """The first question hangs until all others are answered: a batch would wait for it for ever."""
+def test_new_questions_are_sent_while_others_wait(tmp_path: Path) -> None:
+    """The first question hangs until all others are answered. A batch would wait for it forever."""
     with Server() as server:
         server.plan = lambda text: "timeout" if text == "q0" and sum(server.answered.values()) < 30 else None
         options = {"student.num_concurrent": 4, "student.timeout": 5, "window": 8}
@@ -286,7 +286,7 @@ def test_new_questions_join_while_others_wait(tmp_path: Path) -> None:
     assert max(server.answered.values()) == 1
 
 
-def test_no_more_requests_at_once_than_allowed(tmp_path: Path) -> None:
+def test_num_concurrent_limits_the_requests_in_flight(tmp_path: Path) -> None:
     with Server(delay=0.02) as server:
         lm = make(tmp_path, server, **{"student.num_concurrent": 5})
         lm.generate_until(instances((f"q{i}" for i in range(40)), GREEDY))
@@ -305,7 +305,7 @@ def test_scoring_needs_the_completions_endpoint(tmp_path: Path) -> None:
 
 
 def echo_logprobs(text: str, prefix: str = "<s>") -> dict[str, Any]:
-    """Return what vLLM says to `echo` with `logprobs=1`: a token a character, and one new token."""
+    """Return vLLM's reply to `echo` with `logprobs=1`, with one token per character and one new token."""
     tokens = [prefix, *text, "!"]
     offsets, at = [], 0
     for token in tokens:
@@ -339,7 +339,7 @@ def test_a_server_without_prompt_log_probabilities_ends_the_run_at_once(tmp_path
             run_dir=tmp_path / "r", progress="off",
             **{"student.endpoint": "completions", "teacher.endpoint": "completions"},
         )  # fmt: skip
-        with pytest.raises(LoadError, match="gives no log-probabilities of a prompt"):
+        with pytest.raises(LoadError, match="returns no log-probabilities of a prompt"):
             lm.generate_until(instances((f"q{i}" for i in range(50)), GREEDY))
 
 
@@ -347,7 +347,7 @@ def test_a_server_without_prompt_log_probabilities_ends_the_run_at_once(tmp_path
 
 
 @pytest.mark.parametrize("num_concurrent", [1, 4])
-def test_lm_evals_chat_model_sits_on_a_seat(tmp_path: Path, num_concurrent: int) -> None:
+def test_lm_evals_chat_model_works_on_a_seat(tmp_path: Path, num_concurrent: int) -> None:
     history = [{"role": "user", "content": "Hi"}]
     asked = [instance(ChatContext.of(history), GREEDY, doc_id=i, repeats=1) for i in range(3)]
     asked.append(instance(ChatContext.of([{"role": "user", "content": "é"}]), GREEDY, doc_id=3))
@@ -379,7 +379,7 @@ def test_lm_evals_api_models_send_each_draw_with_a_seed_of_its_own(tmp_path: Pat
     assert {r["prompt"] for r in server.requests} == {"a"}
 
 
-def test_all_arguments_are_described() -> None:
+def test_all_arguments_are_documented() -> None:
     page = (Path(__file__).resolve().parent.parent / "docs" / "http-seats.md").read_text()
     rows = dict(re.findall(r"^\| `(\w+)` \| `?([^|`]+?)`? \|", page, re.MULTILINE))
     defaults = {name: str(value) for name, value in vars(ServerOptions()).items()}

@@ -1,4 +1,4 @@
-"""From lm-eval's model arguments to a checked run: conversions, traps of types, secrets, all problems at once."""
+"""Model arguments to a checked run: conversions, ambiguous types, secrets, and all problems at once."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import scripted_pair
 
-from harness_ext.arguments import flatten, plan_run
 from harness_ext.backends.scripted import ScriptedBackend
+from harness_ext.config.run_plan import flatten, plan_run
 from harness_ext.errors import ConfigurationError
 from harness_ext.models.baseline import Baseline
 from harness_ext.models.feedback_pair import REFINE_USER, FeedbackPair
@@ -95,7 +95,7 @@ def test_conversions(name: str, given: object, wanted: object) -> None:
         ("prompt", "a\0b", "a readable UTF-8 text file"),
     ],
 )
-def test_what_does_not_fit(name: str, given: object, expected: str) -> None:
+def test_values_that_do_not_fit(name: str, given: object, expected: str) -> None:
     problems: list[str] = []
     assert build(Options, {name: given}, problems, "student.") is None
     (problem,) = problems
@@ -105,7 +105,7 @@ def test_what_does_not_fit(name: str, given: object, expected: str) -> None:
 
 @settings(deadline=None)
 @given(st.from_type(int) | st.floats() | st.text() | st.booleans() | st.none() | st.lists(st.integers(), max_size=2))
-def test_conversion_gives_the_declared_type_or_says_what_it_expected(value: object) -> None:
+def test_conversion_returns_the_declared_type_or_says_what_it_expected(value: object) -> None:
     for annotation in (int, float, bool, str, Path, Literal["a", "b"]):
         try:
             converted = convert(value, annotation)
@@ -128,7 +128,7 @@ def test_prompt_files(tmp_path: Path) -> None:
     assert (
         options.prompt.fill(review="{other} {review}") == "Teacher said {other} {review} – {other} {{other} {review}}"
     )
-    for path, reason in ((bad, f"with {{review}} in it; the file {bad} lacks that"), (binary, "readable UTF-8")):
+    for path, reason in ((bad, f"with {{review}}, which the file {bad} does not contain"), (binary, "readable UTF-8")):
         problems = []
         assert build(Options, {"prompt": str(path)}, problems) is None
         assert reason in problems[0]
@@ -136,7 +136,7 @@ def test_prompt_files(tmp_path: Path) -> None:
 
 @settings(deadline=None)
 @given(st.text(), st.text())
-def test_what_fills_a_prompt_is_never_filled_again(draft: str, review: str) -> None:
+def test_inserted_text_is_never_filled_again(draft: str, review: str) -> None:
     text = PromptText("<{draft}|{review}|{draft}|{unknown}>")
     assert text.fill(draft=draft, review=review) == f"<{draft}|{review}|{draft}|{{unknown}}>"
 
@@ -195,14 +195,14 @@ def test_all_problems_come_at_once() -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("vlm:x", r"`vlm` in `vlm:x` is no backend \(did you mean `vllm`\?\)"),
+        ("vlm:x", r"`vlm` in `vlm:x` is not a backend \(did you mean `vllm`\?\)"),
         ("dummy:", "names no model"),
         ("/no/such/folder", "there is no folder /no/such/folder"),
         ("hf:./no/such", "there is no folder ./no/such"),
-        ("feedback_pair:x", "is a protocol, which cannot sit on a seat"),
+        ("feedback_pair:x", "is a protocol, which cannot take a seat"),
     ],
 )
-def test_models_that_are_none(spec: str, message: str) -> None:
+def test_specifications_that_name_no_model(spec: str, message: str) -> None:
     import re
 
     import lm_eval.models  # noqa: F401
@@ -218,15 +218,15 @@ def test_limits_of_options() -> None:
     assert "`max_rounds` must be 0 or more" in problem
 
 
-def test_missing_abilities_are_said() -> None:
+def test_missing_capabilities_are_reported() -> None:
     seats = pair()
     seats["teacher"].capabilities = frozenset({"generate"})
     assert plan_run(FeedbackPair, seats).seats["teacher"].backend is seats["teacher"]
     (problem,) = problems_of(FeedbackPair, {**seats, "verdict": "logprob"})
-    assert problem == "`teacher`: this run needs a model that can continue, score, and teacher cannot"
+    assert problem == "`teacher`: this run needs a model that can continue, score, but teacher cannot"
 
 
-def test_nested_and_dotted_arguments_mean_the_same() -> None:
+def test_nested_and_dotted_arguments_are_equivalent() -> None:
     backends = pair()
     nested = {"student": {"model": backends["student"], "chat": "off", "price_in": 1}, "teacher": backends["teacher"]}
     dotted = {
@@ -243,11 +243,11 @@ def test_nested_and_dotted_arguments_mean_the_same() -> None:
 
 
 @pytest.mark.parametrize(("given", "wanted"), [(False, "off"), ("off", "off"), (2024, "2024"), ("a/b", "a/b")])
-def test_where_the_store_is(given: object, wanted: str) -> None:
+def test_values_of_the_store(given: object, wanted: str) -> None:
     assert plan_run(Baseline, {"student": pair()["student"], "store": given}).options.store == wanted
 
 
-def test_true_is_the_usual_store() -> None:
+def test_store_true_is_the_default_store() -> None:
     student = pair()["student"]
     usual = plan_run(Baseline, {"student": student}).options.store
     assert plan_run(Baseline, {"student": student, "store": True}).options.store == usual
@@ -261,7 +261,7 @@ def test_names_that_lm_eval_reads_as_numbers() -> None:
     assert problem == "`run_dir=100000.0`: expected text; lm-eval read it as 100000.0, so quote it: '…'"
 
 
-def test_no_seat_named_is_the_demonstration() -> None:
+def test_without_a_model_the_demonstration_pair_is_used() -> None:
     plan = plan_run(FeedbackPair, {"max_rounds": 2}, device="cpu")
     assert plan.demonstration
     assert [Path(s.backend.name).name for s in plan.seats.values()] == ["student", "teacher"]

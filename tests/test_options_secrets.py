@@ -1,10 +1,10 @@
-"""What is taken for a secret among model arguments, and what is not."""
+"""Which model arguments are treated as secrets, and which are not."""
 
 from __future__ import annotations
 
 import pytest
 
-from harness_ext.options import secrets_in
+from harness_ext.config.secrets import secrets_in
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_secret_names_are_found(name: str) -> None:
         "eos_token",
     ],
 )
-def test_words_of_language_models_are_no_secrets(name: str) -> None:
+def test_terms_of_language_models_are_not_secrets(name: str) -> None:
     assert secrets_in({name: "x"}, frozenset()) == []
 
 

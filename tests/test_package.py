@@ -1,4 +1,4 @@
-"""What a wheel, a source distribution and the pinned versions hold."""
+"""The contents of wheels and source distributions, and the pinned versions."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ STARTUP_FILES = {"harness_ext.pth", "harness_ext.start", "harness_ext_startup.py
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the repository with new files of several kinds, and with what a build left of a deleted one."""
+    """Return a copy of the repository with new files of several kinds, and with a build output of a deleted file."""
     copy = tmp_path_factory.mktemp("checkout")
     for path in ROOT.iterdir():
         if path.is_file():
@@ -73,7 +73,7 @@ def editable(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(checkout, "build_editable", tmp_path_factory.mktemp("editable"))
 
 
-def test_wheel_holds_every_file_of_the_five_folders_and_nothing_else(checkout: Path, wheel: Path):
+def test_wheel_contains_exactly_the_files_of_the_five_folders(checkout: Path, wheel: Path):
     expected = {
         f"{target}/{path.relative_to(checkout / folder)}"
         for folder, target in FOLDERS.items()
@@ -125,9 +125,9 @@ def test_startup_files_are_one_line_each_and_name_the_same_function(wheel: Path,
         module = archive.read("harness_ext_startup.py")
     assert pth == "import harness_ext_startup; harness_ext_startup.install()\n"
     assert start == "harness_ext_startup:install\n"
-    assert module == (ROOT / "harness_ext" / "startup.py").read_bytes()
-    monkeypatch.setitem(sys.modules, "harness_ext_startup", pytest.importorskip("harness_ext.startup"))
-    assert callable(pkgutil.resolve_name(start.strip()))  # what PEP 829 does with the line
+    assert module == (ROOT / "harness_ext" / "bridge" / "startup.py").read_bytes()
+    monkeypatch.setitem(sys.modules, "harness_ext_startup", pytest.importorskip("harness_ext.bridge.startup"))
+    assert callable(pkgutil.resolve_name(start.strip()))  # how PEP 829 resolves the line
 
 
 def test_source_distribution_builds_the_same_wheel(checkout: Path, wheel: Path, tmp_path: Path):
@@ -138,7 +138,7 @@ def test_source_distribution_builds_the_same_wheel(checkout: Path, wheel: Path, 
     assert set(zipfile.ZipFile(again).namelist()) == set(zipfile.ZipFile(wheel).namelist())
 
 
-def test_entry_points_name_what_exists():
+def test_entry_points_exist():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     models = project["entry-points"]["lm_eval.models"]
     for name in ("baseline", "skyline", "feedback_pair"):
@@ -149,7 +149,7 @@ def test_entry_points_name_what_exists():
         assert callable(pkgutil.resolve_name(f"{module}:{attribute}")), value
 
 
-def test_everything_that_gets_installed_is_pinned():
+def test_every_installed_dependency_is_pinned():
     text = (ROOT / "constraints.txt").read_text()
     pins = {_normal(line.split("==")[0]) for line in text.splitlines() if line and not line.startswith("#")}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -159,7 +159,7 @@ def test_everything_that_gets_installed_is_pinned():
 
 
 def _closure(requirements: list[Requirement]) -> set[str]:
-    """The names of `requirements` and of all that they require here, extras included."""
+    """Return the names of `requirements` and of their installed dependencies, including those of extras."""
     names: set[str] = set()
     done: set[tuple[str, str]] = set()
     todo = [(requirement, extra) for requirement in requirements for extra in ("", *requirement.extras)]

@@ -1,6 +1,6 @@
-"""Installed into environments of their own, as wheel and as editable install: what lm-eval finds, and what stays.
+"""Installations as wheel and as editable install, in separate environments: plugin discovery and uninstallation.
 
-The environments borrow the libraries of the one that runs the tests, by a path line; nothing is downloaded.
+The environments use the libraries of the environment that runs the tests, through a `.pth` file; nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    """An environment with the project and a third party's distribution, both as wheels."""
+    """Return an environment with the project and a third-party distribution, both installed as wheels."""
     folder = tmp_path_factory.mktemp("installed")
     source = folder / "third-party"
     for name, text in THIRD_PARTY.items():
@@ -180,7 +180,7 @@ def test_startup_can_be_switched_off(installed: Environment):
     assert "no model for this name found" in result.stderr
 
 
-def test_folders_of_the_checkout_are_no_packages_of_their_own(editable: Environment):
+def test_folders_of_the_checkout_are_not_top_level_packages(editable: Environment):
     result = editable.python(
         """
         import harness_ext.models, harness_ext.tasks
@@ -192,7 +192,7 @@ def test_folders_of_the_checkout_are_no_packages_of_their_own(editable: Environm
 
 
 @pytest.mark.cli
-def test_main_job_runs_from_a_wheel_with_the_pair_that_it_carries(installed: Environment):
+def test_main_job_runs_from_a_wheel_with_the_embedded_pair(installed: Environment):
     command = "-m lm_eval --model feedback_pair --tasks babi_stories --limit 2 --batch_size 2 --output_path main"
     result = installed.run("python", *command.split())
     assert result.returncode == 0, result.stderr
@@ -202,7 +202,7 @@ def test_main_job_runs_from_a_wheel_with_the_pair_that_it_carries(installed: Env
 
 
 @pytest.mark.cli
-def test_third_partys_model_and_task_run_in_lm_eval(installed: Environment):
+def test_third_party_model_and_task_run_in_lm_eval(installed: Environment):
     command = "-m lm_eval --model echo --tasks say_it_again --output_path out".split()
     result = installed.run("python", *command)
     assert result.returncode == 0, result.stderr
@@ -222,7 +222,7 @@ def test_harness_ext_lm_eval_needs_no_startup_file(installed: Environment, check
 
 
 @pytest.mark.cli
-def test_simple_evaluate_finds_them_too(installed: Environment):
+def test_simple_evaluate_finds_the_plugins(installed: Environment):
     result = installed.python(
         """
         import lm_eval
@@ -243,7 +243,7 @@ def test_doctor_reports_the_environment(installed: Environment):
     assert "belongs to another model" in hf
 
 
-def test_without_lm_eval_python_starts_and_the_commands_say_what_is_missing(checkout: Path, tmp_path: Path):
+def test_without_lm_eval_python_starts_and_the_commands_report_it(checkout: Path, tmp_path: Path):
     environment = new_environment(tmp_path, libraries=False)
     environment.site.joinpath("borrowed.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
     environment.install(checkout)
@@ -265,8 +265,8 @@ def test_editable_install_whose_checkout_is_gone_warns_only_when_lm_eval_is_used
     environment.install("-e", copy)
     shutil.rmtree(copy)
     assert environment.python("pass").stderr == ""
-    result = environment.python("import lm_eval.models; print('went on')")
-    assert result.stdout.strip() == "went on"
+    result = environment.python("import lm_eval.models; print('continued')")
+    assert result.stdout.strip() == "continued"
     assert "Plugins were not loaded into lm-eval (ModuleNotFoundError" in result.stderr
 
 

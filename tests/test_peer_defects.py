@@ -1,6 +1,6 @@
-"""Defects found in published systems of this kind, each with the test that this project passes.
+"""Defects of published systems of this kind, each with a test that this project passes.
 
-One test a defect, numbered and named after it. Where a system is named, the defect was read in its code.
+There is one test per defect, numbered and named after it. Where a system is named, the defect was found in its code.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ import pytest
 from support import instance, instances, run_engine, scripted_pair
 
 import harness_ext
-from harness_ext.answers import read_answer, same_answer, vote
 from harness_ext.backends.base import Request
 from harness_ext.backends.scripted import ScriptedBackend
-from harness_ext.engine import Engine
+from harness_ext.engine.engine import Engine
 from harness_ext.errors import CallFailed, ConfigurationError, RunFailed, StoreError
 from harness_ext.models.baseline import BaselineLM
 from harness_ext.models.debate import Debate
 from harness_ext.models.feedback_pair import FeedbackPair, FeedbackPairLM
 from harness_ext.models.self_consistency import SelfConsistency, SelfConsistencyLM
 from harness_ext.protocol import Question
+from harness_ext.reading.answers import read_answer, same_answer, vote
+from harness_ext.reading.verdicts import read_verdict
 from harness_ext.records import Transcript
-from harness_ext.rundir import read_transcripts
-from harness_ext.verdicts import read_verdict
+from harness_ext.records.run_directory import read_transcripts
 
 
 def make(tmp_path: Path, cls: Any = BaselineLM, **options: Any) -> Any:
@@ -46,7 +46,7 @@ def summary(tmp_path: Path) -> dict[str, Any]:
 
 
 def test_defect_01_an_unparsable_answer_is_correct_and_votes() -> None:
-    """Du et al.: None takes part in the vote, and a None majority scores 1."""
+    """Du et al.: None takes part in the vote, and a majority of None scores 1."""
     lost = [read_answer("I have no idea about this one"), read_answer("nor do I have any idea of it")]
     right = read_answer("#### 5")
     assert lost == [None, None]
@@ -57,8 +57,8 @@ def test_defect_01_an_unparsable_answer_is_correct_and_votes() -> None:
     assert solve(SelfConsistency(k="3"), [Question("q")], student=student)[0].text == "#### 5"
 
 
-def test_defect_02_correct_once_is_correct_for_ever(tmp_path: Path) -> None:
-    """Self-Refine: the first right attempt marks all later ones right. Here the last text is the answer."""
+def test_defect_02_correct_once_counts_as_correct_forever(tmp_path: Path) -> None:
+    """Self-Refine: after the first correct attempt, all later ones count as correct. Here the last text counts."""
     student, teacher = scripted_pair(
         lambda p: "seven" if "Your teacher" in p else "five", lambda p: "Correct." if "seven" in p else "Incorrect."
     )
@@ -67,7 +67,7 @@ def test_defect_02_correct_once_is_correct_for_ever(tmp_path: Path) -> None:
 
 
 def test_defect_03_the_right_option_is_always_a(tmp_path: Path) -> None:
-    """SpecReason rewrites GPQA's options. Here the task's own context arrives untouched, its choices in their order."""
+    """SpecReason rewrites GPQA's options. Here the task's context arrives unchanged, with its choices in order."""
     context = "Which?\n(A) wrong\n(B) right\nAnswer:"
     model = ScriptedBackend(lambda p: "B", score_reply=lambda p, c: -1.0)
     make(tmp_path, student=model).generate_until(instances([context]))
@@ -77,7 +77,7 @@ def test_defect_03_the_right_option_is_always_a(tmp_path: Path) -> None:
     for request, choice in zip(asked, (" wrong", " right"), strict=True):
         request.request_type, request.arguments = "loglikelihood", (context, choice)
     lm.loglikelihood(asked)
-    (done,) = read_transcripts(lm.run.path)
+    (done,) = read_transcripts(lm.session.run.path)
     assert [(t.verdict or {})["continuation"] for t in done.turns] == [" wrong", " right"]
 
 
@@ -91,17 +91,17 @@ def broken(bad: str, working: Callable[[str], str] = lambda p: f"re {p}") -> Cal
 
 
 def test_defect_04_failed_samples_are_replaced_by_others(tmp_path: Path) -> None:
-    """MALLM draws substitutes. Here a failed question stays, is counted, and keeps its document."""
+    """MALLM draws other samples instead. Here a failed question remains, is counted, and keeps its document."""
     lm = make(tmp_path, student=ScriptedBackend(broken("q2")), on_failure="score")
     assert lm.generate_until(instances([f"q{i}" for i in range(4)])) == ["re q0", "re q1", "", "re q3"]
-    assert sorted((t.doc_id, t.failure is None) for t in read_transcripts(lm.run.path)) == [
+    assert sorted((t.doc_id, t.failure is None) for t in read_transcripts(lm.session.run.path)) == [
         (0, True), (1, True), (2, False), (3, True),
     ]  # fmt: skip
     assert (summary(tmp_path)["questions"], summary(tmp_path)["failed"]) == (4, 1)
 
 
 def test_defect_05_the_output_is_deleted_at_the_start(tmp_path: Path) -> None:
-    """MALLM again. Here a second run in the same folder goes on, and what stood there stands there still."""
+    """MALLM, too. Here a second run in the same folder continues the first and keeps what it wrote."""
     make(tmp_path, student=ScriptedBackend(broken(""))).generate_until(instances(["a", "b"]))
     before = (tmp_path / "run" / "transcripts.jsonl").read_bytes()
     model = ScriptedBackend(broken(""))
@@ -111,16 +111,16 @@ def test_defect_05_the_output_is_deleted_at_the_start(tmp_path: Path) -> None:
 
 
 def test_defect_06_the_resume_key_lacks_the_settings(tmp_path: Path) -> None:
-    """RSD, SpecReason: another threshold resumes the old results. Here another setting is another evaluation."""
+    """RSD and SpecReason resume old results with another threshold. Here another setting is another evaluation."""
     pair = {"student": ScriptedBackend(broken("")), "teacher": ScriptedBackend(lambda p: "Correct.", name="t")}
     make(tmp_path, FeedbackPairLM, **pair, max_rounds=1).generate_until(instances(["a"]))
     for changed in ({"max_rounds": 2}, {"student.gen.temperature": 0.5}, {"reason": "off"}):
-        with pytest.raises(StoreError, match="holds another evaluation"):
+        with pytest.raises(StoreError, match="contains another evaluation"):
             make(tmp_path, FeedbackPairLM, **{**pair, "max_rounds": 1, **changed})
 
 
 def test_defect_07_errored_rows_count_as_done(tmp_path: Path) -> None:
-    """MASLab. Here they are tried again, and they alone."""
+    """MASLab. Here they, and only they, are tried again."""
     lm = make(tmp_path, student=ScriptedBackend(broken("b")))
     with pytest.raises(RunFailed):
         lm.generate_until(instances(["a", "b", "c"]))
@@ -130,7 +130,7 @@ def test_defect_07_errored_rows_count_as_done(tmp_path: Path) -> None:
 
 
 def test_defect_08_the_cache_is_not_keyed_by_model(tmp_path: Path) -> None:
-    """lm-eval's --use_cache. Here two models, and two protocols, share one store and nothing else."""
+    """lm-eval's --use_cache. Here two models and two protocols share one store without mixing their replies."""
     answers = []
     for name in ("one", "two"):
         model = ScriptedBackend(lambda p, name=name: name, name=name)
@@ -143,22 +143,22 @@ def test_defect_08_the_cache_is_not_keyed_by_model(tmp_path: Path) -> None:
     )
     answers += lm.generate_until(instances(["q"]))
     assert answers == ["one", "two", "two"]
-    assert sum(map(len, student.calls)) == 1  # the draft was paid for by the baseline, and by that alone
+    assert sum(map(len, student.calls)) == 1  # the draft was shared with the baseline, the refinement was not
     hook = type("Hook", (), {"dbdict": {}})()
     with pytest.raises(ConfigurationError, match="--use_cache is not keyed by model"):
         lm.set_cache_hook(hook)
 
 
 def test_defect_09_the_same_prompt_is_the_same_agent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Any cache, and temperature 0, make N agents one. Here they are N draws, or it is said that they are one."""
+    """A cache or temperature 0 turns N agents into one. Here they are N draws, or the run reports that they are one."""
     count = iter(range(99))
     one = ScriptedBackend(lambda p: f"#### {next(count)}")
     sampled = Question("q", {"do_sample": True, "temperature": 1.0})
     done = solve(Debate(topology="all", max_rounds=0), [sampled], agent1=one, agent2=one, agent3=one)[0]
-    assert len({t.completion.text for t in done.turns}) == 3
+    assert len({t.text for t in done.turns}) == 3
     lm = make(tmp_path, SelfConsistencyLM, student=ScriptedBackend(lambda p: "5"), k=3, temperature=0)
     lm.generate_until(instances(["q"]))
-    assert "2 calls were the same greedy call" in capsys.readouterr().err
+    assert "2 calls repeated a greedy call" in capsys.readouterr().err
 
 
 def questions(count: int) -> list[Question]:
@@ -166,7 +166,7 @@ def questions(count: int) -> list[Question]:
 
 
 def test_defect_10_batch_mates_decide_when_a_sample_stops() -> None:
-    """RSD ends every unfinished sample when none finished for five rounds. Here each has its own rounds."""
+    """RSD ends all unfinished samples if none has finished for five rounds. Here each question has its own rounds."""
 
     def student(prompt: str) -> str:
         return f"draft {prompt.count('draft')}"
@@ -196,14 +196,14 @@ def test_defect_10_batch_mates_decide_when_a_sample_stops() -> None:
     ],
 )
 def test_defect_11_magic_words_stop_the_loop(review: str) -> None:
-    """Self-Refine stops at the substring "it is correct". Here a structured verdict does."""
+    """Self-Refine stops at the substring "it is correct". Here only a structured verdict stops the loop."""
     assert not read_verdict(review).accepted
     student, teacher = scripted_pair(lambda p: f"draft {len(p)}", lambda p: review)
     assert solve(FeedbackPair(max_rounds=2), [Question("q")], student=student, teacher=teacher)[0].stop == "max_rounds"
 
 
 def test_defect_12_model_text_is_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Multi-Agents-Debate and MASLab call eval() on replies. Here nothing does, on any path."""
+    """Multi-Agents-Debate and MASLab call eval() on replies. Here no code path does."""
     monkeypatch.chdir(tmp_path)
     hostile = "__import__('pathlib').Path('hacked').touch()"
     for said in (
@@ -236,7 +236,7 @@ def test_defect_12_the_package_calls_neither_eval_nor_exec_nor_pickle() -> None:
 
 
 def test_defect_13_whole_texts_are_compared_instead_of_answers() -> None:
-    """optillm merges texts of 0.985 similarity that answer 72 and 74, and splits two ways of saying 72."""
+    """optillm merges texts of 0.985 similarity that answer 72 and 74, and separates two ways of writing 72."""
     long = "He starts with forty, buys twice as many as his sister had, and gives half of them away. " * 5
     assert not same_answer(read_answer(f"{long}\n#### 72"), read_answer(f"{long}\n#### 74"))
     assert same_answer(read_answer(f"{long}\n#### 72"), read_answer("Twice 36 is 72.0. The answer is $72."))
@@ -245,7 +245,7 @@ def test_defect_13_whole_texts_are_compared_instead_of_answers() -> None:
 
 
 def test_defect_14_ties_depend_on_the_order_of_questions() -> None:
-    """debate-or-vote breaks ties with the global random generator. Here a tie has one end a question."""
+    """debate-or-vote breaks ties with the global random generator. Here the question alone decides its tie."""
 
     def ends(order: list[Question]) -> dict[int, tuple[str, str]]:
         agents = {f"agent{i}": ScriptedBackend(lambda p, i=i: f"#### {i}", name=f"a{i}") for i in (1, 2, 3)}
@@ -259,7 +259,7 @@ def test_defect_14_ties_depend_on_the_order_of_questions() -> None:
 
 
 def test_defect_15_calls_are_missing_from_the_totals(tmp_path: Path) -> None:
-    """MASLab does not count a model's first call; optillm counts in a global. Here no token is missing."""
+    """MASLab does not count a model's first call; optillm counts in a global variable. Here no token is missing."""
     written = {"student": 0, "teacher": 0}
 
     def counting(seat: str, reply: Callable[[str], str]) -> Callable[[str], str]:
@@ -279,12 +279,12 @@ def test_defect_15_calls_are_missing_from_the_totals(tmp_path: Path) -> None:
     usage = summary(tmp_path)["usage"]
     assert {seat: usage[seat]["total"]["completion_tokens"] for seat in written} == written
     assert usage["student"]["total"]["calls"] == sum(map(len, student.calls)) == 24
-    turns = [t for transcript in read_transcripts(lm.run.path) for t in transcript.turns]
-    assert sum(t.completion.completion_tokens or 0 for t in turns) == sum(written.values())
+    turns = [t for transcript in read_transcripts(lm.session.run.path) for t in transcript.turns]
+    assert sum(t.result.completion_tokens or 0 for t in turns) == sum(written.values())
 
 
 def test_defect_16_discarded_tokens_are_not_counted(tmp_path: Path) -> None:
-    """Only RSD counts them. Here what was kept, discarded and spent on checking is what was written."""
+    """Only RSD counts them. Here the tokens kept, discarded and spent on verification add up to those written."""
     student, teacher = scripted_pair(
         lambda p: "a better one" if "Your teacher" in p else "first",
         lambda p: "Correct." if "better" in p else "Incorrect.",
@@ -300,8 +300,8 @@ def test_defect_16_discarded_tokens_are_not_counted(tmp_path: Path) -> None:
     assert summary(tmp_path / "sc")["completion_tokens"] == {"kept": 3, "discarded": 5, "verification": 0}
 
 
-def test_defect_17_old_messages_are_dropped_in_silence(tmp_path: Path) -> None:
-    """Here a conversation that does not fit fails its question, or is cut on request, and is counted."""
+def test_defect_17_old_messages_are_dropped_silently(tmp_path: Path) -> None:
+    """Here a conversation that does not fit fails its question, or is cut on request and counted."""
 
     class Narrow(ScriptedBackend):
         def check(self, request: Request) -> CallFailed | None:
@@ -319,7 +319,7 @@ def test_defect_17_old_messages_are_dropped_in_silence(tmp_path: Path) -> None:
 
 
 def test_defect_18_a_hidden_switch_changes_the_configuration(tmp_path: Path) -> None:
-    """optillm's MARS is another protocol below 4,000 tokens. Here what is stored is what runs, whatever the length."""
+    """optillm's MARS is another protocol below 4,000 tokens. Here the stored options are what runs, at any length."""
     stored = []
     for length in (10, 100_000):
         folder = tmp_path / str(length)
@@ -327,12 +327,12 @@ def test_defect_18_a_hidden_switch_changes_the_configuration(tmp_path: Path) -> 
         lm = make(folder, FeedbackPairLM, student=student, teacher=teacher, max_rounds=3)
         lm.generate_until(instances(["a"], {"max_gen_toks": length}))
         stored.append(json.loads((folder / "run" / "config.json").read_text())["identity"]["options"])
-        assert len([t for t in next(read_transcripts(lm.run.path)).turns if t.kind == "refine"]) == 3
+        assert len([t for t in next(read_transcripts(lm.session.run.path)).turns if t.kind == "refine"]) == 3
     assert stored[0] == stored[1] == json.loads(json.dumps(vars(FeedbackPair(max_rounds=3))))
 
 
-def test_defect_19_malformed_verdicts_are_taken_in_silence(tmp_path: Path) -> None:
-    """SpecReason, MALLM: what cannot be read is a rejection, and nobody knows. Here the rate is reported."""
+def test_defect_19_malformed_verdicts_are_accepted_silently(tmp_path: Path) -> None:
+    """SpecReason and MALLM count an unreadable verdict as a rejection without a word. Here the rate is reported."""
     student, teacher = scripted_pair(lambda p: f"draft {len(p)}", lambda p: "Well, well" if "xx" in p else "Correct.")
     lm = make(tmp_path, FeedbackPairLM, student=student, teacher=teacher, max_rounds=1)
     lm.generate_until(instances(["a", "b", "c", "xx"]))
@@ -343,7 +343,7 @@ def test_defect_19_malformed_verdicts_are_taken_in_silence(tmp_path: Path) -> No
 
 
 def test_defect_20_a_stop_rule_that_never_fires() -> None:
-    """MALLM's consensus is tested on records that its agents never write. Here the whole engine runs, calls counted."""
+    """MALLM tests its consensus on records that its agents never write. Here the real engine's calls are counted."""
     for size in (2, 3, 5):
         agents = {f"agent{i}": ScriptedBackend(lambda p: "#### 7", name=f"a{i}") for i in range(1, size + 1)}
         done = solve(Debate(topology="all", max_rounds=10), [Question("q")], **agents)[0]
@@ -351,8 +351,8 @@ def test_defect_20_a_stop_rule_that_never_fires() -> None:
         assert sum(len(batch) for agent in agents.values() for batch in agent.calls) == size
 
 
-def test_defect_21_calls_nobody_asked_for() -> None:
-    """SpecReason asks the server for its models before every call. Here a question costs the calls of its protocol."""
+def test_defect_21_calls_that_the_protocol_did_not_make() -> None:
+    """SpecReason asks the server for its models before every call. Here a question costs only its protocol's calls."""
     student, teacher = scripted_pair(lambda p: f"draft {p}", lambda p: "Correct.")
     solve(FeedbackPair(), questions(5), student=student, teacher=teacher)
     assert (sum(map(len, student.calls)), sum(map(len, teacher.calls))) == (5, 5)

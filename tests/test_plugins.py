@@ -1,4 +1,4 @@
-"""The plugin bridge: the hook against a stand-in for lm-eval, registration against lm-eval's own registry and index."""
+"""Plugins: the hook with a stand-in for lm-eval, and registration with lm-eval's own registry and index."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from harness_ext import plugins
+from harness_ext.bridge import plugins
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -28,12 +28,12 @@ def fresh_warnings():
     plugins._warn.cache_clear()
 
 
-# The hook, in interpreters of its own with a stand-in for lm-eval
+# The hook, in separate interpreters with a stand-in for lm-eval
 
 
 @pytest.fixture
 def stand_in(tmp_path: Path) -> Path:
-    """A folder with a package `lm_eval` of the shape that the hook and the registration rely on."""
+    """Return a folder with a package `lm_eval` that has the modules on which hook and registration rely."""
     files = {
         "lm_eval/__init__.py": "",
         "lm_eval/api/__init__.py": "",
@@ -75,7 +75,7 @@ def python(code: str, *folders: Path, **environment: str) -> subprocess.Complete
 
 
 SHOW_MODELS = """
-    from harness_ext import startup
+    from harness_ext.bridge import startup
     startup.install()
     import lm_eval.models
     print(*sorted(lm_eval.models.model_registry))
@@ -84,7 +84,7 @@ SHOW_MODELS = """
 
 @pytest.fixture
 def distribution(stand_in: Path) -> Path:
-    """An installed distribution beside the stand-in that declares one model."""
+    """Return the folder of the stand-in with an installed distribution that declares one model."""
     info = stand_in / "other-1.0.dist-info"
     info.mkdir()
     info.joinpath("METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 1.0\n")
@@ -114,7 +114,7 @@ def test_lm_eval_that_discovers_models_itself_is_left_alone(distribution: Path):
 def test_task_index_is_extended_and_keeps_its_own_loader(stand_in: Path):
     result = python(
         """
-        from harness_ext import startup
+        from harness_ext.bridge import startup
         startup.install(); startup.install()
         import sys, importlib.machinery, inspect, lm_eval.tasks._index as index
         assert index.TaskIndex.build.holds_packs
@@ -131,7 +131,7 @@ def test_two_copies_of_the_hook_do_not_call_each_other(distribution: Path):
     result = python(
         """
         import sys
-        from harness_ext import startup
+        from harness_ext.bridge import startup
         sys.meta_path[:0] = [startup.PluginHook(), startup.PluginHook()]
         import lm_eval.models
         print(*sorted(lm_eval.models.model_registry))
@@ -141,21 +141,21 @@ def test_two_copies_of_the_hook_do_not_call_each_other(distribution: Path):
     assert "other" in result.stdout.split(), result.stderr
 
 
-def test_a_failing_registration_is_a_warning_and_lm_eval_goes_on(stand_in: Path):
+def test_a_failing_registration_is_a_warning_and_lm_eval_keeps_working(stand_in: Path):
     (stand_in / "lm_eval/tasks/_index.py").write_text("class SomethingElse: pass\n")
     (stand_in / "lm_eval/models/__init__.py").write_text("")
     (stand_in / "lm_eval/api/registry.py").write_text("")
     result = python(
         """
         import sys
-        from harness_ext import startup
+        from harness_ext.bridge import startup
         startup.install()
         import lm_eval.tasks, lm_eval.models
-        print("went on")
+        print("continued")
         """,
         stand_in,
     )
-    assert result.stdout.strip() == "went on"
+    assert result.stdout.strip() == "continued"
     assert result.stderr.count("Plugins were not loaded into lm-eval (") == 2
     assert "harness-ext doctor" in result.stderr
 
@@ -174,7 +174,7 @@ def test_hook_imports_nothing_and_missing_lm_eval_breaks_nothing():
         import sys
         import harness_ext
         before = set(sys.modules)
-        from harness_ext import startup
+        from harness_ext.bridge import startup
         startup.install()
         print(*sorted(set(sys.modules) - before))
         try:
@@ -183,7 +183,10 @@ def test_hook_imports_nothing_and_missing_lm_eval_breaks_nothing():
             print(error)
         """
     )
-    assert result.stdout.splitlines() == ["harness_ext.startup", "No module named 'lm_eval'"], result.stderr
+    assert result.stdout.splitlines() == [
+        "harness_ext.bridge harness_ext.bridge.startup",
+        "No module named 'lm_eval'",
+    ], result.stderr
     assert result.stderr == ""
 
 
@@ -229,7 +232,7 @@ def test_registering_twice_and_after_loading_is_silent(registry, monkeypatch, ca
     assert caplog.text == ""
 
 
-def test_two_plugins_of_one_name_first_wins_with_a_warning(registry, monkeypatch, caplog):
+def test_the_first_of_two_plugins_with_one_name_wins_with_a_warning(registry, monkeypatch, caplog):
     register(monkeypatch, entry("twice", "a.b:C"), entry("twice", "d.e:F"))
     assert dict(registry.items())["twice"] == "a.b:C"
     assert "taken by a.b:C" in caplog.text
@@ -241,7 +244,7 @@ def test_value_without_a_class_is_a_warning(registry, monkeypatch, caplog):
     assert "is not module:Class" in caplog.text
 
 
-def test_class_that_registers_itself_too_does_not_collide(registry, monkeypatch, tmp_path):
+def test_class_that_also_registers_itself_does_not_conflict(registry, monkeypatch, tmp_path):
     tmp_path.joinpath("twofold_model.py").write_text(
         "from lm_eval.api.registry import register_model\n"
         "from lm_eval.models.dummy import DummyLM\n"
@@ -256,7 +259,7 @@ def test_class_that_registers_itself_too_does_not_collide(registry, monkeypatch,
 
 
 def write_tasks(folder: Path, tasks: dict[str, list[str]]) -> None:
-    """Write one YAML a task: name -> tags."""
+    """Write one YAML file per task, given the tags of each task."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, tags in tasks.items():
         folder.joinpath(f"{name}.yaml").write_text(f"task: {name}\ntag: [{', '.join(tags)}]\ndataset_path: json\n")
@@ -264,7 +267,7 @@ def write_tasks(folder: Path, tasks: dict[str, list[str]]) -> None:
 
 @pytest.fixture
 def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A function that builds lm-eval's index over `tmp_path/built-in`, the packs, and the given folders of a user."""
+    """Return a function that builds lm-eval's index of `tmp_path/built-in`, the packs and the user's folders."""
     from lm_eval.tasks._index import TaskIndex
 
     original = getattr(TaskIndex.build, "__wrapped__", TaskIndex.build)
@@ -295,7 +298,7 @@ def test_pack_never_changes_a_built_in_name(build, tmp_path, caplog):
     assert index["arc"].yaml_path == tmp_path / "built-in/arc.yaml"
     assert index["reasoning"].tags == {"arc"}
     assert index["own"].kind.name == "TASK"
-    assert "others" not in index, "a tag must not come to hold the built-in task of a skipped one's name"
+    assert "others" not in index, "a tag must not include the built-in task whose name a skipped task has"
     assert "free" in index
     for name in ("arc", "own", "reasoning"):
         assert f"'{name}'" in caplog.text
@@ -312,7 +315,7 @@ def test_users_folder_overrides_packs_and_built_in_tasks(build, tmp_path, caplog
     assert caplog.text.count(" overrides the one from ") == 2
     caplog.clear()
     assert build(tmp_path / "the_pack")["new"].yaml_path.parent.name == "the_pack"
-    assert " overrides the one from " not in caplog.text, "a pack's own folder named once more is no override"
+    assert " overrides the one from " not in caplog.text, "naming a pack's own folder is not an override"
 
 
 def test_without_defaults_there_are_no_packs(build, tmp_path):
@@ -321,7 +324,7 @@ def test_without_defaults_there_are_no_packs(build, tmp_path):
     assert set(build(tmp_path / "mine", include_defaults=False)) == {"own"}
 
 
-def test_yaml_that_does_not_load_is_one_warning(build, tmp_path, caplog):
+def test_yaml_that_cannot_be_loaded_is_one_warning(build, tmp_path, caplog):
     write_tasks(tmp_path / "the_pack", {"good": []})
     pack = tmp_path / "the_pack"
     pack.joinpath("broken.yaml").write_text("task: [unclosed\n")
@@ -336,7 +339,7 @@ def test_yaml_that_does_not_load_is_one_warning(build, tmp_path, caplog):
 
 
 @pytest.mark.parametrize("value", ["no_such_pack", "no.such.pack", "json.decoder", "the_pack:attribute", "os"])
-def test_pack_that_is_no_package_is_a_warning_and_takes_no_other_with_it(build, tmp_path, caplog, value):
+def test_pack_that_is_not_a_package_is_a_warning_and_does_not_affect_others(build, tmp_path, caplog, value):
     write_tasks(tmp_path / "the_pack", {"good": []})
     assert "good" in build(packs=(value, "the_pack"))
     assert f"'{value}'" in caplog.text
@@ -348,7 +351,7 @@ FOLDER = st.dictionaries(NAMES, st.lists(st.sampled_from(["c", "d", "t", "u"]), 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(built_in=FOLDER, pack=FOLDER, user=FOLDER)
-def test_whatever_a_pack_holds_built_in_names_and_the_users_keep_their_meaning(
+def test_no_pack_changes_the_meaning_of_built_in_names_or_the_users(
     tmp_path_factory, monkeypatch, built_in, pack, user
 ):
     from lm_eval.tasks._index import Kind, TaskIndex

@@ -1,4 +1,4 @@
-"""What a run shows while it goes on: lines where nobody has a terminal, also while a long call says nothing."""
+"""Tests of the progress display: a bar on a terminal, lines elsewhere, also during a long call."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from harness_ext import progress
 from harness_ext.backends.scripted import ScriptedBackend
-from harness_ext.progress import Progress
+from harness_ext.engine import progress
+from harness_ext.engine.progress import Progress
 from harness_ext.records import Completion, Failure, Transcript, Turn
 
 
@@ -29,7 +29,7 @@ def test_the_last_line_has_all_figures() -> None:
         assert part in line
 
 
-def test_a_long_call_is_no_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines_are_printed_during_a_long_call(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "SILENT_AT_MOST", 0.02)
     stream = io.StringIO()
     with Progress(5, {}, False, stream):

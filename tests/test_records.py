@@ -1,4 +1,4 @@
-"""Records survive JSON; usage adds up; a summary's figures are sums over turns."""
+"""Tests of the records: conversion to JSON and back, sums of usage, summaries, and conversations."""
 
 from __future__ import annotations
 
@@ -10,30 +10,55 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness_ext.chat import ChatContext, is_utf8, merge_system, plain_form, repair
-from harness_ext.records import Completion, Failure, Message, SeatCost, Transcript, Turn, Usage
-from harness_ext.summary import Summary
+from harness_ext.records import (
+    CallResult,
+    Completion,
+    Failure,
+    Loglikelihood,
+    Message,
+    SeatCost,
+    Transcript,
+    Turn,
+    Usage,
+    Verification,
+)
+from harness_ext.records.chat import ChatContext, is_utf8, merge_system, plain_form, repair
+from harness_ext.records.results import read_result
+from harness_ext.records.summary import Summary
 
 texts = st.text(max_size=20)  # any character that can be encoded
 counts = st.none() | st.integers(0, 10**6)
-completions = st.builds(
-    Completion,
-    texts,
-    st.sampled_from(["stop", "length", None]),
-    counts,
-    counts,
-    counts,
-    st.floats(0, 100).map(lambda x: round(x, 6)),
-    st.none() | st.floats(-1e6, 0),
-    st.none() | st.booleans(),
+usage = {
+    "prompt_tokens": counts,
+    "cached_tokens": counts,
+    "completion_tokens": counts,
+    "seconds": st.floats(0, 100).map(lambda x: round(x, 6)),
+}
+logprobs = st.floats(-1e6, 0)
+tokens = st.tuples(st.integers(0, 99), logprobs)
+completions = st.builds(Completion, texts, st.sampled_from(["stop", "length", None]), **usage)
+loglikelihoods = st.builds(Loglikelihood, logprobs, st.none() | st.booleans(), **usage)
+verifications = st.builds(
+    Verification,
+    logprobs=st.lists(logprobs, max_size=3).map(tuple),
+    ranks=st.lists(st.integers(0, 99), max_size=3).map(tuple),
+    above=st.lists(st.floats(0, 1), max_size=3).map(tuple),
+    best=st.lists(tokens, max_size=4).map(tuple),
+    instead=st.dictionaries(st.integers(0, 3), tokens, max_size=2),
+    end_rank=st.none() | st.integers(0, 99),
+    floors=st.lists(st.integers(0, 3), max_size=2).map(tuple),
+    drawn=st.lists(tokens, max_size=2).map(tuple),
+    candidates=st.lists(logprobs, max_size=2).map(tuple),
+    **usage,
 )
+results = completions | loglikelihoods | verifications
 verdicts = st.none() | st.fixed_dictionaries({"accepted": st.booleans(), "malformed": st.booleans(), "rule": texts})
 turns = st.builds(
     Turn,
     st.sampled_from(["student", "teacher"]),
     st.sampled_from(["draft", "review", "refine", "verdict"]),
     texts,
-    completions,
+    completions | loglikelihoods,
     verdicts,
     st.lists(texts, max_size=2).map(tuple),
     st.booleans(),
@@ -45,9 +70,23 @@ transcripts = st.builds(
 
 
 @settings(deadline=None)
-@given(completions)
-def test_completions_survive_json(completion: Completion) -> None:
-    assert Completion.from_json(json.loads(json.dumps(completion.to_json()))) == completion
+@given(results)
+def test_results_survive_json(result: CallResult) -> None:
+    assert read_result(json.loads(json.dumps(result.to_json()))) == result
+
+
+@given(verifications)
+def test_a_transcript_keeps_only_the_cost_of_a_verification(verification: Verification) -> None:
+    """Its results stay in the call store. A resumed run must not read it as an empty text."""
+    written = json.loads(json.dumps(Turn("teacher", "check", "key", verification).to_json()))
+    again = Turn.from_json(written).result
+    assert isinstance(again, Verification)
+    assert (again.prompt_tokens, again.completion_tokens) == (
+        verification.prompt_tokens,
+        verification.completion_tokens,
+    )
+    del written["verified"]  # as earlier versions wrote it, with its kind alone
+    assert isinstance(Turn.from_json({**written, "kind": "verify"}).result, Verification)
 
 
 @settings(deadline=None)
@@ -57,8 +96,14 @@ def test_transcripts_survive_json(transcript: Transcript) -> None:
 
 
 def test_only_timing_depends_on_the_run() -> None:
-    turn = Turn("student", "draft", "key", Completion("x", "stop", 1, 0, 2, seconds=0.5), reused=False)
-    again = replace(turn, reused=True, completion=replace(turn.completion, seconds=0.0))
+    turn = Turn(
+        "student",
+        "draft",
+        "key",
+        Completion("x", "stop", prompt_tokens=1, cached_tokens=0, completion_tokens=2, seconds=0.5),
+        reused=False,
+    )
+    again = replace(turn, reused=True, result=replace(turn.result, seconds=0.0))
     one, other = turn.to_json(), again.to_json()
     assert one.pop("timing") != other.pop("timing")
     assert one == other
@@ -77,16 +122,22 @@ def test_usage_adds_up_and_unknown_stays_unknown(parts: list[Usage]) -> None:
 
 
 def test_what_a_turn_costs() -> None:
-    turn = Turn("student", "draft", "", Completion("x", "stop", 1000, 0, 500, 2.0), reused=True)
+    turn = Turn(
+        "student",
+        "draft",
+        "",
+        Completion("x", "stop", prompt_tokens=1000, cached_tokens=0, completion_tokens=500, seconds=2.0),
+        reused=True,
+    )
     assert SeatCost(7, 1.0, 4.0).usage(turn) == Usage(1, 1, 1000, 0, 500, 2.0, 2.0 * 7 * 1500, 0.003)
     assert SeatCost().usage(turn) == Usage(1, 1, 1000, 0, 500, 2.0, None, None)
-    unknown = replace(turn, completion=Completion("x"))
+    unknown = replace(turn, result=Completion("x"))
     assert SeatCost(7, 1.0, 4.0).usage(unknown) == Usage(1, 1, None, None, None, 0.0, None, None)
 
 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(transcripts, max_size=4))
-def test_a_summary_is_sums_over_turns(given_: list[Transcript]) -> None:
+def test_a_summary_is_a_sum_over_turns(given_: list[Transcript]) -> None:
     costs = {"student": SeatCost(10, 1.0, 2.0), "teacher": SeatCost(None)}
     summary = Summary(costs.__getitem__)
     for transcript in given_:
@@ -101,7 +152,7 @@ def test_a_summary_is_sums_over_turns(given_: list[Transcript]) -> None:
         assert kinds["total"]["calls"] == len(own)
         assert kinds["total"]["reused"] == sum(t.reused for t in own)
         for name in ("prompt_tokens", "completion_tokens"):
-            values = [getattr(t.completion, name) for t in own]
+            values = [getattr(t.result, name) for t in own]
             assert kinds["total"][name] == (None if None in values else sum(values))
         for name in ("calls", "completion_tokens"):
             values = [kinds[kind][name] for kind in kinds if kind != "total"]
@@ -111,10 +162,10 @@ def test_a_summary_is_sums_over_turns(given_: list[Transcript]) -> None:
     refined = [sum(turn.kind == "refine" for turn in t.turns) for t in given_]
     assert data["rounds"]["questions"] == {str(n): refined.count(n) for n in sorted(set(refined))}
     assert data["rounds"]["max"] == max(refined, default=None)
-    written = [t for t in all_turns if t.completion.logprob is None]
-    cut = sum(t.completion.finish == "length" for t in all_turns)
+    written = [t for t in all_turns if isinstance(t.result, Completion)]
+    cut = sum(t.finish == "length" for t in all_turns)
     assert data["cut_at_limit_rate"] == (cut / len(written) if written else None)
-    tokens, said = data["completion_tokens"], [t.completion.completion_tokens for t in all_turns]
+    tokens, said = data["completion_tokens"], [t.result.completion_tokens for t in all_turns]
     if None not in said:
         assert sum(tokens.values()) == sum(n for n in said if n is not None)
     assert data["reviews"].get("total", 0) == sum(t.verdict is not None for t in all_turns)
@@ -122,7 +173,9 @@ def test_a_summary_is_sums_over_turns(given_: list[Transcript]) -> None:
 
 def test_kept_discarded_and_verification_tokens() -> None:
     def turn(kind: str, text: str, tokens: int) -> Turn:
-        return Turn("student", kind, "", Completion(text, "stop", 1, 0, tokens))
+        return Turn(
+            "student", kind, "", Completion(text, "stop", prompt_tokens=1, cached_tokens=0, completion_tokens=tokens)
+        )
 
     said = (turn("draft", "a", 1), turn("review", "r", 10), turn("refine", "b", 100), turn("review", "ok", 1000))
     summary = Summary(lambda seat: SeatCost())
@@ -167,7 +220,7 @@ def test_the_plain_form() -> None:
         (["system:a", "assistant:b"], ["user:a", "assistant:b"]),
     ],
 )
-def test_system_text_goes_in_front_of_the_first_user_message(talk: list[str], wanted: list[str]) -> None:
+def test_system_messages_are_merged_into_the_first_user_message(talk: list[str], wanted: list[str]) -> None:
     def read(lines: list[str]) -> list[Message]:
         return [Message(*line.split(":", 1)) for line in lines]  # type: ignore[arg-type]
 
@@ -177,19 +230,20 @@ def test_system_text_goes_in_front_of_the_first_user_message(talk: list[str], wa
 @settings(deadline=None)
 @given(st.text(st.characters(categories=["Cs", "L", "So"]), max_size=8))
 def test_repair_replaces_lone_surrogates_alone(text: str) -> None:
-    mended = repair(text)
-    assert is_utf8(mended)
-    assert mended == text or not is_utf8(text)
-    assert [c for c in text if not "\ud800" <= c <= "\udfff"] == [c for c in mended if c in text]
+    repaired = repair(text)
+    assert is_utf8(repaired)
+    assert repaired == text or not is_utf8(text)
+    assert [c for c in text if not "\ud800" <= c <= "\udfff"] == [c for c in repaired if c in text]
 
 
 def test_repair() -> None:
     assert repair("a\ud800b\udc00\udc00\U0001f600") == "a\ufffdb\ufffd\ufffd\U0001f600"
 
 
-def test_of_equal_drafts_the_last_is_the_one_kept() -> None:
+def test_the_last_of_equal_drafts_is_kept() -> None:
     said = tuple(
-        Turn("student", kind, "", Completion("a", "stop", 1, 0, n)) for kind, n in (("draft", 1), ("refine", 9))
+        Turn("student", kind, "", Completion("a", "stop", prompt_tokens=1, cached_tokens=0, completion_tokens=n))
+        for kind, n in (("draft", 1), ("refine", 9))
     )
     summary = Summary(lambda seat: SeatCost())
     summary.add(Transcript("t", 0, "", 0, 0, "", "", said, "a", "cycle"))

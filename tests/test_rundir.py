@@ -1,4 +1,4 @@
-"""The run directory: what was written is read, torn lines and several ranks included; another evaluation is refused."""
+"""Tests of the run directory: incomplete lines, several ranks, resuming, and refusing another evaluation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from test_records import transcripts
 
 from harness_ext.errors import StoreError
 from harness_ext.records import Completion, Failure, Transcript, Turn
-from harness_ext.rundir import RunDirectory, new_run_path, read_transcripts, write_json
+from harness_ext.records.run_directory import RunDirectory, new_run_path, read_transcripts, write_json
 
 CONFIG = {"identity": {"protocol": "P", "options": {"max_rounds": 3, "at": Path("x")}}, "started": "now"}
 
@@ -48,7 +48,7 @@ def test_transcripts_come_back_in_order(lines: list[Transcript]) -> None:
         assert list(run.answered()) == [t for t in lines if t.failure is None]
 
 
-def test_characters_that_end_lines_elsewhere_do_not_here(tmp_path: Path) -> None:
+def test_unusual_line_separators_do_not_end_a_record(tmp_path: Path) -> None:
     written(tmp_path, transcript(0), transcript(1))
     back = list(read_transcripts(tmp_path))
     assert [t.turns for t in back] == [transcript(0).turns] * 2
@@ -57,8 +57,8 @@ def test_characters_that_end_lines_elsewhere_do_not_here(tmp_path: Path) -> None
 
 @settings(deadline=None, max_examples=40)
 @given(st.data())
-def test_half_a_line_costs_that_line_alone(data: st.DataObject) -> None:
-    """Cut the file anywhere, as a kill does, and go on: every whole line is there, and everything added later."""
+def test_an_incomplete_line_loses_only_itself(data: st.DataObject) -> None:
+    """If the file is cut anywhere, as by a kill, every complete line and everything added later is still read."""
     with TemporaryDirectory() as folder:
         written(Path(folder), *(transcript(i) for i in range(3)))
         file = Path(folder) / "transcripts.jsonl"
@@ -73,7 +73,7 @@ def test_half_a_line_costs_that_line_alone(data: st.DataObject) -> None:
 @pytest.mark.parametrize(
     "line", ["", "{}", "[]", "3", "null", '"text"', "{not json", '{"turns": 3}', '{"turns": [[]]}', "\0" * 50]
 )
-def test_foreign_lines_are_passed_over(tmp_path: Path, line: str) -> None:
+def test_foreign_lines_are_skipped(tmp_path: Path, line: str) -> None:
     written(tmp_path, transcript(0))
     with (tmp_path / "transcripts.jsonl").open("a") as file:
         file.write(line + "\n")
@@ -81,7 +81,7 @@ def test_foreign_lines_are_passed_over(tmp_path: Path, line: str) -> None:
     assert [doc for doc, _, _ in read(tmp_path)] == [0, 1]
 
 
-def test_an_answer_replaces_failures_and_a_newer_one_an_older(tmp_path: Path) -> None:
+def test_an_answer_replaces_failures_and_older_answers(tmp_path: Path) -> None:
     written(tmp_path, transcript(0, "", "first"), transcript(1, "one"), transcript(0, "", "second"))
     assert [(t.doc_id, t.failure and t.failure.message) for t in read_transcripts(tmp_path)] == [
         (1, None),
@@ -91,7 +91,7 @@ def test_an_answer_replaces_failures_and_a_newer_one_an_older(tmp_path: Path) ->
     assert read(tmp_path) == [(0, "zero", True), (1, "uno", True)]
 
 
-def test_the_same_evaluation_goes_on_and_another_is_refused(tmp_path: Path) -> None:
+def test_the_same_evaluation_continues_and_another_is_refused(tmp_path: Path) -> None:
     written(tmp_path, transcript(0))
     before = (tmp_path / "config.json").read_text()
     again = RunDirectory(tmp_path, {**CONFIG, "started": "later"})
@@ -104,7 +104,7 @@ def test_the_same_evaluation_goes_on_and_another_is_refused(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"identity": []}', "\xff"])
-def test_a_damaged_config_is_one_clear_error(tmp_path: Path, content: str) -> None:
+def test_a_damaged_config_gives_a_clear_error(tmp_path: Path, content: str) -> None:
     (tmp_path / "config.json").write_bytes(content.encode("latin-1"))
     with pytest.raises(StoreError, match="run_dir=<folder>"):
         RunDirectory(tmp_path, CONFIG)
@@ -119,13 +119,13 @@ def test_ranks_write_their_own_files_and_rank_0_merges_them(tmp_path: Path) -> N
     lines = (tmp_path / "transcripts.jsonl").read_text().splitlines()
     again = RunDirectory(tmp_path, CONFIG, 0, 2)
     again.merge()
-    assert (tmp_path / "transcripts.jsonl").read_text().splitlines() == lines, "merged once more, nothing comes twice"
+    assert (tmp_path / "transcripts.jsonl").read_text().splitlines() == lines, "a repeated merge adds nothing"
     assert sorted(t.doc_id for t in again.answered()) == [0, 1, 2, 3]
     alone = RunDirectory(tmp_path, CONFIG)
     assert sorted(t.doc_id for t in alone.answered()) == [0, 1, 2, 3]
 
 
-def test_a_merge_that_was_killed_is_done_again(tmp_path: Path) -> None:
+def test_a_killed_merge_can_be_repeated(tmp_path: Path) -> None:
     run = written(tmp_path, transcript(0), transcript(1), world=2)
     run.merge()
     merged = tmp_path / "transcripts.jsonl"
@@ -136,7 +136,7 @@ def test_a_merge_that_was_killed_is_done_again(tmp_path: Path) -> None:
     assert [doc for doc, _, _ in read(tmp_path)] == [0, 1]
 
 
-def test_merged_failures_are_no_answers(tmp_path: Path) -> None:
+def test_merged_failures_are_not_answers(tmp_path: Path) -> None:
     run = written(tmp_path, transcript(0, "", "down"), world=2)
     run.merge()
     written(tmp_path, transcript(0, "up"), world=2).merge()
@@ -144,21 +144,21 @@ def test_merged_failures_are_no_answers(tmp_path: Path) -> None:
     assert read(tmp_path) == [(0, "up", True)]
 
 
-def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_the_error_about_an_unwritable_folder_names_the_option(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="run_dir=<folder>"):
         RunDirectory(tmp_path / "file" / "run", CONFIG)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk_is_said(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path, CONFIG)
     os.symlink("/dev/full", tmp_path / "transcripts.jsonl")
     with pytest.raises(StoreError, match="make room"):
         run.add(transcript(0))
 
 
-def test_json_files_are_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_json_files_are_written_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_json(tmp_path / "a.json", {"text": "é\ud800", "path": Path("p")})
     assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"text": "é?", "path": "p"}
     monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError("killed here")))
@@ -167,13 +167,13 @@ def test_json_files_are_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.M
     assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))["text"] == "é?"
 
 
-def test_runs_at_the_same_second_get_folders_of_their_own(tmp_path: Path) -> None:
+def test_runs_in_the_same_second_get_different_folders(tmp_path: Path) -> None:
     paths = [new_run_path(tmp_path, "my / label:1") for _ in range(3)]
     assert len(set(paths)) == 3
     assert all(p.parent == tmp_path and p.is_dir() and p.name.startswith("my_label_1-") for p in paths)
 
 
-def test_identity_tells_repeats_and_settings_apart(tmp_path: Path) -> None:
+def test_identity_distinguishes_repeats_and_settings(tmp_path: Path) -> None:
     first = transcript(0, "a")
     others = [
         replace(first, repeat=1),

@@ -1,4 +1,4 @@
-"""`harness-ext score`: lm-eval's own numbers from the transcripts, accuracy a round, flips, oracle, votes."""
+"""`harness-ext score`: lm-eval's own numbers from the transcripts, accuracy per round, flips, oracle, votes."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from scored_runs import ROWS, failed, make_task, manager_of, said, transcript, write_run
 
+from harness_ext.analysis.scoring.replay import ScoringError
+from harness_ext.analysis.scoring.score import score_run, transcripts_digest
+from harness_ext.analysis.scoring.task_documents import TaskSource
 from harness_ext.backends.scripted import ScriptedBackend
 from harness_ext.models.feedback_pair import FeedbackPairLM
-from harness_ext.scoring.documents import TaskSource
-from harness_ext.scoring.replay import ScoringError
-from harness_ext.scoring.score import score_run, transcripts_digest
+from harness_ext.records import Loglikelihood
 
 FILTERS = {
     "filter_list": [
@@ -31,7 +32,7 @@ FILTERS = {
         },
     ]
 }
-# Values that are no numbers: the metric exists for all questions together alone.
+# A metric whose values are not numbers, so that it exists only for all questions together.
 PAIRS = {
     "process_results": lambda doc, results: {"agreement": (doc["a"], results[0]), "exact_match": 0.0},
     "metric_list": [
@@ -42,7 +43,7 @@ PAIRS = {
 
 
 def student(prompt: str) -> str:
-    """Wrong at first on even questions, with words around; right once there is a hint; one question it spoils."""
+    """Answer even questions wrongly and odd ones with extra words. After a hint, only question 4 is still wrong."""
     number = int(prompt.replace("User: ", "").split("Q: ")[1].split("+")[0])
     if "Hint" in prompt:
         return str(2 * number) if number != 4 else "no idea"
@@ -83,7 +84,7 @@ def right(i: int) -> str:
 
 
 def run_of_four(path: Path) -> Path:
-    """Right at once; right after two rounds; right, then spoiled; never right."""
+    """Return a run of four questions: right at once, right after two rounds, right and then wrong, never right."""
     hint = said("teacher", "review", "Incorrect. Hint: look again", accepted=False)
     good = said("teacher", "review", "Correct.", accepted=True)
     return write_run(
@@ -98,7 +99,7 @@ def run_of_four(path: Path) -> Path:
     )  # fmt: skip
 
 
-def test_finished_questions_are_frozen_and_flips_go_both_ways(tmp_path: Path) -> None:
+def test_finished_questions_keep_their_answer_and_flips_go_both_ways(tmp_path: Path) -> None:
     figures = score_run(run_of_four(tmp_path / "run"), manager=manager_of(make_task()))["tasks"]["sums"]
     m = figures["metrics"]["exact_match,none"]
     assert m["first_draft"] == 0.5
@@ -113,7 +114,7 @@ def test_finished_questions_are_frozen_and_flips_go_both_ways(tmp_path: Path) ->
     assert figures["hints"]["rejecting_reviews"] == 4
 
 
-def test_a_metric_where_less_is_better_flips_the_other_way(tmp_path: Path) -> None:
+def test_flips_of_a_metric_where_lower_is_better(tmp_path: Path) -> None:
     task = make_task(
         process_results=lambda doc, results: {"length": float(len(results[0]))},
         metric_list=[{"metric": "length", "aggregation": "mean", "higher_is_better": False}],
@@ -127,21 +128,21 @@ def test_a_metric_where_less_is_better_flips_the_other_way(tmp_path: Path) -> No
     assert m["oracle"] == 5.0
 
 
-def test_failed_questions_stay_and_are_counted(tmp_path: Path) -> None:
+def test_failed_questions_are_scored_as_wrong_and_counted(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", transcript(0, said("student", "draft", right(0))), failed(1))
     figures = score_run(run, manager=manager_of(make_task()))["tasks"]["sums"]
     assert (figures["documents"], figures["failed"]) == (2, 1)
     assert figures["metrics"]["exact_match,none"]["final"] == 0.5
 
 
-def test_an_answer_that_comes_after_the_failure_counts(tmp_path: Path) -> None:
+def test_an_answer_after_a_failure_counts(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", failed(0), transcript(0, said("student", "draft", right(0))))
     figures = score_run(run, manager=manager_of(make_task()))["tasks"]["sums"]
     assert (figures["documents"], figures["failed"]) == (1, 0)
 
 
 def test_several_agents_vote_by_answers(tmp_path: Path) -> None:
-    """Two of three are right in words that differ; one unparsable never votes; then all follow the wrong one."""
+    """Two of three agents agree in different words, texts without an answer do not vote, then all follow the third."""
     texts = ["Answer: 6", "#### 6", "Answer: 5"]
     drafts = [said(f"agent{i}", "draft", text, round=0) for i, text in enumerate(texts)]
     replies = [said(f"agent{i}", "reply", "Answer: 5", round=1) for i in (0, 1)]
@@ -168,7 +169,7 @@ def test_several_agents_vote_by_answers(tmp_path: Path) -> None:
     assert m["flips"]["right_to_wrong"] == 1
 
 
-def test_every_repeat_counts_where_the_filter_takes_the_first(tmp_path: Path) -> None:
+def test_every_repeat_counts_if_the_filter_takes_the_first(tmp_path: Path) -> None:
     draws = [
         transcript(1, said("student", "draft", text), repeat=k) for k, text in enumerate(["x", right(1), right(1)])
     ]
@@ -179,8 +180,8 @@ def test_every_repeat_counts_where_the_filter_takes_the_first(tmp_path: Path) ->
     assert maj["lm_eval"] == maj["final"] == 1.0
 
 
-def test_repeats_that_only_have_a_score_together_are_never_torn_apart(tmp_path: Path) -> None:
-    """As pass@k has it: the task takes all repeats, and fails on fewer."""
+def test_repeats_that_only_have_a_score_together_are_never_separated(tmp_path: Path) -> None:
+    """As in pass@k, the task needs all repeats and fails with fewer."""
 
     def any_right(doc: Any, results: Any) -> dict[str, float]:
         assert len(results[0]) == 2
@@ -208,8 +209,8 @@ def test_a_document_that_changed_is_named(tmp_path: Path) -> None:
     assert not (run / "scores.jsonl").exists()
 
 
-def test_picked_samples_are_found_by_their_hash(tmp_path: Path) -> None:
-    """Under --samples lm-eval numbers the picked documents from 0."""
+def test_selected_samples_are_found_by_their_hash(tmp_path: Path) -> None:
+    """With --samples, lm-eval numbers the selected documents from 0."""
     picked = [transcript(i, said("student", "draft", right(i))) for i in (3, 5)]
     run = write_run(tmp_path / "run", *(replace(t, doc_id=n) for n, t in enumerate(picked)))
     score_run(run, manager=manager_of(make_task()))
@@ -218,7 +219,7 @@ def test_picked_samples_are_found_by_their_hash(tmp_path: Path) -> None:
     assert [row["filters"]["none"]["lm_eval"]["exact_match"] for row in rows] == [1.0, 1.0]
 
 
-def test_equal_documents_keep_their_places(tmp_path: Path) -> None:
+def test_equal_documents_keep_their_positions(tmp_path: Path) -> None:
     rows = [ROWS[1], ROWS[0], ROWS[1]]
     run = write_run(
         tmp_path / "run",
@@ -236,7 +237,7 @@ def test_choices_are_scored_by_their_log_probabilities(tmp_path: Path) -> None:
 
     def choice(logprob: float) -> Any:
         turn = said("student", "choice", "")
-        return replace(turn, completion=replace(turn.completion, logprob=logprob, greedy=False))
+        return replace(turn, result=Loglikelihood(logprob, greedy=False))
 
     run = write_run(
         tmp_path / "run",
@@ -245,14 +246,14 @@ def test_choices_are_scored_by_their_log_probabilities(tmp_path: Path) -> None:
     )
     figures = score_run(run, manager=manager_of(task))["tasks"]["sums"]
     assert figures["metrics"]["acc,none"]["lm_eval"] == 0.5
-    assert figures["two_way"], "of two choices a rejection tells the other"
+    assert figures["two_way"], "rejecting one of two choices reveals the other"
     broken = write_run(tmp_path / "broken", failed(0))
-    with pytest.raises(ScoringError, match="no log-probability stands for a wrong one"):
+    with pytest.raises(ScoringError, match="no log-probability can stand for a wrong answer"):
         score_run(broken, manager=manager_of(task))
 
 
-def test_what_cannot_be_scored_is_said(tmp_path: Path) -> None:
-    with pytest.raises(ScoringError, match="holds no transcripts"):
+def test_runs_that_cannot_be_scored_are_reported(tmp_path: Path) -> None:
+    with pytest.raises(ScoringError, match="contains no transcripts"):
         score_run(tmp_path)
     run = write_run(tmp_path / "run", transcript(0, said("student", "draft", "0")))
     with pytest.raises(ScoringError, match=r"(?s)'sums' cannot be loaded .*--include_path"):
@@ -268,7 +269,7 @@ def test_what_cannot_be_scored_is_said(tmp_path: Path) -> None:
         score_run(twice, manager=manager_of(make_task()))
 
 
-def test_scores_are_known_to_be_stale(tmp_path: Path) -> None:
+def test_stale_scores_are_recognised(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", transcript(0, said("student", "draft", "0")))
     figures = score_run(run, manager=manager_of(make_task()))
     assert figures["transcripts"] == transcripts_digest(run)
@@ -279,10 +280,10 @@ def test_scores_are_known_to_be_stale(tmp_path: Path) -> None:
 def test_the_command_finds_tasks_and_groups_in_a_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A real TaskManager, without lm-eval's own thousands of tasks: YAML files, a group of two tasks, the table."""
+    """With a real TaskManager, but without lm-eval's own tasks: YAML files, a group of two tasks, the printed table."""
     import lm_eval.tasks
 
-    from harness_ext.scoring.cli import main
+    from harness_ext.analysis.scoring.command import main
 
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.setattr(lm_eval.tasks, "TaskManager", partial(lm_eval.tasks.TaskManager, include_defaults=False))
@@ -310,4 +311,4 @@ def test_the_command_finds_tasks_and_groups_in_a_folder(
     assert "sums_a" in printed
     assert "all 2 together" in printed
     assert main([str(tmp_path / "nothing")]) == 1
-    assert "holds no transcripts" in capsys.readouterr().err
+    assert "contains no transcripts" in capsys.readouterr().err

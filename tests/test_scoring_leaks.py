@@ -1,4 +1,4 @@
-"""Hints that tell the answer: what counts as naming it, and tasks that a verdict answers."""
+"""Hints that reveal the answer: what counts as naming it, and tasks whose answer a verdict reveals."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scored_runs import ROWS, make_task, manager_of, said, transcript, write_run
 
-from harness_ext.scoring.leaks import gold_answers, is_two_way, names
-from harness_ext.scoring.score import score_run
+from harness_ext.analysis.scoring.leaks import gold_answers, is_two_way, names
+from harness_ext.analysis.scoring.score import score_run
 
 
 @pytest.mark.parametrize(
@@ -37,13 +37,13 @@ def test_naming_the_answer(gold: str, text: str, named: bool) -> None:
 
 
 @given(st.text(), st.sampled_from(["Answer: office", "#### 18", "B", "Answer: (a|b)*["]))
-def test_any_text_can_be_looked_at(text: str, gold: str) -> None:
+def test_any_text_can_be_searched(text: str, gold: str) -> None:
     (answer,) = gold_answers([gold])
     assert names(text, answer) in (True, False)
     assert names(f"{text} {answer.text} ", answer) or answer.text == "B" or text[-1:] in ("\\", "$", "-", "−", ".", ",")
 
 
-def test_a_long_text_has_no_answer_that_a_hint_could_name() -> None:
+def test_a_long_gold_text_is_not_an_answer_that_a_hint_could_name() -> None:
     assert gold_answers(["a long story about many things that nobody could ever name"]) == []
     assert gold_answers(["three blind mice and a cat"])[0].text == "three blind mice and a cat"
 
@@ -61,7 +61,7 @@ def test_leaks_are_counted_and_so_are_the_flips_after_them(tmp_path: Path) -> No
 
     run = write_run(
         tmp_path / "run",
-        # leaks; names what the draft said already; accepts; a hint in words of its own
+        # A leak; a hint that names the draft's own answer; an acceptance; a hint that names no answer.
         transcript(3, said("student", "draft", "5"), hint("It is 6."), said("student", "refine", "6")),  # type: ignore[arg-type]
         transcript(4, said("student", "draft", "8"), hint("8 is wrong"), said("student", "refine", "7")),  # type: ignore[arg-type]
         transcript(5, said("student", "draft", "10"), said("teacher", "review", "Correct. 10", accepted=True)),
@@ -83,7 +83,7 @@ def test_leaks_are_counted_and_so_are_the_flips_after_them(tmp_path: Path) -> No
     assert not figures["two_way"]
 
 
-def test_two_way_tasks_stand_apart(tmp_path: Path) -> None:
+def test_two_way_tasks_are_pooled_separately(tmp_path: Path) -> None:
     polar = [{"q": row["q"], "a": "yes"} for row in ROWS]
     tasks = [make_task("polar_a", polar), make_task("polar_b", polar), make_task("sums_a"), make_task("sums_b")]
     run = write_run(

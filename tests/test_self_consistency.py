@@ -1,4 +1,4 @@
-"""Self-consistency: draws, votes, and as many draws as another run costs."""
+"""Tests of self-consistency: draws, votes, and as many draws as cost what another run cost."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from support import instances, run_engine, scripted_pair
 
-from harness_ext.arguments import plan_run
 from harness_ext.backends.scripted import ScriptedBackend
-from harness_ext.engine import Engine
+from harness_ext.config.run_plan import plan_run
+from harness_ext.engine.engine import Engine
 from harness_ext.errors import ConfigurationError, StoreError
 from harness_ext.models.feedback_pair import FeedbackPairLM
 from harness_ext.models.self_consistency import SelfConsistency, SelfConsistencyLM
@@ -45,7 +45,7 @@ def test_the_draws_vote() -> None:
     assert asked == [{"until": ["Q"], "do_sample": True, "temperature": 0.7}] * 5
 
 
-def test_ties_and_silence_are_declared() -> None:
+def test_ties_and_unreadable_answers_are_reported() -> None:
     assert draw(["#### 5", "#### 7", "#### 7", "#### 5"])[0].stop == "tie"
     assert draw(["#### 5", "#### 7", "#### 7", "#### 5"])[0].text == "#### 5"
     done, _ = draw(["I cannot say this at all", "who does know such things"])
@@ -60,7 +60,7 @@ def test_a_task_that_samples_keeps_its_own_settings() -> None:
 
 
 def student_run(tmp_path: Path, **prices: Any) -> tuple[Path, ScriptedBackend]:
-    """A feedback run whose student writes 3 words a draft, and which costs 3 + 1 + 4 words of output a question."""
+    """Run `feedback_pair` with drafts of 3 words. Each question costs 3 + 1 + 4 + 1 words of output."""
     student, teacher = scripted_pair(
         lambda p: "so it is 7" if "Your teacher" in p else "it is 6", lambda p: "Correct." if "7" in p else "Incorrect."
     )
@@ -83,15 +83,15 @@ def test_k_is_chosen_so_that_the_draws_cost_what_a_run_cost(tmp_path: Path) -> N
     run, student = student_run(tmp_path, price_in=1, price_out=1000)
     priced = {"student.price_in": 1, "student.price_out": 1000}
     by_output = resolved(student, k=f"auto:{run}")
-    assert (by_output.k, by_output.target) == ("3", 9.0)  # 3 + 1 + 4 + 1 words against 3
+    assert (by_output.k, by_output.target) == ("3", 9.0)  # 3 + 1 + 4 + 1 words per question, 3 per draw
     by_tokens = resolved(student, k=f"auto:{run}", by="tokens")
     assert int(by_tokens.k) > 9
     by_flops = resolved(student, k=f"auto:{run}", by="flops")
-    assert by_flops.k == by_tokens.k  # one size of model
+    assert by_flops.k == by_tokens.k  # both models have the same size
     assert resolved(student, k=f"auto:{run}", by="price", **priced).k == "3"
 
 
-def test_a_matched_run_says_what_it_cost_and_what_it_was_to_cost(tmp_path: Path) -> None:
+def test_a_matched_run_reports_its_cost_and_its_target(tmp_path: Path) -> None:
     run, student = student_run(tmp_path)
     lm = SelfConsistencyLM(student=student, k=f"auto:{run}", store="off", run_dir=tmp_path / "sc", progress="off")
     lm.generate_until(instances(["one two three?", "four five six?"]))
@@ -109,36 +109,36 @@ def test_a_model_that_did_not_draft_in_the_run_is_measured_in_another(tmp_path: 
         instances(["one two three?"])
     )
     assert resolved(other, k=f"auto:{run}", draws_from=str(tmp_path / "single")).k == "9"
-    with pytest.raises(ConfigurationError, match="give prices"):
+    with pytest.raises(ConfigurationError, match="set the prices"):
         resolved(student, k=f"auto:{run}", by="price")
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"k": 0}, "a number from 1"),
+        ({"k": 0}, "a whole number above 0"),
         ({"k": "auto"}, "auto:<run directory>"),
-        ({"k": "auto:/nowhere"}, "no run directory"),
+        ({"k": "auto:/nowhere"}, "not a run directory"),
         ({"temperature": -1}, "0 or more"),
         ({"top_p": 0}, "above 0"),
         ({"by": "words"}, "one of output_tokens, tokens, flops, price"),
         ({"answer_pattern": "["}, "no regular expression"),
     ],
 )
-def test_what_cannot_be_is_said_before_anything_loads(options: dict[str, Any], said: str) -> None:
+def test_invalid_arguments_are_reported_before_anything_loads(options: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):
         plan_run(SelfConsistency, {"student": ScriptedBackend(str), **options})
 
 
-def test_greedy_draws_are_one_voice_and_that_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_greedy_draws_are_one_voice_and_the_run_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lm = SelfConsistencyLM(
         student=ScriptedBackend(lambda p: "5"), k=3, temperature=0, store="off", run_dir=tmp_path, progress="off"
     )
     lm.generate_until(instances(["a", "b"]))
-    assert "4 calls were the same greedy call" in capsys.readouterr().err
+    assert "4 calls repeated a greedy call" in capsys.readouterr().err
 
 
-def test_draws_of_another_seed_are_another_evaluation(tmp_path: Path) -> None:
+def test_draws_with_another_seed_are_another_evaluation(tmp_path: Path) -> None:
     import torch
 
     def make(seed: int, **options: Any) -> SelfConsistencyLM:

@@ -1,4 +1,4 @@
-"""`harness-ext show`: transcripts in the terminal, and nothing that a model says can act upon it."""
+"""`harness-ext show`: transcripts in the terminal, which model text can never control."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.text import Text
 from scored_runs import ROWS, failed, make_task, manager_of, said, transcript, write_run
 
-from harness_ext.scoring.score import score_run
-from harness_ext.show import main, render, word_diff
+from harness_ext.analysis.scoring.score import score_run
+from harness_ext.analysis.show import main, render, word_diff
 from harness_ext.terminal import safe_line, safe_text
 
 OURS = re.compile(r"\x1b\[[0-9;]*m")
@@ -28,7 +28,7 @@ texts = st.text(st.characters(exclude_categories=()), max_size=40)
 
 
 def run_of_three(path: Path) -> Path:
-    """Wrong to right, right to wrong, wrong to wrong; one that failed."""
+    """Return a scored run: wrong to right, right to wrong, wrong to wrong, and one failed question."""
     hint = said("teacher", "review", "Incorrect.\nHint: add", accepted=False, rule="first_word")
     good = said("teacher", "review", "Correct.", accepted=True, rule="words")
     drafts = [("it is 1", ROWS[0]["a"]), (ROWS[1]["a"], "it is 1"), ("a b c", "a d c")]
@@ -50,18 +50,18 @@ def shown(capsys: pytest.CaptureFixture[str], *arguments: Any, status: int = 0) 
     return captured.err if status else captured.out
 
 
-def test_a_question_as_a_reader_sees_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_output_for_one_question(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = shown(capsys, run_of_three(tmp_path), "--doc", 2)
     expected = [
         "── sums, document 2 ──", "Q: 2+2?", "student draft", "a b c", "teacher review  ✗ rejected", "Hint: add",
         "student refine", "a [-b-]{+d+} c", "teacher review  ✓ accepted (words)",
         "ended: accepted; exact_match,none: wrong → wrong; gold: 4",
     ]  # fmt: skip
-    places = [out.find(line) for line in expected]
-    assert -1 not in places, expected[places.index(-1)]
-    assert places == sorted(places)
+    positions = [out.find(line) for line in expected]
+    assert -1 not in positions, expected[positions.index(-1)]
+    assert positions == sorted(positions)
     assert "document 1" not in out
-    assert "\x1b" not in out, "no colours where no terminal is"
+    assert "\x1b" not in out, "no colours without a terminal"
 
 
 def test_flips(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -75,17 +75,17 @@ def test_flips(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "not scored" in shown(capsys, run)
 
 
-def test_what_is_not_there_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_data_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = run_of_three(tmp_path / "run")
-    assert "holds no transcripts" in shown(capsys, tmp_path / "nothing", status=1)
+    assert "contains no transcripts" in shown(capsys, tmp_path / "nothing", status=1)
     assert "tasks of this run: sums" in shown(capsys, run, "--task", "other", status=1)
-    assert "was scored by exact_match,none" in shown(capsys, run, "--metric", "bleu", status=1)
+    assert "was not scored by this metric; it has exact_match,none" in shown(capsys, run, "--metric", "bleu", status=1)
     assert "failed: out of memory" in shown(capsys, run, "--doc", 3)
     (run / "scores.jsonl").write_text('{"task": 1}\n')
     assert "is damaged" in shown(capsys, run, status=1)
 
 
-def test_messages_are_read_as_messages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_encoded_messages_are_printed_as_messages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     context = json.dumps([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}])
     run = write_run(tmp_path, transcript(0, said("student", "draft", "because"), context=context))
     assert "system: Be brief.\n\nuser: Why?\n" in shown(capsys, run)
@@ -110,14 +110,14 @@ def is_harmless(text: str) -> bool:
 
 @given(texts)
 @example(HOSTILE)
-def test_safe_text_holds_nothing_that_a_terminal_acts_upon(text: str) -> None:
+def test_safe_text_contains_nothing_that_controls_a_terminal(text: str) -> None:
     assert is_harmless(safe_text(text))
     assert "\n" not in safe_line(text)
     assert safe_text(safe_text(text)) == safe_text(text)
 
 
 @given(st.text(st.characters(categories=("L", "N", "P", "S", "Zs"))))
-def test_ordinary_text_stays_as_it_is(text: str) -> None:
+def test_ordinary_text_is_unchanged(text: str) -> None:
     assert safe_text(text) == text
 
 
@@ -125,7 +125,7 @@ def test_ordinary_text_stays_as_it_is(text: str) -> None:
 @example(HOSTILE, HOSTILE, HOSTILE + "x")
 @settings(max_examples=60, deadline=None)
 def test_model_text_never_moves_the_cursor_or_sets_colours(context: str, first: str, second: str) -> None:
-    """Everywhere that a model or a file puts text: what is left without our own styles holds no control at all."""
+    """Wherever text comes from a model or a file, the output contains no control characters but those of our styles."""
     one = transcript(
         0, said(first, second, context), said("teacher", "review", first, accepted=False, rule=second),
         said(first, "refine", second, answer=context), task=second, text=first, context=context, stop=first,
@@ -136,7 +136,7 @@ def test_model_text_never_moves_the_cursor_or_sets_colours(context: str, first: 
         assert is_harmless(OURS.sub("", with_colours))
         assert "\x1b" not in without
         codes = {code for style in OURS.findall(with_colours) for code in style[2:-1].split(";")}
-        assert codes <= {"0", "1", "2", "9", "31", "32", "37"}, "bold, dim, struck, red, green, white: ours alone"
+        assert codes <= {"0", "1", "2", "9", "31", "32", "37"}, "only our styles: bold, dim, struck, red, green, white"
 
 
 def test_markup_and_emoji_codes_are_text() -> None:
@@ -145,7 +145,7 @@ def test_markup_and_emoji_codes_are_text() -> None:
 
 
 @given(st.lists(st.sampled_from(["a", "b ", "c\n", " "])), st.lists(st.sampled_from(["a", "b ", "c\n", " "])))
-def test_a_word_diff_holds_the_new_text(before: list[str], after: list[str]) -> None:
+def test_a_word_diff_contains_the_new_text(before: list[str], after: list[str]) -> None:
     old, new = "".join(before), "".join(after)
     text = word_diff(old, new)
     kept = re.sub(r"\[-.*?-\]", "", text.plain)
@@ -153,7 +153,7 @@ def test_a_word_diff_holds_the_new_text(before: list[str], after: list[str]) -> 
     assert word_diff(new, new).plain == new
 
 
-def test_colours_go_to_terminals_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_terminal_lines_are_200_characters_wide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from harness_ext import terminal
 
     monkeypatch.delenv("COLUMNS", raising=False)

@@ -1,4 +1,4 @@
-"""`speculative_pair`, by script and through the real engine: which text, in which passes, how it ends, its records."""
+"""Tests of `speculative_pair` with scripted models and the real engine: texts, passes, stops and records."""
 
 from __future__ import annotations
 
@@ -13,20 +13,23 @@ from hypothesis import strategies as st
 from support import instance, run_engine
 from token_support import END, CharBackend, CharTokens, Model, says
 
-from harness_ext.acceptance import POLICIES, Judge, TopK, TopP, read_rating, table
 from harness_ext.backends.base import Backend, Deliver, GenerateRequest, Prompt, ScoreRequest, VerifyRequest
 from harness_ext.backends.scripted import ScriptedBackend
-from harness_ext.chat import ChatContext
-from harness_ext.engine import Engine
+from harness_ext.engine.engine import Engine
 from harness_ext.errors import ConfigurationError
 from harness_ext.models.baseline import Baseline
 from harness_ext.models.skyline import Skyline
+from harness_ext.models.speculative.partial_reply import after
+from harness_ext.models.speculative.policies import POLICIES, table
+from harness_ext.models.speculative.text_policies import Judge
+from harness_ext.models.speculative.token_policies import TopK, TopP
 from harness_ext.models.speculative_pair import SpeculativePair, SpeculativePairLM
 from harness_ext.protocol import Protocol, Question
-from harness_ext.records import Checks, Completion, SeatCost, Transcript
-from harness_ext.replies import after
-from harness_ext.store import CallStore
-from harness_ext.summary import Summary
+from harness_ext.reading.ratings import read_rating
+from harness_ext.records import Loglikelihood, SeatCost, Transcript, Verification
+from harness_ext.records.call_store import CallStore
+from harness_ext.records.chat import ChatContext
+from harness_ext.records.summary import Summary
 
 ROOT = Path(__file__).resolve().parent.parent
 GEN = {"until": ["\n\n"], "max_gen_toks": 120}
@@ -47,7 +50,7 @@ def solve(
 
 
 def spoken(transcript: Transcript) -> str:
-    """Return the final text, and check that the records are about it."""
+    """Return the final text, and check that the records agree with it."""
     assert transcript.failure is None, transcript.failure
     details = transcript.details
     assert details is not None
@@ -69,7 +72,7 @@ def chars(*texts: str) -> tuple[CharBackend, CharBackend]:
 
 
 def babble(seed: int, alphabet: str) -> Model:
-    """Return a model that writes what a hash of the last two characters says: it loops, stops, breaks off."""
+    """Return a model that writes by a hash of the last two characters, so that it loops, stops and breaks off."""
 
     def model(prompt: str, reply: str) -> dict[str, float]:
         number = hashlib.sha256(f"{seed} {prompt} {reply[-2:]} {len(reply) // 9}".encode()).digest()
@@ -85,7 +88,7 @@ def babble(seed: int, alphabet: str) -> Model:
     st.sampled_from(["token", "step", "chunk"]), st.integers(1, 30), st.sampled_from([0, 1000]),
 )  # fmt: skip
 def test_greedy_is_the_teachers_own_text(one: int, other: int, alphabet: str, unit: Any, most: int, shift: int) -> None:
-    """Whatever the student writes, with its own vocabulary or another; bounds and fallbacks do not apply."""
+    """This holds whatever the student writes and whatever its vocabulary. Bounds and fallbacks do not apply."""
     gen = {"until": ["\n\n", "b."], "max_gen_toks": most}
     student = CharBackend(babble(one, alphabet), "student", CharTokens(f"v{shift}", shift))
     teacher = CharBackend(babble(other, alphabet), "teacher", CharTokens("v0"))
@@ -94,8 +97,8 @@ def test_greedy_is_the_teachers_own_text(one: int, other: int, alphabet: str, un
     protocol = SpeculativePair(unit=unit, accept="greedy", chunk_tokens=3, max_corrections=0)
     found = solve(protocol, student, teacher, gen)
     assert spoken(found) == wanted.text
-    tokens = wanted.turns[0].completion.completion_tokens or 0
-    assert len(verifications(teacher)) <= max(1, tokens), "a pass never yields less than a token"
+    tokens = wanted.turns[0].result.completion_tokens or 0
+    assert len(verifications(teacher)) <= max(1, tokens), "each pass yields at least one token"
 
 
 def test_greedy_takes_one_pass_where_nothing_is_wrong() -> None:
@@ -103,7 +106,7 @@ def test_greedy_takes_one_pass_where_nothing_is_wrong() -> None:
     transcript = solve(SpeculativePair(accept="greedy"), student, teacher)
     assert (spoken(transcript), transcript.stop) == ("Mary went home. So: home", "teacher_stops")
     assert len(teacher.asked) == 1
-    assert verifications(teacher)[0].draft == (*map(ord, transcript.text), 0), "the end is judged with the rest"
+    assert verifications(teacher)[0].draft == (*map(ord, transcript.text), 0), "the end token is judged with the rest"
 
 
 def test_after_a_correction_only_what_is_new_is_judged() -> None:
@@ -126,14 +129,16 @@ def test_after_a_correction_only_what_is_new_is_judged() -> None:
 # -- the other rules of the teacher's distribution ----------
 
 
-def checks(ranks: list[int], probabilities: list[float], above: list[float], floors: tuple[int, ...] = ()) -> Checks:
+def checks(
+    ranks: list[int], probabilities: list[float], above: list[float], floors: tuple[int, ...] = ()
+) -> Verification:
     from math import log
 
     best = tuple((65, -0.1) for _ in range(len(ranks) + 1))
-    return Checks(tuple(map(log, probabilities)), tuple(ranks), tuple(above), best, floors=floors)
+    return Verification(tuple(map(log, probabilities)), tuple(ranks), tuple(above), best, floors=floors)
 
 
-def test_rules_decide_or_say_that_they_cannot() -> None:
+def test_rules_decide_or_report_that_they_cannot() -> None:
     seen = checks([0, 2, 2, 20], [0.5, 0.2, 0.2, 0.01], [0.0, 0.7, 0.8, 0.9], floors=(2, 3))
     assert [TopK(3).passes(seen, i) for i in range(4)] == [True, True, None, False]
     assert [TopP(0.95).passes(seen, i) for i in range(4)] == [True, True, False, None]
@@ -168,7 +173,7 @@ def test_a_larger_unit_is_replaced_by_the_teachers_own(unit: Any) -> None:
     assert written == (" Two is good." if unit == "step" else " Two is go")
 
 
-# -- ends ----------
+# -- how replies end ----------
 
 
 def test_no_corrections_is_the_baseline() -> None:
@@ -180,7 +185,7 @@ def test_no_corrections_is_the_baseline() -> None:
 
 
 def test_the_first_draft_is_the_baselines_call(tmp_path: Path) -> None:
-    """It is shared through the store, in both directions."""
+    """The store shares it in both directions."""
     for first, second in ((Baseline(), SpeculativePair()), (SpeculativePair(), Baseline())):
         folder = tmp_path / type(first).__name__
         student, teacher = chars("Mary is here", "Mary is here")
@@ -193,24 +198,24 @@ def test_the_first_draft_is_the_baselines_call(tmp_path: Path) -> None:
         assert done[0].text == "Mary is here"
 
 
-def test_whether_the_teacher_would_stop_too_is_said() -> None:
+def test_the_stop_shows_whether_the_teacher_would_stop_too() -> None:
     student, teacher = chars("home", "home")
     assert solve(SpeculativePair(accept="topk", threshold=2), student, teacher).stop == "teacher_stops"
     student, teacher = chars("home", "home alone")
     transcript = solve(SpeculativePair(accept="topk", threshold=2), student, teacher)
     assert (spoken(transcript), transcript.stop) == ("home", "student_stopped")
     greedy = solve(SpeculativePair(accept="greedy"), student, teacher)
-    assert spoken(greedy) == "home alone", "what the student stops at is no end where the text is the teacher's"
+    assert spoken(greedy) == "home alone", "the student's end does not count where the text is the teacher's own"
 
 
-def test_a_teacher_that_would_stop_earlier_puts_its_second_choice() -> None:
+def test_a_teacher_that_would_stop_earlier_writes_its_second_choice() -> None:
     student, teacher = chars("home X", "home")
     transcript = solve(SpeculativePair(accept="topk", threshold=1, max_corrections=1), student, teacher)
     assert spoken(transcript) == "home?"
 
 
 def test_corrections_are_bounded_and_the_same_mistake_cannot_loop() -> None:
-    """A deterministic student that makes the mistake anew wherever it goes on."""
+    """A deterministic student makes the same mistake wherever it continues."""
     letters = "abcdefghijklmnopqrstuvwxyz"
     student = CharBackend(lambda prompt, reply: {"X": 1.0} if len(reply) < 40 else {END: 1.0}, "student")
     teacher = CharBackend(lambda prompt, reply: {letters[len(reply) % 26]: 1.0}, "teacher")
@@ -238,7 +243,7 @@ def test_kept_discarded_and_verification_tokens_are_all_that_was_generated(accep
     transcript = solve(SpeculativePair(accept=accept, threshold=None if accept == "greedy" else 1), student, teacher)
     summary = Summary(lambda seat: SeatCost(1_000))
     summary.add(transcript)
-    generated = sum(t.completion.completion_tokens or 0 for t in transcript.turns)
+    generated = sum(t.result.completion_tokens or 0 for t in transcript.turns)
     assert sum(n or 0 for n in summary.tokens.values()) == generated
     data = summary.to_json()
     assert data["usage"]["teacher"]["verify"]["calls"] == data["totals"]["passes"]
@@ -259,7 +264,7 @@ def test_a_changed_threshold_is_another_result_on_the_same_store(tmp_path: Path)
         store.close()
         texts.append(done[0].text)
     assert texts[0] == texts[2] != texts[1]
-    assert student.asked == teacher.asked == [], "the third run found every call, its verifications too"
+    assert student.asked == teacher.asked == [], "the third run finds every call in the store, including verifications"
 
 
 def test_questions_do_not_depend_on_each_other() -> None:
@@ -276,7 +281,7 @@ def test_questions_do_not_depend_on_each_other() -> None:
 
 
 def test_sampled_texts_have_the_teachers_distribution() -> None:
-    """Texts of two tokens of three; chi-square against the product of the teacher's distributions."""
+    """Texts have two tokens out of three; a chi-square test compares them with the teacher's joint distribution."""
     from scipy.stats import chisquare
 
     def teacher(prompt: str, reply: str) -> dict[str, float]:
@@ -307,7 +312,7 @@ def test_sampled_on_a_greedy_task_fails_with_the_remedy() -> None:
 
 
 def rater(ratings: dict[str, str], correction: str = " Mary is in the garden. And so on.") -> ScriptedBackend:
-    """Return a chat teacher that rates steps by the text they hold, and corrects with one sentence and more."""
+    """Return a chat teacher that rates steps by the text in them, and writes more than one sentence as a correction."""
 
     def reply(prompt: str) -> str:
         if "Rating from 0 to 9" not in prompt and "which you rate" not in prompt:
@@ -319,7 +324,7 @@ def rater(ratings: dict[str, str], correction: str = " Mary is in the garden. An
 
 
 def chatty(*texts: str) -> ScriptedBackend:
-    """Return a chat student that cannot continue: it answers with one text after the other."""
+    """Return a chat student that cannot continue replies and answers with one text after another."""
     left = iter(texts)
     backend = ScriptedBackend(lambda prompt: next(left), name="student")
     backend.capabilities = frozenset({"generate"})
@@ -345,7 +350,7 @@ def test_a_badly_rated_step_is_rewritten_and_the_student_resumes() -> None:
 
 
 def test_a_teacher_that_cannot_continue_is_asked_for_the_next_step() -> None:
-    """Its reply ends with that step, which does not end the answer."""
+    """Its reply ends with that step, but this does not end the answer."""
     teacher = rater({"is in the hall": "2"}, "Mary is in the garden.")
     teacher.capabilities = frozenset({"generate"})
     student = chatty(DRAFT, " So it is in the garden.")
@@ -385,18 +390,18 @@ def test_reading_ratings(text: str, rating: int | None) -> None:
 
 
 class Classifier(Backend):
-    """Scores texts by a function."""
+    """Scores texts with a function."""
 
     capabilities = frozenset({"reward"})
 
     def __init__(self, score: Any) -> None:
         super().__init__()
-        self.name = self.lane = self.fingerprint = "classifier"
+        self.name = self.device = self.fingerprint = "classifier"
         self.score_of = score
         self.calls: list[list[str]] = []
 
     def load(self) -> None:
-        """Nothing."""
+        """Do nothing: there are no weights."""
 
     def render_chat(self, messages: Any) -> Prompt:
         return Prompt("")
@@ -409,7 +414,7 @@ class Classifier(Backend):
 
         self.calls.append([r.continuation for r in requests if isinstance(r, ScoreRequest)])
         for i, request in enumerate(requests):
-            deliver(i, Completion("", logprob=log(self.score_of(request.continuation))))
+            deliver(i, Loglikelihood(log(self.score_of(request.continuation))))
 
 
 def test_a_third_seat_scores_steps() -> None:
@@ -423,7 +428,7 @@ def test_a_third_seat_scores_steps() -> None:
     assert reward.calls[0][1].endswith("Mary is in the hall.")
 
 
-# -- going on on text, and seams ----------
+# -- continuing text, and seams ----------
 
 
 @pytest.mark.parametrize(
@@ -454,10 +459,10 @@ def test_a_seat_that_continues_text_is_given_the_text_and_seams_are_counted() ->
     assert prompts[:2] == ["Q", "QIt is Y"]
 
 
-# -- what is wrong is said before anything loads ----------
+# -- problems are reported before anything loads ----------
 
 
-def test_a_seat_that_lacks_something_is_shown_the_table(tmp_path: Path) -> None:
+def test_the_error_about_a_missing_capability_includes_the_table(tmp_path: Path) -> None:
     student, teacher = chatty(), chatty()
     with pytest.raises(ConfigurationError) as raised:
         SpeculativePairLM(student=student, teacher=teacher, store="off", run_dir=tmp_path)
@@ -465,14 +470,14 @@ def test_a_seat_that_lacks_something_is_shown_the_table(tmp_path: Path) -> None:
     assert table() in str(raised.value)
 
 
-def test_sampled_needs_one_vocabulary(tmp_path: Path) -> None:
+def test_sampled_needs_the_same_vocabulary(tmp_path: Path) -> None:
     student = CharBackend(says("a"), "student", CharTokens("one"))
     teacher = CharBackend(says("a"), "teacher", CharTokens("other"))
-    with pytest.raises(ConfigurationError, match="needs one vocabulary"):
+    with pytest.raises(ConfigurationError, match="needs models with the same vocabulary"):
         SpeculativePairLM(student=student, teacher=teacher, accept="sampled", store="off", run_dir=tmp_path)
 
 
-def test_a_reward_seat_is_asked_for_only_where_it_is_used(tmp_path: Path) -> None:
+def test_a_reward_seat_is_required_only_if_it_is_used(tmp_path: Path) -> None:
     student, teacher = chars("a", "a")
     common = {"student": student, "teacher": teacher, "store": "off", "run_dir": tmp_path}
     with pytest.raises(ConfigurationError, match="the seat `reward`"):
@@ -484,24 +489,24 @@ def test_a_reward_seat_is_asked_for_only_where_it_is_used(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"accept": "judge"}, "judges no `unit=token`"),
-        ({"accept": "sampled", "unit": "step"}, "judges no `unit=step`"),
+        ({"accept": "judge"}, "cannot judge `unit=token`"),
+        ({"accept": "sampled", "unit": "step"}, "cannot judge `unit=step`"),
         ({"accept": "greedy", "threshold": 2}, "takes no threshold"),
-        ({"accept": "topk", "threshold": 0.5}, "has another threshold"),
-        ({"accept": "judge", "unit": "step", "threshold": 10}, "has another threshold"),
+        ({"accept": "topk", "threshold": 0.5}, "needs another threshold"),
+        ({"accept": "judge", "unit": "step", "threshold": 10}, "needs another threshold"),
         ({"chunk_tokens": 0}, "must be 1 or more"),
     ],
 )
-def test_options_that_do_not_fit(options: dict[str, Any], message: str) -> None:
+def test_invalid_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SpeculativePair(**options)
 
 
-def test_the_page_has_the_table_of_the_code() -> None:
+def test_the_docs_contain_the_table_of_the_code() -> None:
     assert table() in (ROOT / "docs" / "speculative.md").read_text()
 
 
-def test_through_lm_eval_the_answer_is_the_text_alone(tmp_path: Path) -> None:
+def test_through_lm_eval_the_answer_is_only_the_text(tmp_path: Path) -> None:
     student, teacher = chars("It is X", "It is Y")
     lm = SpeculativePairLM(
         student=student, teacher=teacher, accept="greedy", store="off", run_dir=tmp_path, progress="off"

@@ -1,4 +1,4 @@
-"""Token ids on `hf`, verified and continued, against transformers itself; the embedded pair; a tiny classifier."""
+"""Tests of verifying and continuing token ids on `hf`, compared with transformers, and of a tiny classifier."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from typing import Any
 import pytest
 from support import run_engine
 
-from harness_ext.babi import INSTRUCTION, story_text
-from harness_ext.backends import make_backend, parse_spec
 from harness_ext.backends.base import Backend, GenerateRequest, Request, ScoreRequest, VerifyRequest
 from harness_ext.backends.hf import HFBackend, make_hf_backend
+from harness_ext.backends.registry import make_backend, parse_spec
 from harness_ext.embedded import model_path
-from harness_ext.engine import Engine
+from harness_ext.embedded.story_prompt import INSTRUCTION, story_text
+from harness_ext.engine.engine import Engine
 from harness_ext.models.skyline import Skyline
 from harness_ext.models.speculative_pair import SpeculativePair
 from harness_ext.protocol import Question
 from harness_ext.records import Completion, Message
-from harness_ext.store import CallStore
+from harness_ext.records.call_store import CallStore
+from harness_ext.records.results import read_result
 
 GEN = {"until": ["\nHere are the context sentences:", "Answer: g"], "max_gen_toks": 40}
 
@@ -63,8 +64,8 @@ def written(teacher: HFBackend) -> list[Completion]:
     return ask(teacher, [GenerateRequest(c, GEN, keep_ids=True) for c in stories(6)])
 
 
-def test_a_reply_continued_at_any_token_is_the_reply(teacher: HFBackend, written: list[Completion]) -> None:
-    """In one padded batch, whatever was begun; a stop text that begins in the given part is seen."""
+def test_a_reply_continued_at_any_token_is_the_same_reply(teacher: HFBackend, written: list[Completion]) -> None:
+    """All partial replies are in one padded batch. A stop sequence that begins in the given part is recognised."""
     asked = [
         (context, whole, cut)
         for context, whole in zip(stories(6), written, strict=True)
@@ -79,7 +80,7 @@ def test_a_reply_continued_at_any_token_is_the_reply(teacher: HFBackend, written
         assert rest.finish == whole.finish
 
 
-def test_only_a_step_or_so_many_tokens(teacher: HFBackend) -> None:
+def test_only_a_step_or_a_number_of_tokens(teacher: HFBackend) -> None:
     (one, three) = ask(teacher, [GenerateRequest(stories(1)[0], GEN, reply=(), only=n) for n in (1, 3)])
     assert (len(one.ids or ()), len(three.ids or ())) == (1, 3)
     assert (three.ids or ())[:1] == one.ids
@@ -87,7 +88,7 @@ def test_only_a_step_or_so_many_tokens(teacher: HFBackend) -> None:
 
 
 def test_a_verification_is_the_models_own_opinion(teacher: HFBackend, written: list[Completion]) -> None:
-    """Padded in a batch or alone; the log-probabilities are lm-eval's, the distribution that of transformers."""
+    """It is the same in a padded batch and alone, and its distribution is that of transformers."""
     import torch
 
     other = tuple(range(10, 19))
@@ -98,19 +99,15 @@ def test_a_verification_is_the_models_own_opinion(teacher: HFBackend, written: l
     together = ask(teacher, requests)
     for request, completion in zip(requests, together, strict=True):
         (alone,) = ask(teacher, [request])
-        assert completion.checks is not None
-        assert alone.checks is not None
-        assert alone.checks.ranks == completion.checks.ranks
-        assert [t for t, _ in alone.checks.best] == [t for t, _ in completion.checks.best]
-        assert alone.checks.logprobs == pytest.approx(completion.checks.logprobs, abs=1e-4)
+        assert alone.ranks == completion.ranks
+        assert [t for t, _ in alone.best] == [t for t, _ in completion.best]
+        assert alone.logprobs == pytest.approx(completion.logprobs, abs=1e-4)
     for completion in together[:6]:
-        assert completion.checks is not None
-        assert set(completion.checks.ranks) <= {0}, "its own greedy text"
+        assert set(completion.ranks) <= {0}, "the draft is its own greedy text"
     prompt = teacher.lm.tok_batch_encode([requests[6].prompt])[0][0].tolist()
     with torch.no_grad():
         scores = teacher.lm.model(torch.tensor([[*prompt, *other]])).logits[0, len(prompt) - 1 :].log_softmax(-1)
-    found = together[6].checks
-    assert found is not None
+    found = together[6]
     assert found.logprobs == pytest.approx([float(scores[i, t]) for i, t in enumerate(other)], abs=1e-4)
     assert found.ranks == tuple(int((scores[i] > scores[i, t]).sum()) for i, t in enumerate(other))
     assert found.above == pytest.approx(
@@ -118,32 +115,30 @@ def test_a_verification_is_the_models_own_opinion(teacher: HFBackend, written: l
     )
     assert found.candidates == pytest.approx([float(scores[-1, 5]), float(scores[-1, 6])], abs=1e-4)
     assert len(found.drawn) == 2
-    assert Completion.from_json(json.loads(json.dumps(together[6].to_json()))) == together[6]
+    assert read_result(json.loads(json.dumps(together[6].to_json()))) == together[6]
 
 
 def test_verification_sees_what_generation_would_choose_from(teacher: HFBackend) -> None:
-    """Penalties and warpers of the settings count: what is generated under them is approved under them."""
+    """Penalties and warpers apply to verification too: what is generated with them is approved with them."""
     context = stories(1)[0]
     penalised = {**GEN, "repetition_penalty": 1.6}
     (own,) = ask(teacher, [GenerateRequest(context, penalised, keep_ids=True)])
     (plain,) = ask(teacher, [GenerateRequest(context, GEN, keep_ids=True)])
-    assert own.ids != plain.ids, "the penalty changes nothing here: the test says nothing"
+    assert own.ids != plain.ids, "the penalty changes nothing here, so the test proves nothing"
     (seen,) = ask(teacher, [VerifyRequest(context, penalised, (), own.ids or ())])
-    assert seen.checks is not None
-    assert set(seen.checks.ranks) == {0}
+    assert set(seen.ranks) == {0}
     warped = {**GEN, "do_sample": True, "temperature": 0.7, "top_k": 1}
     (sure,) = ask(teacher, [VerifyRequest(context, warped, (), plain.ids or ())])
-    assert sure.checks is not None
-    assert set(sure.checks.logprobs) == {0.0}
+    assert set(sure.logprobs) == {0.0}
 
 
 @pytest.mark.parametrize("unit", ["token", "chunk"])
 def test_greedy_is_the_teachers_text_on_the_embedded_pair(
     student: HFBackend, teacher: HFBackend, unit: Any, data_dir: Path, tmp_path: Path
 ) -> None:
-    """On real questions, answered together in padded batches; repeated from the store without a call.
+    """Real questions are answered in padded batches, and then again from the store without a call.
 
-    `benchmarks/speculative.py` does it on hundreds.
+    `benchmarks/speculative.py` does the same with hundreds of questions.
     """
     rows = [json.loads(line) for line in (data_dir / "babi" / "train.jsonl").read_text().splitlines()]
     rows = [row for row in rows if len(row["passage"].splitlines()) <= 4][:: 90 if unit == "chunk" else 60][:10]
@@ -162,7 +157,7 @@ def test_greedy_is_the_teachers_text_on_the_embedded_pair(
         assert [found[i].text for i in range(len(asked))] == [wanted[i].text for i in range(len(asked))]
         assert all(t.reused for i in found for t in found[i].turns) == bool(attempt)
     passes = sum(found[i].details["totals"]["passes"] for i in found)  # type: ignore[index]
-    assert passes < sum(t.completion.completion_tokens or 0 for i in wanted for t in wanted[i].turns)
+    assert passes < sum(t.result.completion_tokens or 0 for i in wanted for t in wanted[i].turns)
 
 
 # -- reward models ----------
@@ -186,7 +181,7 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-def test_a_classifiers_score_is_its_own_in_any_batch(classifier: str) -> None:
+def test_a_classifiers_score_does_not_depend_on_the_batch(classifier: str) -> None:
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -213,7 +208,7 @@ def test_a_classifiers_score_is_its_own_in_any_batch(classifier: str) -> None:
 @pytest.mark.parametrize(
     ("args", "message"), [({"label": "good"}, "its labels are LABEL_0"), ({"lable": 1}, "there is no argument `lable`")]
 )
-def test_what_is_wrong_with_a_classifier_is_said(classifier: str, args: dict[str, Any], message: str) -> None:
+def test_problems_with_a_classifier_are_reported(classifier: str, args: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_backend(parse_spec(f"classifier:{classifier}", args))
     with pytest.raises(ValueError, match="cannot be read"):

@@ -1,4 +1,4 @@
-"""A teacher behind a completions server verifies a local student's draft: the text is the local teacher's own."""
+"""Tests of a teacher behind a completions server, which verifies a local student's drafts as a local teacher would."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 from support import run_engine
 
-from harness_ext.acceptance import TopK, TopP
-from harness_ext.babi import INSTRUCTION, story_text
-from harness_ext.backends import make_backend, parse_spec
 from harness_ext.backends.base import VerifyRequest
-from harness_ext.backends.verify_openai import ServedTokens, read_checks
+from harness_ext.backends.openai_verify import ServedTokens, read_verification
+from harness_ext.backends.registry import make_backend, parse_spec
 from harness_ext.embedded import model_path
-from harness_ext.engine import Engine
+from harness_ext.embedded.story_prompt import INSTRUCTION, story_text
+from harness_ext.engine.engine import Engine
 from harness_ext.errors import LoadError
 from harness_ext.models.skyline import Skyline
+from harness_ext.models.speculative.token_policies import TopK, TopP
 from harness_ext.models.speculative_pair import SpeculativePair
 from harness_ext.protocol import Question
 
@@ -28,7 +28,7 @@ TEACHER = str(model_path("teacher"))
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    """Serve the embedded teacher as vLLM serves a model's completions, as far as this needs it."""
+    """Serve the embedded teacher as vLLM serves completions, as far as the tests need it."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -41,14 +41,14 @@ def server() -> Iterator[str]:
             with torch.no_grad():
                 scores = model(torch.tensor([ids])).logits[0].log_softmax(-1)
             order = torch.sort(scores, dim=-1, descending=True, stable=True).indices
-            told: list[Any] = [None]
-            for place, token in enumerate(ids[1:]):
-                listed = [*order[place, : asked["prompt_logprobs"]].tolist(), token]
-                told.append(
+            reported: list[Any] = [None]
+            for position, token in enumerate(ids[1:]):
+                listed = [*order[position, : asked["prompt_logprobs"]].tolist(), token]
+                reported.append(
                     {
                         str(t): {
-                            "logprob": float(scores[place, t]),
-                            "rank": int((scores[place] > scores[place, t]).sum()) + 1,
+                            "logprob": float(scores[position, t]),
+                            "rank": int((scores[position] > scores[position, t]).sum()) + 1,
                         }
                         for t in listed
                     }
@@ -56,7 +56,7 @@ def server() -> Iterator[str]:
             after = {f"token_id:{t}": float(scores[-1, t]) for t in order[-1, : asked["logprobs"]].tolist()}
             choice = {
                 "text": "",
-                "prompt_logprobs": told,
+                "prompt_logprobs": reported,
                 "logprobs": {"top_logprobs": [after]},
                 "finish_reason": "length",
             }
@@ -68,7 +68,7 @@ def server() -> Iterator[str]:
             self.wfile.write(data)
 
         def log_message(self, *args: Any) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     served = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=served.serve_forever, daemon=True).start()
@@ -94,7 +94,7 @@ def test_a_served_teacher_writes_what_the_local_one_writes(server: str) -> None:
     assert [found[i].text for i in (0, 1)] == [wanted[i].text for i in (0, 1)]
 
 
-def test_what_a_server_does_not_tell_is_undecided_or_an_error() -> None:
+def test_what_a_server_does_not_return_is_undecided_or_an_error() -> None:
     tokens = ServedTokens(TEACHER, 64)
     request = VerifyRequest("Where?", {"until": []}, (), (7, 8))
     row = tokens.row(request)
@@ -105,18 +105,18 @@ def test_what_a_server_does_not_tell_is_undecided_or_an_error() -> None:
         ],
         "logprobs": {"top_logprobs": [{"token_id:2": -0.1, "token_id:9": -2.5}]},
     }  # fmt: skip
-    checks = read_checks("it", choice, tokens, request)
+    checks = read_verification("it", choice, tokens, request)
     assert (checks.ranks, checks.floors, checks.end_rank) == ((39, 2), (0, 1), 0)
     assert checks.best == ((5, -0.7), (5, -0.7), (2, -0.1))
     assert checks.instead == {2: (9, -2.5)}
     assert [TopK(3).passes(checks, i) for i in (0, 1)] == [False, None]
     assert [TopP(0.95).passes(checks, i) for i in (0, 1)] == [None, None]
     assert TopP(0.5).passes(checks, 0) is False
-    with pytest.raises(LoadError, match="tells no log-probabilities of a prompt's tokens"):
-        read_checks("it", {"text": "", "logprobs": None}, tokens, request)
+    with pytest.raises(LoadError, match="returns no log-probabilities of a prompt's tokens"):
+        read_verification("it", {"text": "", "logprobs": None}, tokens, request)
 
 
-def test_a_tokenizer_that_cannot_be_read_is_named() -> None:
+def test_the_error_about_an_unreadable_tokenizer_names_it() -> None:
     with pytest.raises(ValueError, match="`tokenizer=no-such-tokenizer` cannot be read"):
         make_backend(
             parse_spec("openai:m@http://127.0.0.1:1/v1", {"endpoint": "completions", "tokenizer": "no-such-tokenizer"})

@@ -1,4 +1,4 @@
-"""Units give back the text exactly, and a step is what a reader calls one."""
+"""Tests of dividing texts into units: joined units are exactly the text, and a step is what a reader calls one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness_ext.splitting import group, pieces_of, split_chunks, split_steps, splitter, steps, words
+from harness_ext.models.speculative.units import group, pieces_of, split_chunks, split_steps, splitter, words
+from harness_ext.reading.steps import steps
 
 FRAGMENTS = [
     "So Mary is there.", " Then 3.14 and 2.", "\n", "\n\n", " ", "\t", "$x = 1. y$", "$$\na. b\n$$", "\\[ a. \n b \\]",
@@ -74,7 +75,7 @@ def test_texts_without_an_end_are_one_step(text: str) -> None:
 
 
 def test_hostile_texts_take_no_time() -> None:
-    """No pattern backtracks without bound: each of these would take hours if one did."""
+    """No pattern backtracks without bound. With one that does, each of these texts would take hours."""
     for text in (
         "$" * 5_000,
         "`" * 5_000,
@@ -87,7 +88,7 @@ def test_hostile_texts_take_no_time() -> None:
         assert "".join(steps(text)) == text
 
 
-def test_a_piece_over_the_end_of_a_step_belongs_to_it() -> None:
+def test_a_piece_across_the_end_of_a_step_belongs_to_that_step() -> None:
     pieces = ["One", ". T", "wo.", "\n", "Three"]
     assert group(pieces, split_steps(pieces)) == ["One. T", "wo.\n", "Three"]
 
@@ -100,7 +101,7 @@ def test_chunks() -> None:
 @settings(deadline=None, max_examples=60)
 @given(st.text(max_size=30), st.integers(0, 5))
 def test_pieces_of_bytes_give_back_the_text(text: str, known: int) -> None:
-    """With bytes as tokens a character may take several; the one that completes it adds it."""
+    """With bytes as tokens, a character may have several tokens; the last one adds the whole character."""
     ids = list(text.encode())
 
     def decode(tokens: list[int]) -> str:

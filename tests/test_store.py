@@ -1,4 +1,4 @@
-"""The call store: what was put is there, for every process, after every kind of end; damage and full disks are said."""
+"""Tests of the call store: concurrent processes, killed processes, damaged files and full disks."""
 
 from __future__ import annotations
 
@@ -17,22 +17,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness_ext.errors import StoreError
-from harness_ext.records import Completion
-from harness_ext.store import CallStore
+from harness_ext.records import Completion, Loglikelihood
+from harness_ext.records.call_store import CallStore
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 completions = st.builds(
     Completion,
     texts,
     st.sampled_from(["stop", "length", None]),
-    st.none() | st.integers(0, 10**6),
-    st.none() | st.integers(0, 10**6),
-    st.none() | st.integers(0, 10**6),
-    st.floats(0, 1e6),
-    st.none() | st.floats(-1e6, 0),
-    st.none() | st.booleans(),
-    st.lists(texts, max_size=2).map(tuple),
-)
+    prompt_tokens=st.none() | st.integers(0, 10**6),
+    cached_tokens=st.none() | st.integers(0, 10**6),
+    completion_tokens=st.none() | st.integers(0, 10**6),
+    seconds=st.floats(0, 1e6),
+    notes=st.lists(texts, max_size=2).map(tuple),
+) | st.builds(Loglikelihood, st.floats(-1e6, 0), st.none() | st.booleans())
 keys = st.integers(0, 20).map(lambda n: f"{n:064x}")
 steps = st.lists(
     st.tuples(st.integers(0, 2), st.lists(st.tuples(keys, completions), max_size=5) | st.just("reopen")), max_size=12
@@ -42,7 +40,7 @@ steps = st.lists(
 @settings(max_examples=40, deadline=None)
 @given(steps)
 def test_behaves_like_one_dictionary(steps) -> None:  # type: ignore[no-untyped-def]
-    """Three stores open at once on a folder, each sees its own puts at once and the others' when it is opened again."""
+    """Three stores are open on one folder. Each sees its own entries at once, and the others' after it is reopened."""
     with TemporaryDirectory() as folder:
         stores = [CallStore(Path(folder)) for _ in range(3)]
         first_put: list[dict[str, Completion]] = [{}, {}, {}]
@@ -65,8 +63,16 @@ def test_behaves_like_one_dictionary(steps) -> None:  # type: ignore[no-untyped-
 
 
 def test_a_reply_comes_back_as_it_was(tmp_path: Path) -> None:
-    said = Completion("ä\x00\u2028\U0001f600", "length", 3, None, 5, 0.25, notes=("a", "b"))
-    scored = Completion("", logprob=float("-inf"), greedy=False)
+    said = Completion(
+        "ä\x00\u2028\U0001f600",
+        "length",
+        prompt_tokens=3,
+        cached_tokens=None,
+        completion_tokens=5,
+        seconds=0.25,
+        notes=("a", "b"),
+    )
+    scored = Loglikelihood(float("-inf"), greedy=False)
     store = CallStore(tmp_path)
     store.put([("aa", said), ("bb", scored)])
     store.put([("aa", Completion("other"))])
@@ -76,7 +82,7 @@ def test_a_reply_comes_back_as_it_was(tmp_path: Path) -> None:
     assert again.get("bb") == scored
 
 
-def test_a_process_reads_what_others_wrote_and_writes_beside_them(tmp_path: Path) -> None:
+def test_a_process_reads_what_others_wrote_and_writes_its_own_file(tmp_path: Path) -> None:
     first = CallStore(tmp_path)
     first.put([("aa", Completion("of the first"))])
     second = CallStore(tmp_path)
@@ -87,14 +93,14 @@ def test_a_process_reads_what_others_wrote_and_writes_beside_them(tmp_path: Path
     for store in (first, second):
         store.close()
     CallStore(tmp_path).close()
-    assert len(list(tmp_path.glob("*.sqlite"))) == 2, "files of ended processes are written on"
+    assert len(list(tmp_path.glob("*.sqlite"))) == 2, "files of ended processes are reused"
 
 
 WRITER = textwrap.dedent("""
     import sys
     from pathlib import Path
     from harness_ext.records import Completion
-    from harness_ext.store import CallStore
+    from harness_ext.records.call_store import CallStore
 
     store = CallStore(Path(sys.argv[1]))
     for i in range(int(sys.argv[3])):
@@ -109,7 +115,7 @@ def start_writer(folder: Path, name: str, count: int) -> subprocess.Popen[str]:
     )
 
 
-def test_processes_write_at_once(tmp_path: Path) -> None:
+def test_processes_write_concurrently(tmp_path: Path) -> None:
     writers = [start_writer(tmp_path, name, 150) for name in ("aa", "bb")]
     assert [w.wait(60) for w in writers] == [0, 0]
     store = CallStore(tmp_path)
@@ -125,7 +131,7 @@ def test_what_was_acknowledged_survives_kill_9(tmp_path: Path) -> None:
         for _ in range(5 + 20 * number):
             said = int(writer.stdout.readline())
         os.kill(writer.pid, signal.SIGKILL)
-        for line in writer.stdout.read().split("\n")[:-1]:  # whole lines that were on their way
+        for line in writer.stdout.read().split("\n")[:-1]:  # complete lines that were still in the pipe
             said = int(line)
         writer.wait()
         store = CallStore(tmp_path)
@@ -134,7 +140,7 @@ def test_what_was_acknowledged_survives_kill_9(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["random", "header", "cut", "page"])
-def test_a_damaged_file_is_named_with_the_remedy(tmp_path: Path, damage: str) -> None:
+def test_the_error_about_a_damaged_file_names_it_and_the_remedy(tmp_path: Path, damage: str) -> None:
     store = CallStore(tmp_path)
     store.put([(f"{i:064x}", Completion(f"text {i}" * 50)) for i in range(500)])
     store.close()
@@ -158,13 +164,13 @@ def test_a_damaged_file_is_named_with_the_remedy(tmp_path: Path, damage: str) ->
     with pytest.raises(StoreError, match=r"damaged.*mv .*same command again") as raised:
         read_all()
     assert str(path) in str(raised.value)
-    path.rename(path.with_suffix(".damaged"))  # the remedy, as told
+    path.rename(path.with_suffix(".damaged"))  # the remedy in the message
     again = CallStore(tmp_path)
     again.put([("aa", Completion("works"))])
     assert again.get("aa") == Completion("works")
 
 
-def test_a_reply_of_no_known_form_is_an_error(tmp_path: Path) -> None:
+def test_a_malformed_entry_is_an_error(tmp_path: Path) -> None:
     store = CallStore(tmp_path)
     store.put([("aa", Completion("x"))])
     store.close()
@@ -172,24 +178,24 @@ def test_a_reply_of_no_known_form_is_an_error(tmp_path: Path) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE calls SET reply = '[1, 2]'")
     connection.close()
-    with pytest.raises(StoreError, match="no reply of this program"):
+    with pytest.raises(StoreError, match="contains an entry that is not a reply"):
         CallStore(tmp_path).get("aa")
 
 
-def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+def test_the_error_about_an_impossible_folder_names_the_options(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match=r"store=<folder>.*store=off"):
         CallStore(tmp_path / "file" / "store")
 
 
-def test_a_full_disk_is_said_and_nothing_stored_is_lost(tmp_path: Path) -> None:
-    """A limit on file size stands for the full disk: SQLite is told the same by the system."""
+def test_a_full_disk_is_reported_and_nothing_stored_is_lost(tmp_path: Path) -> None:
+    """A limit on the file size stands in for a full disk: the system reports both to SQLite in the same way."""
     script = textwrap.dedent("""
         import resource, signal, sys
         from pathlib import Path
         from harness_ext.errors import StoreError
         from harness_ext.records import Completion
-        from harness_ext.store import CallStore
+        from harness_ext.records.call_store import CallStore
 
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))
@@ -213,10 +219,10 @@ def test_a_full_disk_is_said_and_nothing_stored_is_lost(tmp_path: Path) -> None:
     assert store.get("aa") is not None
 
 
-def test_storing_many_small_batches_is_quick(tmp_path: Path) -> None:
+def test_storing_many_small_batches_is_fast(tmp_path: Path) -> None:
     store = CallStore(tmp_path)
     started = time.process_time()
     for i in range(500):
         store.put([(f"{i:064x}", Completion("text"))])
         store.get(f"{i:064x}")
-    assert (time.process_time() - started) / 500 < 0.005, "seconds a call"
+    assert (time.process_time() - started) / 500 < 0.005, "seconds per call"

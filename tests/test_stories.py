@@ -1,4 +1,4 @@
-"""The story generator: answers against an independent simulation, mistakes, hints, determinism, skipped questions."""
+"""The story generator: answers compared with an independent simulation, mistakes, hints, seeds, skipped questions."""
 
 from __future__ import annotations
 
@@ -13,11 +13,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness_ext.stories import FAMILIES, Ask, Story, StoryGenerator, answer, parse_sentence, read, render, resolve
-from harness_ext.stories import generator as generator_module
-from harness_ext.stories.mistakes import careless, correct, misread, review
-from harness_ext.stories.seen import public_hashes, question_hash
-from harness_ext.stories.vocabulary import WOMEN
+from harness_ext.embedded.stories import (
+    FAMILIES,
+    Ask,
+    Story,
+    StoryGenerator,
+    answer,
+    parse_sentence,
+    read,
+    render,
+    resolve,
+)
+from harness_ext.embedded.stories import generator as generator_module
+from harness_ext.embedded.stories.mistakes import careless, correct, misread, review
+from harness_ext.embedded.stories.seen import public_hashes, question_hash
+from harness_ext.embedded.stories.vocabulary import WOMEN
 
 SEEDS = st.integers(0, 2**32)
 PEOPLE = {"Mary", "Sandra", "Julie", "John", "Daniel", "Fred", "Bill", "Jeff"}
@@ -29,7 +39,7 @@ def take(seed: int, families: list[str], lines: tuple[int, int], count: int) -> 
 
 
 def simulate(passage: str, question: str) -> str:
-    """Answer a question by playing the text through: no code of the package is used."""
+    """Answer a question by simulating the text, without using any code of the package."""
     place: dict[str, set[str]] = {}
     ruled_out: dict[str, str] = {}
     hands: dict[str, list[str]] = {}
@@ -99,7 +109,7 @@ def test_answers_agree_with_an_independent_simulation(seed: int, family: str, lo
 
 @settings(max_examples=150, deadline=None)
 @given(SEEDS, FAMILY)
-def test_sentences_read_back_from_their_text(seed: int, family: str) -> None:
+def test_sentences_are_parsed_back_from_their_text(seed: int, family: str) -> None:
     for story in take(seed, [family], (2, 10), 2):
         parsed = [parse_sentence(line) for line in story.lines]
         assert resolve([one for one in parsed if one is not None]) == story.sentences
@@ -146,7 +156,7 @@ def test_equal_seeds_give_equal_stories(seed: int) -> None:
     assert first != other
 
 
-def test_lengths_and_families_are_kept() -> None:
+def test_lengths_and_families_are_as_requested() -> None:
     stories = list(take(3, ["one_fact", "coreference"], (3, 7), 200))
     assert {story.family for story in stories} == {"one_fact", "coreference"}
     assert {len(story.lines) for story in stories if story.family == "one_fact"} == {3, 4, 5, 6, 7}
@@ -163,14 +173,14 @@ def test_public_test_questions_are_skipped_and_counted(monkeypatch: pytest.Monke
     assert stories.skipped == 1
 
 
-def test_the_shipped_hashes_hit_stories_that_the_generator_would_make() -> None:
+def test_the_shipped_hashes_match_stories_that_the_generator_would_produce() -> None:
     stories = StoryGenerator(0, ["conjunction", "one_fact"], (2, 2))
     for story in itertools.islice(stories, 20_000):
         assert question_hash(story.passage, story.ask.text) not in public_hashes()
     assert stories.skipped > 0
 
 
-def public_hashes_ignore_blanks_but_not_words() -> None:
+def test_public_hashes_ignore_blanks_but_not_words() -> None:
     assert question_hash("A b.\nC d.\n", "E?") == question_hash(" A  b.\nC d.", "E?")
     assert question_hash("A b.\nC d.\n", "E?") != question_hash("A b.\nC e.\n", "E?")
     assert question_hash("A b.\nC d.\n", "E?") != question_hash("A b. C d.\n", "E?")
@@ -194,7 +204,7 @@ def test_a_story_cannot_begin_with_a_pronoun() -> None:
         resolve([sentence])
 
 
-def test_text_that_is_no_story_is_not_read() -> None:
+def test_text_that_is_not_a_story_is_not_parsed() -> None:
     assert parse_sentence("The office is north of the garden.") is None
 
 

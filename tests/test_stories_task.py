@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from harness_ext.stories import FAMILIES
+from harness_ext.embedded.stories import FAMILIES
 from harness_ext.tasks import babi_stories
 from harness_ext.tasks.babi_stories.rows import draw, load
 
 
-def test_rows_are_the_same_each_time_and_none_occurs_twice() -> None:
+def test_rows_are_reproducible_and_unique() -> None:
     first, second = load(model="x", rows=50), load(rows=50)
     assert first["test"].to_list() == second["test"].to_list()
     rows = first["test"].to_list()
@@ -24,7 +24,7 @@ def test_another_seed_gives_other_rows() -> None:
     assert load(rows=10, seed=1)["test"].to_list() != load(rows=10)["test"].to_list()
 
 
-def test_lengths_are_kept() -> None:
+def test_lengths_are_as_requested() -> None:
     rows = load(rows=40, shortest=6, longest=6)["test"].to_list()
     assert {len(row["passage"].splitlines()) for row in rows} == {6}
 

@@ -1,4 +1,4 @@
-"""Tasks with images: the pictures reach every seat that takes them, and no seat loses one silently."""
+"""Tasks with images: the images reach every seat that accepts them, and no seat loses one silently."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from lm_eval.api.model import LM
 from harness_ext.backends.base import Deliver, GenerateRequest
 from harness_ext.backends.scripted import ScriptedBackend
 from harness_ext.errors import ConfigurationError
-from harness_ext.images import NOT_SHOWN, Image
 from harness_ext.models.baseline import BaselineLM
 from harness_ext.models.feedback_pair import FeedbackPairLM
-from harness_ext.rundir import read_transcripts
+from harness_ext.records.images import NOT_SHOWN, Image
+from harness_ext.records.run_directory import read_transcripts
 
 COLOURS = ["red", "blue", "green"]
 
@@ -33,7 +33,7 @@ def colour_of(image: Any) -> str:
 
 
 class Seeing(ScriptedBackend):
-    """A scripted model that names the colours it is sent."""
+    """A scripted model that names the colours of its images."""
 
     capabilities = frozenset({"generate", "continue", "score", "images"})
 
@@ -50,7 +50,7 @@ def _named(completion: Any, colours: str) -> Any:
 
 
 class ScriptedVLM(LM):
-    """An lm-eval model class as `hf-multimodal` is one: images come as the third argument."""
+    """An lm-eval model class like `hf-multimodal`, which gets images as the third argument."""
 
     MULTIMODAL = True
 
@@ -60,7 +60,7 @@ class ScriptedVLM(LM):
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         self.sizes.append(len(requests))
-        assert len({len(r.args) for r in requests}) == 1  # hf-multimodal decides for all from the first
+        assert len({len(r.args) for r in requests}) == 1  # hf-multimodal treats all requests like the first
         return [
             "+".join(colour_of(p) for p in r.args[2]["visual"]) if len(r.args) > 2 else "Correct." for r in requests
         ]
@@ -100,30 +100,30 @@ def own(tmp_path: Path, cls: Any = BaselineLM, **seats: Any) -> Any:
 
 
 @pytest.mark.parametrize("chat", [False, True])
-def test_pictures_reach_every_seat_that_is_shown_the_task(tmp_path: Path, chat: bool) -> None:
+def test_images_reach_every_seat_that_sees_the_task(tmp_path: Path, chat: bool) -> None:
     student = Seeing(lambda p: "COLOURS" if "Hint" in p else "no idea", name="student")
     teacher = Seeing(lambda p: "Correct." if "no idea" not in p else "Incorrect.\nHint: it is COLOURS", name="teacher")
     lm = own(tmp_path, FeedbackPairLM, student=student, teacher=teacher)
     assert run(lm, make_task(), apply_chat_template=chat) == 1.0
-    first = min(read_transcripts(lm.run.path), key=lambda t: t.doc_id)
-    assert [t.completion.text for t in first.turns] == [
+    first = min(read_transcripts(lm.session.run.path), key=lambda t: t.doc_id)
+    assert [t.text for t in first.turns] == [
         "no idea", "Incorrect.\nHint: it is red", "red", "Correct.",
     ]  # fmt: skip
 
 
-def test_equal_texts_with_other_pictures_are_other_calls(tmp_path: Path) -> None:
+def test_equal_texts_with_different_images_are_different_calls(tmp_path: Path) -> None:
     student = Seeing(lambda p: "COLOURS")
     assert run(own(tmp_path / "a", student=student), make_task()) == 1.0
     assert sum(map(len, student.calls)) == 3
     again = own(tmp_path / "a", student=student)
-    assert run(again, make_task()) == 1.0  # pictures are hashed by their pixels: the run directory knows the documents
+    assert run(again, make_task()) == 1.0  # images are hashed by their pixels, so the documents are recognised
     assert sum(map(len, student.calls)) == 3
 
 
-def test_a_seat_without_eyes_is_an_error_or_gets_the_text_alone(tmp_path: Path) -> None:
+def test_a_seat_that_accepts_no_images_is_an_error_or_gets_only_text(tmp_path: Path) -> None:
     student, teacher = Seeing(lambda p: "COLOURS", name="s"), ScriptedBackend(lambda p: "Correct.", name="blind")
     with pytest.raises(
-        ConfigurationError, match=r"`teacher`: the task has images, and blind takes none.*teacher.images=off"
+        ConfigurationError, match=r"`teacher`: the task has images, which blind does not accept.*teacher.images=off"
     ):
         run(own(tmp_path / "a", FeedbackPairLM, student=student, teacher=teacher), make_task())
     assert student.calls == []
@@ -133,23 +133,25 @@ def test_a_seat_without_eyes_is_an_error_or_gets_the_text_alone(tmp_path: Path) 
     assert lm.get_model_info()["harness_ext"]["summary"]["events"]["image_left_out"] == 3
 
 
-def test_pictures_and_marks_must_fit(tmp_path: Path) -> None:
+def test_images_and_marks_must_match(tmp_path: Path) -> None:
     def two(doc: Any) -> list[Any]:
         return [picture(doc["colour"]), picture("blue")]
 
     student = Seeing(lambda p: "COLOURS")
     lm = own(tmp_path / "two", student=student)
     run(lm, make_task("<image> then <image>?", two))
-    assert sorted(t.text for t in read_transcripts(lm.run.path)) == ["blue+blue", "green+blue", "red+blue"]
+    assert sorted(t.text for t in read_transcripts(lm.session.run.path)) == ["blue+blue", "green+blue", "red+blue"]
     lm = own(tmp_path / "none", student=student, on_failure="score")
     run(lm, make_task("Which colour?"))
-    failures = {t.failure.message for t in read_transcripts(lm.run.path) if t.failure}
-    assert failures == {"the task hands over 1 images, and its text holds 0 `<image>` marks"}
+    failures = {t.failure.message for t in read_transcripts(lm.session.run.path) if t.failure}
+    assert failures == {
+        "the task provides 1 images, and its text contains 0 `<image>` marks: give its text one mark per image"
+    }
 
 
-def test_what_no_backend_takes_is_refused(tmp_path: Path) -> None:
+def test_media_that_no_backend_accepts_are_refused(tmp_path: Path) -> None:
     student = Seeing(lambda p: "COLOURS")
-    with pytest.raises(ConfigurationError, match="no backend scores texts after images"):
+    with pytest.raises(ConfigurationError, match="no backend can score text after images"):
         run(
             own(tmp_path, student=student),
             make_task(output_type="multiple_choice", doc_to_choice=COLOURS, metric_list=[{"metric": "acc"}]),
@@ -157,11 +159,11 @@ def test_what_no_backend_takes_is_refused(tmp_path: Path) -> None:
     sounds = make_task()
     sounds.config.doc_to_audio = lambda doc: [b"beep"]
     sounds._config.doc_to_audio = sounds.config.doc_to_audio
-    with pytest.raises(ConfigurationError, match="the task hands over audio"):
+    with pytest.raises(ConfigurationError, match="the task passes audio"):
         run(own(tmp_path / "b", student=student), sounds)
 
 
-def test_lm_evals_own_multimodal_classes_sit_on_seats(tmp_path: Path) -> None:
+def test_lm_evals_own_multimodal_classes_can_take_seats(tmp_path: Path) -> None:
     student, teacher = ScriptedVLM(), ScriptedVLM()
     lm = own(tmp_path, FeedbackPairLM, student=student, teacher=teacher, **{"teacher.images": "off"})
     assert run(lm, make_task()) == 1.0
@@ -176,7 +178,7 @@ def test_an_image_is_its_pixels() -> None:
     assert Image.of(picture("red")).data_url.startswith("data:image/png;base64,")
 
 
-def test_a_mark_that_a_model_writes_stands_for_no_picture(tmp_path: Path) -> None:
+def test_a_mark_written_by_a_model_does_not_stand_for_an_image(tmp_path: Path) -> None:
     student = Seeing(lambda p: "COLOURS" if "Hint" in p else "an <image> of sorts", name="s")
     teacher = Seeing(lambda p: "Incorrect.\nHint: look" if "sorts" in p else "Correct.", name="t")
     lm = own(tmp_path, FeedbackPairLM, student=student, teacher=teacher)
@@ -186,7 +188,7 @@ def test_a_mark_that_a_model_writes_stands_for_no_picture(tmp_path: Path) -> Non
 
 @pytest.fixture(scope="module")
 def tiny_vlm(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A random Llava of two layers, with the embedded pair's tokenizer."""
+    """Return the folder of a random Llava model with two layers and the embedded pair's tokenizer."""
     import torch
     from transformers import (
         AutoTokenizer,
@@ -231,8 +233,8 @@ def tiny_vlm(tmp_path_factory: pytest.TempPathFactory) -> str:
     return folder
 
 
-def test_hf_multimodal_drafts_as_it_does_alone(tiny_vlm: str, tmp_path: Path) -> None:
-    """Drafts with pictures are stock `hf-multimodal`'s, plain and under its template; reviews show them too."""
+def test_drafts_equal_those_of_stock_hf_multimodal(tiny_vlm: str, tmp_path: Path) -> None:
+    """Drafts about images equal those of stock `hf-multimodal`, with and without its chat template."""
     from lm_eval.evaluator import evaluate
     from lm_eval.models.hf_vlms import HFMultimodalLM
 
@@ -247,7 +249,7 @@ def test_hf_multimodal_drafts_as_it_does_alone(tiny_vlm: str, tmp_path: Path) ->
         folder = tmp_path / str(chat)
         run(own(folder, FeedbackPairLM, **seats, **lm_args, max_rounds=1), task, apply_chat_template=chat)
         turns = {t.doc_id: t.turns for t in read_transcripts(folder / "run")}
-        assert [turns[s["doc_id"]][0].completion.text for s in stock["samples"]["colours"]] == [
+        assert [turns[s["doc_id"]][0].text for s in stock["samples"]["colours"]] == [
             s["resps"][0][0] for s in stock["samples"]["colours"]
         ]
         assert {turn[1].kind for turn in turns.values()} == {"review"}

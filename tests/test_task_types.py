@@ -1,4 +1,4 @@
-"""Every kind of lm-eval task: choices, log-likelihoods, whole texts, and lm-eval's own options, in lm-eval's loop."""
+"""Every type of lm-eval task (choices, log-likelihoods, whole texts) and lm-eval's own options, run by lm-eval."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import pytest
 import yaml
 
 from harness_ext.backends.scripted import ScriptedBackend
-from harness_ext.choices import CLOSING, INVITATION
+from harness_ext.config.run_plan import CLOSING, INVITATION
 from harness_ext.embedded import model_path
 from harness_ext.errors import ConfigurationError, RunFailed
 from harness_ext.models.baseline import BaselineLM
 from harness_ext.models.debate import DebateLM
 from harness_ext.models.feedback_pair import FeedbackPairLM
 from harness_ext.models.self_consistency import SelfConsistencyLM
-from harness_ext.rundir import read_transcripts
+from harness_ext.records.run_directory import read_transcripts
 
 PLACES = ["garden", "kitchen", "hall", "office", "bathroom"]
 ROWS = [
@@ -61,7 +61,7 @@ TASKS["thrice"] = {**TASKS["said"], "repeats": 3}
 
 @pytest.fixture(scope="module")
 def tasks(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Task files as a user writes them, over local rows."""
+    """Return a TaskManager for task files over local rows, as a user would write them."""
     from lm_eval.tasks import TaskManager
 
     folder = tmp_path_factory.mktemp("tasks")
@@ -111,13 +111,13 @@ def test_without_reasoning_the_numbers_are_those_of_stock_hf(
     names = ["picks", "picks_mutual", "letters", "last_word", "whole"]
     more = {"apply_chat_template": chat, "num_fewshot": 1, "fewshot_as_multiturn": chat}
     lm = own(tmp_path, reason="off", student=str(model_path("student")), batch_size=4, device="cpu")
-    # One call a kind of request, as lm-eval makes it; the texts of several tasks go together.
+    # One call per request type, as lm-eval makes it, so that the texts of several tasks share batches.
     ours, theirs = run(lm, names, tasks, **more), run(stock, names, tasks, **more)
     assert replies(ours) == replies(theirs)
     assert [ours["results"][n] for n in names] == [theirs["results"][n] for n in names]
     again = own(tmp_path, reason="off", student=str(model_path("student")), batch_size=4, device="cpu")
     assert replies(run(again, names, tasks, **more)) == replies(theirs)
-    assert not again.plan.seats["student"].backend.loaded  # all of it was in the run directory
+    assert not again.plan.seats["student"].backend.loaded  # everything was in the run directory
 
 
 def thinker(prompt: str) -> str:
@@ -132,9 +132,10 @@ def test_a_question_is_reasoned_about_once_and_each_choice_scored_after_it(tasks
     model = ScriptedBackend(thinker, score_reply=by_rationale)
     lm = own(tmp_path, student=model)
     results = run(lm, ["picks"], tasks)
-    # Rows 0 and 5 have a garden first, 2 and 4 have it elsewhere; of the others only row 3 begins with the shortest.
+    # In rows 0 and 5 the gold choice is the garden, in rows 2 and 4 another choice is. Of the others, only row 3 has
+    # the gold choice as its shortest.
     assert results["results"]["picks"]["acc,none"] == pytest.approx(3 / 7)
-    transcripts = list(read_transcripts(lm.run.path))
+    transcripts = list(read_transcripts(lm.session.run.path))
     assert len(transcripts) == 7
     assert [t.kind for t in transcripts[0].turns] == ["draft", "choice", "choice", "choice"]
     generated = [p for batch in model.calls for p in batch if p.endswith(INVITATION)]
@@ -149,7 +150,7 @@ def test_reasoning_under_a_chat_template_and_before_an_open_bracket(tasks: Any, 
     model = ScriptedBackend(thinker, score_reply=by_rationale)
     lm = own(tmp_path / "chat", student=model)
     run(lm, ["picks"], tasks, apply_chat_template=True, limit=1)
-    (done,) = read_transcripts(lm.run.path)
+    (done,) = read_transcripts(lm.session.run.path)
     assert model.calls[0] == [f"User: Question: {ROWS[0]['q']}\nAnswer:\n\n{INVITATION}\n\nAssistant:"]
     assert model.calls[1][0].endswith(f"Assistant: John went there.\n\nThe answer is garden.\n\n{CLOSING}")
     assert [t.verdict["continuation"] for t in done.turns[1:] if t.verdict] == [f" {c}" for c in ROWS[0]["choices"]]
@@ -159,7 +160,7 @@ def test_reasoning_under_a_chat_template_and_before_an_open_bracket(tasks: Any, 
     run(lm, ["letters"], tasks, limit=1)
     assert model.calls[0][0].endswith(f"(B) kitchen A: {INVITATION}")
     assert model.calls[1][0].endswith(f"{CLOSING} (")
-    (done,) = read_transcripts(lm.run.path)
+    (done,) = read_transcripts(lm.session.run.path)
     assert [t.verdict["continuation"] for t in done.turns[1:] if t.verdict] == ["A", "B"]
 
 
@@ -170,7 +171,7 @@ def test_the_protocol_reasons_and_its_first_seat_scores(tasks: Any, tmp_path: Pa
     teacher = ScriptedBackend(lambda p: "Correct." if "corrected" in p else "Incorrect.\nHint: look", name="t")
     lm = own(tmp_path / "f", FeedbackPairLM, student=student, teacher=teacher)
     run(lm, ["picks"], tasks, limit=2)
-    first = next(read_transcripts(lm.run.path))
+    first = next(read_transcripts(lm.session.run.path))
     assert [t.kind for t in first.turns] == ["draft", "review", "refine", "review", "choice", "choice", "choice"]
     assert {t.seat for t in first.turns if t.kind == "choice"} == {"student"}
     assert all("corrected" in p and "wrong" not in p for p in student.calls[-1])
@@ -178,27 +179,27 @@ def test_the_protocol_reasons_and_its_first_seat_scores(tasks: Any, tmp_path: Pa
     agents = [ScriptedBackend(lambda p, i=i: f"So #### {i % 2}", name=f"a{i}") for i in range(3)]  # type: ignore[misc]
     lm = own(tmp_path / "d", DebateLM, agents=agents, topology="all", max_rounds=1)
     run(lm, ["picks"], tasks, limit=1)
-    (done,) = read_transcripts(lm.run.path)
+    (done,) = read_transcripts(lm.session.run.path)
     assert [t.seat for t in done.turns if t.kind == "choice"] == ["agent1"] * 3
     assert "So #### 0" in agents[0].calls[-1][0]
 
 
-def test_what_cannot_be_reasoned_about_is_scored_as_it_is(tasks: Any, tmp_path: Path) -> None:
+def test_requests_without_choices_are_scored_directly(tasks: Any, tmp_path: Path) -> None:
     model = ScriptedBackend(thinker, score_reply=by_rationale)
     lm = own(tmp_path, student=model)
     run(lm, ["last_word", "picks_mutual"], tasks, limit=2)
-    stops = [(t.task, t.stop, bool(t.context)) for t in read_transcripts(lm.run.path)]
+    stops = [(t.task, t.stop, bool(t.context)) for t in read_transcripts(lm.session.run.path)]
     assert sorted(stops) == [
         ("last_word", "scored", True), ("last_word", "scored", True),
         ("picks_mutual", "done", True), ("picks_mutual", "done", True),
         ("picks_mutual", "scored", False), ("picks_mutual", "scored", False),
     ]  # fmt: skip
-    with pytest.raises(ConfigurationError, match="whole scores whole texts, about which nobody can reason"):
+    with pytest.raises(ConfigurationError, match="whole scores whole texts, which leave nothing to reason about"):
         run(own(tmp_path / "w", student=model), ["whole"], tasks)
 
 
-def test_a_choice_that_the_tokenizer_swallows_is_named(tasks: Any, tmp_path: Path) -> None:
-    """lm-eval dies of a bare AssertionError deep in a batch."""
+def test_a_choice_without_tokens_is_reported(tasks: Any, tmp_path: Path) -> None:
+    """lm-eval itself would raise an AssertionError without a message, in the middle of a batch."""
     from support import instance
 
     lm = own(tmp_path, reason="off", student=str(model_path("student")), device="cpu")
@@ -208,15 +209,17 @@ def test_a_choice_that_the_tokenizer_swallows_is_named(tasks: Any, tmp_path: Pat
         lm.loglikelihood([request])
 
 
-def test_a_model_without_scores_is_refused(tasks: Any, tmp_path: Path) -> None:
+def test_a_model_without_log_likelihoods_is_refused(tasks: Any, tmp_path: Path) -> None:
     model = ScriptedBackend(thinker)
     model.capabilities = frozenset({"generate"})
-    with pytest.raises(ConfigurationError, match="`student`: the task scores log-likelihoods, and scripted gives none"):
+    with pytest.raises(
+        ConfigurationError, match="`student`: the task needs log-likelihoods, which scripted does not return"
+    ):
         run(own(tmp_path, student=model), ["picks"], tasks)
 
 
 def test_a_question_that_fails_is_never_scored_as_if_it_were_wrong(tasks: Any, tmp_path: Path) -> None:
-    """Any figure for a choice could be the gold one's, so `on_failure=score` does not hold here; the rest is stored."""
+    """Any value could make the gold choice win, so `on_failure=score` does not apply here; the rest is stored."""
 
     def fails(prompt: str) -> str:
         if "office" in prompt:
@@ -228,7 +231,7 @@ def test_a_question_that_fails_is_never_scored_as_if_it_were_wrong(tasks: Any, t
         run(lm, ["picks"], tasks)
     lm = own(tmp_path, student=ScriptedBackend(lambda p: "fine"), on_failure="score")
     run(lm, ["picks"], tasks)
-    assert len(list(read_transcripts(lm.run.path))) == 7
+    assert len(list(read_transcripts(lm.session.run.path))) == 7
 
 
 # -- lm-eval's own options ----------------------------------------------------------------------------------------
@@ -248,12 +251,12 @@ def test_groups_of_both_kinds(tasks: Any, tmp_path: Path) -> None:
 def test_limit_samples_predict_only_write_out_and_log_samples(tasks: Any, tmp_path: Path) -> None:
     def ask(folder: str, **more: Any) -> tuple[dict[str, Any], list[int]]:
         lm = own(tmp_path / folder, student=ScriptedBackend(speaker))
-        return run(lm, ["said"], tasks, **more), sorted(t.doc_id for t in read_transcripts(lm.run.path))
+        return run(lm, ["said"], tasks, **more), sorted(t.doc_id for t in read_transcripts(lm.session.run.path))
 
     assert ask("limit", limit=2)[1] == [0, 1]
     results, asked = ask("samples", samples={"said": [1, 4, 6]})
     assert [(s["doc_id"], s["resps"]) for s in results["samples"]["said"]] == [(i, [[ROWS[i]["a"]]]) for i in (1, 4, 6)]
-    assert asked == [0, 1, 2]  # lm-eval numbers them anew for models; documents are told apart by their hashes
+    assert asked == [0, 1, 2]  # lm-eval numbers the selected documents from 0; hashes tell which ones they are
     results, _ = ask("predict", predict_only=True, limit=2)
     assert results["results"]["said"]["bypass,none"] == 999
     assert [s["resps"] for s in results["samples"]["said"]] == [[["garden"]], [["kitchen"]]]
@@ -261,7 +264,7 @@ def test_limit_samples_predict_only_write_out_and_log_samples(tasks: Any, tmp_pa
     assert "samples" not in ask("quiet", log_samples=False, limit=1)[0]
 
 
-def test_gen_kwargs_reach_drafts_alone(tasks: Any, tmp_path: Path) -> None:
+def test_gen_kwargs_reach_only_drafts(tasks: Any, tmp_path: Path) -> None:
     seen: dict[str, Any] = {}
 
     def watched(name: str, reply: Any) -> ScriptedBackend:
@@ -281,18 +284,18 @@ def test_gen_kwargs_reach_drafts_alone(tasks: Any, tmp_path: Path) -> None:
     assert (seen["t"]["max_gen_toks"], seen["t"]["do_sample"]) == (256, False)
 
 
-def test_repeats_that_sample_are_draws_of_their_own(tasks: Any, tmp_path: Path) -> None:
+def test_sampled_repeats_are_separate_draws(tasks: Any, tmp_path: Path) -> None:
     count = iter(range(999))
     lm = own(tmp_path, SelfConsistencyLM, student=ScriptedBackend(lambda p: f"#### {next(count)}"), k=2)
     results = run(lm, ["thrice"], tasks, limit=2)
-    transcripts = list(read_transcripts(lm.run.path))
+    transcripts = list(read_transcripts(lm.session.run.path))
     assert sorted((t.doc_id, t.repeat) for t in transcripts) == [(d, r) for d in range(2) for r in range(3)]
-    assert len({turn.completion.text for t in transcripts for turn in t.turns}) == 12
+    assert len({turn.text for t in transcripts for turn in t.turns}) == 12
     assert [len(s["resps"][0]) for s in results["samples"]["thrice"]] == [3, 3]
 
 
-def test_cached_requests_are_those_of_this_package(tasks: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """lm-eval caches built requests by tokenizer name: what it hands back still carries the messages."""
+def test_cached_requests_still_carry_messages(tasks: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """lm-eval caches built requests by tokenizer name; the requests that it restores still carry their messages."""
     import lm_eval.caching.cache as cache
 
     monkeypatch.setattr(cache, "PATH", str(tmp_path / "cache"))
@@ -307,7 +310,7 @@ def test_cached_requests_are_those_of_this_package(tasks: Any, tmp_path: Path, m
     assert any((tmp_path / "cache").iterdir())
 
 
-def test_few_shots_as_turns_of_a_conversation(tasks: Any, tmp_path: Path) -> None:
+def test_few_shot_examples_as_turns_of_a_conversation(tasks: Any, tmp_path: Path) -> None:
     model = ScriptedBackend(speaker)
     run(own(tmp_path, student=model), ["said"], tasks, apply_chat_template=True, fewshot_as_multiturn=True, limit=1)
     assert model.calls[0][0].startswith(f"User: {ROWS[0]['q']}\n\nAssistant: {ROWS[0]['a']}\n\nUser: ")

@@ -1,4 +1,4 @@
-"""Every task with local rows, in one process: loaded, all documents rendered, all requests built, a few of them run."""
+"""Every task with local rows: all documents are rendered, all requests are built, and a few of them run."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pytest
 from lm_eval.tasks import TaskManager
 from tasks_support import evaluate, real_rows, task_manager
 
-from harness_ext.chat import MESSAGES_TOKENIZER, ChatContext
 from harness_ext.embedded import model_path
 from harness_ext.models.baseline import BaselineLM
 from harness_ext.models.feedback_pair import FeedbackPairLM
+from harness_ext.records.chat import MESSAGES_TOKENIZER, ChatContext
 
 CHOICE = ("creak", "ecqa", "strategyqa_facts", "strategyqa_no_facts", "teacherlm_mmlu_global_facts")
 TEXT = (
@@ -65,7 +65,7 @@ def test_all_documents_are_rendered_and_all_requests_built(data_dir: Path, manag
 
 @pytest.mark.data
 @pytest.mark.parametrize("kind", ["baseline", "feedback_pair", "hf"])
-def test_all_run(
+def test_all_tasks_run(
     data_dir: Path, manager: TaskManager, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""Parsing and metrics of bAbI replies: the original's rules, case by case, and what must hold for all answers."""
+"""Parsing and metrics of bAbI replies: the rules of the original case by case, and properties of all answers."""
 
 from __future__ import annotations
 
@@ -8,32 +8,38 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness_ext.tasks.babi_reasoning.metrics import Reply, exact_match, parse_reply, process_results, soft_match
+from harness_ext.tasks.babi_reasoning.metrics import (
+    ReasonedReply,
+    exact_match,
+    parse_reply,
+    process_results,
+    soft_match,
+)
 
 REPLIES = {
-    "both lines": ("Reasoning: Mary went there.\nAnswer: kitchen", Reply("kitchen", "Mary went there.")),
-    "blank line between": ("Reasoning: She did.\n\nAnswer: kitchen\n", Reply("kitchen", "She did.")),
-    "any case, any order": ("ANSWER: Kitchen\nreasoning: She did.", Reply("Kitchen", "She did.")),
-    "leading blanks": (" \n Answer:   kitchen  ", Reply("kitchen", "")),
-    "text on the next line": ("Reasoning:\nShe did.\nAnswer:\n\n  kitchen", Reply("kitchen", "She did.")),
-    "carriage returns": ("Reasoning: a\r\nAnswer: kitchen\r\n", Reply("kitchen", "a")),
-    "first of several answers": ("Answer: kitchen\nAnswer: garden", Reply("kitchen", "")),
-    "runs on to another question": ("Answer: no\n\nQuestion: is it?\nAnswer: yes", Reply("no", "")),
-    "reasoning alone": ("Reasoning: kitchen", Reply("", "kitchen")),
-    "no heading, short": ("the kitchen .", Reply("the kitchen .", "")),
-    "no heading, long": ("It is the kitchen", Reply("", "It is the kitchen")),
-    "heading inside a line": ("My answer: kitchen it is", Reply("", "My answer: kitchen it is")),
-    "empty answer before reasoning": ("Answer:\nReasoning: kitchen", Reply("", "kitchen")),
-    "empty reasoning before answer": ("Reasoning:\nAnswer: kitchen", Reply("kitchen", "")),
-    "bold heading is no heading": ("**Answer:** kitchen", Reply("**Answer:** kitchen", "")),
-    "heading alone": ("Answer:", Reply("Answer:", "")),
-    "empty": ("", Reply("", "")),
-    "blank": (" \n\t", Reply("", "")),
+    "both lines": ("Reasoning: Mary went there.\nAnswer: kitchen", ReasonedReply("kitchen", "Mary went there.")),
+    "blank line between": ("Reasoning: She did.\n\nAnswer: kitchen\n", ReasonedReply("kitchen", "She did.")),
+    "any case, any order": ("ANSWER: Kitchen\nreasoning: She did.", ReasonedReply("Kitchen", "She did.")),
+    "leading blanks": (" \n Answer:   kitchen  ", ReasonedReply("kitchen", "")),
+    "text on the next line": ("Reasoning:\nShe did.\nAnswer:\n\n  kitchen", ReasonedReply("kitchen", "She did.")),
+    "carriage returns": ("Reasoning: a\r\nAnswer: kitchen\r\n", ReasonedReply("kitchen", "a")),
+    "first of several answers": ("Answer: kitchen\nAnswer: garden", ReasonedReply("kitchen", "")),
+    "runs on to another question": ("Answer: no\n\nQuestion: is it?\nAnswer: yes", ReasonedReply("no", "")),
+    "reasoning alone": ("Reasoning: kitchen", ReasonedReply("", "kitchen")),
+    "no heading, short": ("the kitchen .", ReasonedReply("the kitchen .", "")),
+    "no heading, long": ("It is the kitchen", ReasonedReply("", "It is the kitchen")),
+    "heading inside a line": ("My answer: kitchen it is", ReasonedReply("", "My answer: kitchen it is")),
+    "empty answer before reasoning": ("Answer:\nReasoning: kitchen", ReasonedReply("", "kitchen")),
+    "empty reasoning before answer": ("Reasoning:\nAnswer: kitchen", ReasonedReply("kitchen", "")),
+    "bold heading is no heading": ("**Answer:** kitchen", ReasonedReply("**Answer:** kitchen", "")),
+    "heading alone": ("Answer:", ReasonedReply("Answer:", "")),
+    "empty": ("", ReasonedReply("", "")),
+    "blank": (" \n\t", ReasonedReply("", "")),
 }
 
 
 @pytest.mark.parametrize(("text", "reply"), REPLIES.values(), ids=REPLIES)
-def test_replies_are_read_like_the_original(text: str, reply: Reply) -> None:
+def test_replies_are_parsed_as_in_the_original(text: str, reply: ReasonedReply) -> None:
     assert parse_reply(text) == reply
 
 
@@ -103,7 +109,7 @@ SOFT = [
     ("kitchen", "garden", 0.0),
     ("kitchen", "", 0.0),
     ("kitchen", "and", 0.0),
-    # The guards: words that lie in each other, or say that nothing is known.
+    # Exceptions: words that contain one another, or that say that nothing is known.
     ("none", "no", 0.0),
     ("none", "one", 0.0),
     ("none", "1", 0.0),
@@ -115,7 +121,7 @@ SOFT = [
     ("no", "No, she is not there", 0.0),
     ("no", "no, she left", 0.75),
     ("yes", "not yes", 0.75),
-    # Parts of the text, not whole words: a weakness of the original, kept so that figures compare.
+    # Parts of words match, too. This weakness of the original is kept so that scores are comparable.
     ("no", "unknown", 0.75),
     ("football", "foot", 0.5),
 ]
@@ -149,7 +155,7 @@ def test_exact_match_is_symmetric(one: str, other: str) -> None:
 
 
 @given(answers, answers)
-def test_soft_match_is_1_just_where_exact_match_holds(gold: str, predicted: str) -> None:
+def test_soft_match_is_1_if_and_only_if_exact_match_holds(gold: str, predicted: str) -> None:
     grade = soft_match(gold, predicted)
     assert grade in (0.0, 0.5, 0.75, 1.0)
     assert (grade == 1.0) == exact_match(gold, predicted)
@@ -168,26 +174,26 @@ def test_exact_match_ignores_order_case_and_punctuation(words: list[str], random
 
 
 @given(st.lists(st.sampled_from(["north", "south", "east", "west"]), min_size=1), st.integers(0))
-def test_a_route_with_a_step_less_is_another_route(steps: list[str], left_out: int) -> None:
+def test_a_route_with_one_step_less_does_not_match(steps: list[str], left_out: int) -> None:
     shorter = [step for i, step in enumerate(steps) if i != left_out % len(steps)]
     assert not exact_match(" ".join(steps), " ".join(shorter))
 
 
 @given(st.text())
-def test_every_reply_can_be_read(text: str) -> None:
+def test_every_reply_can_be_parsed(text: str) -> None:
     reply = parse_reply(text)
     assert reply.answer == reply.answer.strip()
     assert reply.reasoning == reply.reasoning.strip()
     if not text.strip():
-        assert reply == Reply("", "")
+        assert reply == ReasonedReply("", "")
 
 
 line = st.text(st.characters(exclude_categories=["Cc", "Zl", "Zp", "Cs"]), min_size=1).map(str.strip).filter(bool)
 
 
 @given(line, line, st.sampled_from(["\n", "\n\n", " \n", "\r\n"]))
-def test_a_reply_in_the_asked_form_is_read_back(reasoning: str, answer: str, between: str) -> None:
+def test_a_reply_in_the_requested_form_is_parsed_exactly(reasoning: str, answer: str, between: str) -> None:
     for part in (reasoning, answer):
         if part.lower().startswith(("answer:", "reasoning:")):
             return
-    assert parse_reply(f"Reasoning: {reasoning}{between}Answer: {answer}") == Reply(answer, reasoning)
+    assert parse_reply(f"Reasoning: {reasoning}{between}Answer: {answer}") == ReasonedReply(answer, reasoning)

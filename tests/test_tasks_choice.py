@@ -1,4 +1,4 @@
-"""TeacherLM's evaluation sets: what is asked, which letters are compared, what is scored. Rows are written here."""
+"""TeacherLM's evaluation sets: contexts, compared letters and scores, mostly on rows written for the tests."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def asked(manager: TaskManager, name: str, **options: Any) -> list[tuple[str, str]]:
-    """Return what a task asks: context and continuation of every request."""
+    """Return the context and continuation of every request of a task."""
     lm = RuleLM()
     evaluate(lm, manager, name, **options)
     assert {request.request_type for request in lm.asked} == {"loglikelihood"}
@@ -95,7 +95,7 @@ def test_contexts_choices_and_scores(folder: Path, manager: TaskManager, name: s
     assert wrong["results"][name]["acc,none"] == 0.0
 
 
-def test_strategyqa_is_both_forms_side_by_side_without_a_common_figure(folder: Path, manager: TaskManager) -> None:
+def test_strategyqa_has_both_variants_without_a_common_score(folder: Path, manager: TaskManager) -> None:
     results = evaluate(RuleLM(prefer=lambda r: r.args[1] == "B"), manager, "strategyqa")["results"]
     assert {name: row.get("acc,none") for name, row in results.items()} == {
         "strategyqa": None,
@@ -104,7 +104,7 @@ def test_strategyqa_is_both_forms_side_by_side_without_a_common_figure(folder: P
     }
 
 
-def test_mmlu_has_57_subjects_each_asked_by_its_name(folder: Path, manager: TaskManager) -> None:
+def test_mmlu_has_57_subjects_and_names_each_in_its_questions(folder: Path, manager: TaskManager) -> None:
     lm = RuleLM(prefer=lambda r: r.args[1] == "C")
     results = evaluate(lm, manager, "teacherlm_mmlu")
     assert len(SUBJECTS) == 57
@@ -121,7 +121,7 @@ def test_mmlu_has_57_subjects_each_asked_by_its_name(folder: Path, manager: Task
     assert results["results"]["teacherlm_mmlu"]["acc,none"] == pytest.approx(14 / 57)
 
 
-def test_mmlu_takes_another_split_on_request_and_says_so_where_one_is_missing(folder: Path) -> None:
+def test_mmlu_can_load_another_split_and_says_so_if_one_is_missing(folder: Path) -> None:
     write_rows(folder / "mmlu", test=[mmlu_row("anatomy", 1)] * 3)
     (folder / "mmlu" / "validation.jsonl").unlink()
     name = "teacherlm_mmlu_anatomy"
@@ -133,12 +133,14 @@ def test_mmlu_takes_another_split_on_request_and_says_so_where_one_is_missing(fo
 
 
 @pytest.mark.parametrize("end", [".", ",", "?", "!", '"'])
-def test_mmlu_adds_a_full_stop_only_where_a_question_has_no_end(folder: Path, manager: TaskManager, end: str) -> None:
+def test_mmlu_adds_a_full_stop_only_to_questions_without_final_punctuation(
+    folder: Path, manager: TaskManager, end: str
+) -> None:
     write_rows(folder / "mmlu", validation=[mmlu_row("virology") | {"question": f"Which{end}"}])
     assert f" Q: Which{end} (A) first" in asked(manager, "teacherlm_mmlu_virology")[0][0]
 
 
-def test_shots_are_written_examples_and_end_like_the_answer(folder: Path, manager: TaskManager) -> None:
+def test_few_shot_examples_end_with_the_answer(folder: Path, manager: TaskManager) -> None:
     context = asked(manager, "creak", num_fewshot=2)[0][0]
     first, second, question = context.split("\n\n")
     assert first.endswith("(A) True (B) False A: The answer is (B).")
@@ -160,22 +162,22 @@ def test_shots_are_written_examples_and_end_like_the_answer(folder: Path, manage
         (None, []),
     ],
 )
-def test_facts_are_read_as_list_or_text(facts: Any, read: list[str]) -> None:
+def test_facts_can_be_a_list_or_text(facts: Any, read: list[str]) -> None:
     assert facts_of(facts) == read
 
 
-def test_facts_as_text_serve(folder: Path, manager: TaskManager) -> None:
+def test_facts_as_text_are_part_of_the_question(folder: Path, manager: TaskManager) -> None:
     write_rows(folder / "strategyqa", test=[{**STRATEGY[0], "facts": "Snails are slow."}])
     assert asked(manager, "strategyqa_facts")[0][0].startswith("Q: Fact 1: Snails are slow. Given these facts above, ")
 
 
 @pytest.mark.parametrize("without", [[], None, ""])
-def test_rows_without_facts_are_named_and_so_is_the_form_that_serves(folder: Path, without: Any) -> None:
+def test_rows_without_facts_are_reported_with_the_task_to_use_instead(folder: Path, without: Any) -> None:
     write_rows(folder / "strategyqa", test=[{**row, "facts": without} for row in STRATEGY * 4])
     with pytest.raises(DataError) as caught:
         task_manager().load("strategyqa_facts")
     said = str(caught.value)
-    assert "strategyqa, split 'test', row 1: there are no `facts`" in said
+    assert "strategyqa, split 'test', row 1: the row has no `facts`" in said
     assert "`strategyqa_no_facts`" in said
     assert "and 3 more" in said
     assert len(asked(task_manager(), "strategyqa_no_facts")) == 16
@@ -185,27 +187,25 @@ def test_rows_without_facts_are_named_and_so_is_the_form_that_serves(folder: Pat
     ("name", "split", "row", "cause"),
     [
         ("creak", "validation", {"sentence": "x", "label": "maybe"}, "`label` must be true or false, found 'maybe'"),
-        ("ecqa", "test", {**ECQA[0], "q_ans": "tree"}, "`q_ans` 'tree' is none of the five choices"),
-        ("mmlu", "validation", mmlu_row("anatomy", 4), "an `answer` from 0 to 3 are needed, found 4"),
+        ("ecqa", "test", {**ECQA[0], "q_ans": "tree"}, "`q_ans` 'tree' is not one of the five choices"),
+        ("mmlu", "validation", mmlu_row("anatomy", 4), "an `answer` from 0 to 3 are required, found 4"),
     ],
 )
-def test_rows_that_make_no_question_are_named(
-    folder: Path, name: str, split: str, row: dict[str, Any], cause: str
-) -> None:
+def test_invalid_rows_are_reported(folder: Path, name: str, split: str, row: dict[str, Any], cause: str) -> None:
     write_rows(folder / name, **{split: [row]})
     with pytest.raises(DataError, match="row 1") as caught:
         task_manager().load({"mmlu": "teacherlm_mmlu_anatomy"}.get(name, name))
     assert cause in str(caught.value)
 
 
-def test_row_text_is_no_template(folder: Path, manager: TaskManager) -> None:
+def test_row_text_is_not_a_template(folder: Path, manager: TaskManager) -> None:
     write_rows(folder / "creak", validation=[{"sentence": "{{gold}} {% raw %}", "label": "true"}])
     assert "sentence. {{gold}} {% raw %} (A) True" in asked(manager, "creak")[0][0]
 
 
 @pytest.mark.data
 def test_real_rows_are_asked_as_teacherlm_asks_them(data_dir: Path) -> None:
-    """Contexts and golds of real rows, put together here by hand; the counts are those of the rows."""
+    """The expected contexts and gold answers of real rows are assembled here independently."""
     manager = task_manager(mmlu_split="test")
     answer = "A: The answer is ("
     expected: dict[str, list[tuple[str, int]]] = {"creak": [], "ecqa": [], "strategyqa_no_facts": []}
@@ -231,7 +231,7 @@ def test_real_rows_are_asked_as_teacherlm_asks_them(data_dir: Path) -> None:
 
 
 @pytest.mark.data
-def test_the_local_mmlu_subjects_are_whole(data_dir: Path) -> None:
+def test_the_local_mmlu_subjects_are_complete(data_dir: Path) -> None:
     counts: dict[str, int] = {}
     for row in real_rows(data_dir, "mmlu"):
         counts[row["subject"]] = counts.get(row["subject"], 0) + 1

@@ -1,4 +1,4 @@
-"""bAbI as conversations: stories, parts, histories, scores before and after, tables, and who may run it."""
+"""bAbI as conversations: stories, parts, histories, scores before and after feedback, tables, supported models."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ import pytest
 from support import run_engine, scripted_pair
 from tasks_support import RuleLM, evaluate, real_rows, task_manager, write_rows
 
-from harness_ext.babi import INSTRUCTION
-from harness_ext.chat import ChatContext
-from harness_ext.conversation import Answered, read_answers
-from harness_ext.engine import Engine
+from harness_ext.analysis.scoring.rounds import trajectory_of
+from harness_ext.analysis.scoring.score import score_run
+from harness_ext.embedded.story_prompt import INSTRUCTION
+from harness_ext.engine.engine import Engine
 from harness_ext.errors import ConfigurationError
 from harness_ext.models.baseline import Baseline, BaselineLM
 from harness_ext.models.feedback_pair import FeedbackPair, FeedbackPairLM
 from harness_ext.protocol import Question
+from harness_ext.protocol.conversation import Answered, read_answers
 from harness_ext.records import Completion, SeatCost, Transcript
-from harness_ext.scoring.rounds import trajectory_of
-from harness_ext.scoring.score import score_run
-from harness_ext.summary import Summary
+from harness_ext.records.chat import ChatContext
+from harness_ext.records.summary import Summary
+from harness_ext.tasks.babi_conversation.export import COLUMNS, metrics
 from harness_ext.tasks.babi_conversation.rows import part_text, stories
-from harness_ext.tasks.babi_conversation.table import COLUMNS, metrics
 from harness_ext.tasks.babi_conversation.task import process_results
 
 
@@ -43,7 +43,7 @@ ROWS = [
 ]
 
 
-def test_rows_of_one_growing_passage_are_a_story() -> None:
+def test_rows_with_a_growing_passage_form_a_story() -> None:
     first, second, third = stories(ROWS)
     assert [(s["task"], s["story"], len(s["parts"])) for s in (first, second, third)] == [
         (1, 1, 3),
@@ -55,7 +55,7 @@ def test_rows_of_one_growing_passage_are_a_story() -> None:
     assert list(stories([])) == []
 
 
-def test_a_part_is_its_new_lines_with_the_storys_numbers_and_its_question() -> None:
+def test_a_part_consists_of_its_new_numbered_lines_and_its_question() -> None:
     first, second, third = (part_text(part) for part in next(iter(stories(ROWS)))["parts"])
     assert first == (
         f"Here are the context sentences:\n1 {FIRST}\n2 {SECOND}\n\n"
@@ -90,7 +90,7 @@ def run(
     return transcript, prompts["student"], prompts["teacher"]
 
 
-def test_the_refined_reply_stays_in_the_history_and_the_refining_does_not() -> None:
+def test_the_history_contains_refined_replies_but_no_reviews() -> None:
     def student(prompt: str) -> str:
         if "found a mistake" in prompt.rsplit("User:", 1)[1]:
             return "better one"
@@ -109,13 +109,13 @@ def test_the_refined_reply_stays_in_the_history_and_the_refining_does_not() -> N
     assert second.index("SYS") < second.index("ONE") < second.index("better one") < second.index("TWO")
     assert "poor one" not in second
     assert "found a mistake" not in second
-    # The teacher reads what the user said so far, and of the student's replies only the newest.
+    # The teacher sees all user messages so far, but only the latest of the student's replies.
     assert "ONE" in reviewed[-1]
     assert "TWO" in reviewed[-1]
     assert "better one" not in reviewed[-1]
 
 
-def test_the_first_part_is_the_call_of_a_question_that_stands_alone() -> None:
+def test_the_first_part_makes_the_same_call_as_a_single_question() -> None:
     _, parts, _ = run(lambda p: "x", lambda p: "Correct.", conversation("ONE"))
     alone = Question(
         ChatContext.of([{"role": "system", "content": "SYS"}, {"role": "user", "content": "ONE"}]), {"until": []}
@@ -124,15 +124,18 @@ def test_the_first_part_is_the_call_of_a_question_that_stands_alone() -> None:
     assert parts == single
 
 
-def test_tokens_of_every_parts_answer_count_as_kept() -> None:
-    student, _ = scripted_pair(lambda p: Completion("same", "stop", 1, 0, 3), lambda p: "Correct.")
+def test_the_tokens_of_every_answer_count_as_kept() -> None:
+    student, _ = scripted_pair(
+        lambda p: Completion("same", "stop", prompt_tokens=1, cached_tokens=0, completion_tokens=3),
+        lambda p: "Correct.",
+    )
     (transcript,) = run_engine(Engine(), Baseline(), {"student": student}, [conversation("A", "B", "C")]).values()
     summary = Summary(lambda seat: SeatCost())
     summary.add(transcript)
     assert summary.to_json()["completion_tokens"] == {"kept": 9, "discarded": 0, "verification": 0}
 
 
-def test_a_part_that_fails_fails_the_conversation() -> None:
+def test_a_failed_part_fails_the_conversation() -> None:
     def student(prompt: str) -> str:
         if "TWO" in prompt:
             raise ValueError("broken")
@@ -144,7 +147,7 @@ def test_a_part_that_fails_fails_the_conversation() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "x", "[]", "{}", "[1]", "null", '[{"before": "a"}]'])
-def test_a_text_that_is_no_conversation_has_no_answers(text: str) -> None:
+def test_a_text_that_is_not_a_conversation_has_no_answers(text: str) -> None:
     assert read_answers(text) == []
 
 
@@ -152,7 +155,7 @@ def answers(*pairs: tuple[str | None, str]) -> str:
     return json.dumps([vars(Answered(before, after, 2, "accepted")) for before, after in pairs])
 
 
-def test_scores_are_means_over_a_storys_questions_before_and_after() -> None:
+def test_scores_are_means_over_the_questions_of_a_story() -> None:
     doc = next(iter(stories(ROWS)))
     reply = answers(("Answer: barn", "Answer: attic"), ("Answer: barn", "Answer: the barn"), (None, "Answer: cellar"))
     scores = process_results(doc, [reply])
@@ -173,20 +176,20 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_other_models_and_plain_contexts_are_refused_with_the_way_out(folder: Path) -> None:
+def test_other_models_and_plain_contexts_are_refused_with_the_remedy(folder: Path) -> None:
     manager = task_manager()
     lm = RuleLM()
     for options in ({}, {"apply_chat_template": True}):
-        with pytest.raises(ConfigurationError, match=r"--apply_chat_template and a model of harness-ext"):
+        with pytest.raises(ConfigurationError, match=r"--apply_chat_template and use a model of harness-ext"):
             evaluate(lm, manager, "babi_conversation_1", **options)
     assert lm.asked == []
 
 
 @pytest.mark.parametrize("model", [BaselineLM, FeedbackPairLM])
-def test_our_models_run_it_and_write_the_tables(folder: Path, model: Any) -> None:
+def test_our_models_run_the_task_and_write_the_tables(folder: Path, model: Any) -> None:
     options = {"max_rounds": 1, "review_max_tokens": 8} if model is FeedbackPairLM else {}
     run_dir = folder / "run"
-    for _ in range(2):  # the second time everything is known; no row is written twice
+    for _ in range(2):  # the second run reuses all calls and must not write a row twice
         lm = model(batch_size=8, run_dir=run_dir, model="a/b", **options)
         names = ("babi_conversation_1", "babi_conversation_2")
         results = evaluate(lm, task_manager(), *names, apply_chat_template=True, max_gen_toks=8)
@@ -205,14 +208,14 @@ def test_our_models_run_it_and_write_the_tables(folder: Path, model: Any) -> Non
             assert int(r["iterations"]) == answer.rounds
     with (run_dir / "test_a_b_metrics.csv").open(newline="") as file:
         assert [r["task_id"] for r in csv.DictReader(file, delimiter="\t")] == ["1", "2", "mean", "std"]
-    # `harness-ext score` knows two states of a story: all first drafts, all final replies.
+    # `harness-ext score` distinguishes two states of a story: all first drafts, and all final replies.
     for task in score_run(run_dir, manager=task_manager())["tasks"].values():
         of = {name.partition(",")[0]: values for name, values in task["metrics"].items()}
         assert of["exact_match"]["first_draft"] == of["exact_match_before"]["final"]
         assert of["exact_match"]["final"] == of["exact_match"]["lm_eval"]
 
 
-def test_a_storys_states_are_its_first_drafts_and_its_final_replies() -> None:
+def test_a_story_has_two_states_first_drafts_and_final_replies() -> None:
     transcript, _, _ = run(
         lambda prompt: "good" if "found a mistake" in prompt else "bad",
         lambda prompt: "Correct." if "good" in prompt else "Incorrect.\nHint: no.",
@@ -225,7 +228,7 @@ def test_a_storys_states_are_its_first_drafts_and_its_final_replies() -> None:
     assert trajectory_of(alone).answers == (transcript.text,)
 
 
-def test_the_metrics_table_is_mean_and_deviation_over_stories() -> None:
+def test_the_metrics_table_has_means_and_deviations_over_stories() -> None:
     def line(task: int, story: int, after: float) -> dict[str, str]:
         zero = {f"{m}_match_accuracy_{w}": "0.0" for m in ("exact", "soft") for w in ("before", "after")}
         return {**zero, "task_id": str(task), "sample_id": str(story), "exact_match_accuracy_after": str(after)}
@@ -238,7 +241,7 @@ def test_the_metrics_table_is_mean_and_deviation_over_stories() -> None:
 
 
 @pytest.mark.data
-def test_real_stories_hold_every_real_question_once(data_dir: Path) -> None:
+def test_real_stories_contain_every_real_question_once(data_dir: Path) -> None:
     rows = real_rows(data_dir, "babi")
     found = list(stories(rows))
     assert sum(len(story["parts"]) for story in found) == len(rows)
@@ -249,5 +252,5 @@ def test_real_stories_hold_every_real_question_once(data_dir: Path) -> None:
             lines += part["lines"]
             told.append("".join(f"{line}\n" for line in lines) + part["question"])
     assert told == [r["passage"] + r["question"] for r in rows]
-    # By hand: the first story of task 1 has five questions, each after two more lines; bAbI counts them as lines.
+    # Counted by hand: the first story of task 1 has five questions, each after two lines; bAbI numbers questions, too.
     assert [part["number"] for part in found[0]["parts"]] == [1, 4, 7, 10, 13]

@@ -1,4 +1,4 @@
-"""The reasoning forms: extraction against a table of replies, contexts, shots, scores."""
+"""The reasoning tasks: extraction of answers from a table of replies, contexts, few-shot examples and scores."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ def reading(gold: str | None) -> Fraction | None:
     return None if gold is None else Fraction(gold)
 
 
-def test_the_table_is_long_enough_and_no_reply_is_there_twice() -> None:
+def test_the_table_has_at_least_200_different_replies() -> None:
     assert len({reply for reply, _ in NUMBERS}) + len({(reply, c) for reply, c, _ in CHOICES}) >= 200
 
 
 @pytest.mark.parametrize(("reply", "gold"), NUMBERS, ids=range(len(NUMBERS)))
-def test_numbers_are_read_as_a_reader_reads_them(reply: str, gold: str | None) -> None:
+def test_numbers_are_read_as_a_person_reads_them(reply: str, gold: str | None) -> None:
     assert read_number(reply) == reading(gold)
 
 
 @pytest.mark.parametrize(("reply", "choices", "gold"), CHOICES, ids=range(len(CHOICES)))
-def test_choices_are_read_as_a_reader_reads_them(reply: str, choices: tuple[str, ...], gold: str | None) -> None:
+def test_choices_are_read_as_a_person_reads_them(reply: str, choices: tuple[str, ...], gold: str | None) -> None:
     assert read_choice(reply, choices) == (None if gold is None else "ABCDE".index(gold))
 
 
@@ -50,22 +50,22 @@ FLEXIBLE = gsm8k_filter(r"(-?[$0-9.,]{2,})|(-?[0-9]+)", -1)
 
 
 def as_lm_eval(found: str, gold: str | None) -> bool:
-    """Compare as gsm8k's exact_match does: commas, dollars and a final full stop do not count."""
+    """Compare as gsm8k's exact_match does, ignoring commas, dollar signs and a final full stop."""
     found = found.replace(",", "").replace("$", "").removesuffix(".")
     return found == ("[invalid]" if gold is None else gold)
 
 
-def test_more_replies_are_read_right_than_by_the_filters_of_lm_evals_gsm8k() -> None:
+def test_more_replies_are_read_correctly_than_with_the_filters_of_lm_evals_gsm8k() -> None:
     right = {
         "ours": sum(read_number(reply) == reading(gold) for reply, gold in NUMBERS),
         "flexible": sum(as_lm_eval(FLEXIBLE(reply), gold) for reply, gold in NUMBERS),
         "strict": sum(as_lm_eval(STRICT(reply), gold) for reply, gold in NUMBERS),
     }
-    # docs/tasks.md states these.
+    # docs/tasks.md quotes these numbers.
     assert right == {"ours": 132, "flexible": 91, "strict": 13}
 
 
-def test_where_the_answer_follows_the_mark_of_gsm8k_both_read_the_same() -> None:
+def test_answers_in_gsm8ks_own_form_are_read_alike() -> None:
     for reply in ("#### 18", "3*6=18\n#### 18", "so\n#### -7", "#### 1,080", "#### 2.50"):
         assert read_number(reply) == Fraction(STRICT(reply).replace(",", ""))
 
@@ -73,7 +73,7 @@ def test_where_the_answer_follows_the_mark_of_gsm8k_both_read_the_same() -> None
 QUESTION = "How many tulips are left after the rabbits came?"
 
 
-def test_examples_recited_before_the_question_do_not_count() -> None:
+def test_examples_repeated_before_the_question_do_not_count() -> None:
     recited = f"Q: A ferry?\nAnswer: 22.5\n\nQ: {QUESTION}\nA: 24 - 5 = 19.\nAnswer: 19\n\nQ: Next?\nAnswer: 3"
     assert read_number(recited, QUESTION) == 19
     assert read_number(f"Answer: 19. That answers: {QUESTION}", QUESTION) == 19
@@ -82,7 +82,7 @@ def test_examples_recited_before_the_question_do_not_count() -> None:
 
 
 @given(st.text())
-def test_any_text_is_read_or_not_but_never_an_error(text: str) -> None:
+def test_no_text_raises_an_error(text: str) -> None:
     for wrapped in (text, f"Answer: {text}", f"\\boxed{{{text}}}", f"{text}\nAnswer: 7"):
         read_number(wrapped, text)
         read_choice(wrapped, FIVE, text)
@@ -90,7 +90,7 @@ def test_any_text_is_read_or_not_but_never_an_error(text: str) -> None:
 
 
 @given(st.decimals(allow_nan=False, allow_infinity=False, places=2, min_value=-(10**9), max_value=10**9))
-def test_every_number_is_read_back(value: Any) -> None:
+def test_every_written_number_is_read(value: Any) -> None:
     for shown in (f"{value}", f"{value:,}", f"**{value}**", f"{value} km.", f"\\boxed{{{value}}}"):
         assert read_number(f"First 1, then 2.\nAnswer: {shown}") == Fraction(value)
 
@@ -109,7 +109,7 @@ def test_long_replies_are_read_quickly() -> None:
         read_choice(text, FIVE)
 
 
-def test_an_unparsable_reply_is_wrong_and_counted() -> None:
+def test_an_unparsable_reply_is_wrong_and_counted_as_unparsable() -> None:
     doc = choice()[0]
     assert score_choice(doc, ["Answer: (B)"]) == {"exact_match": 1.0, "unparsable": 0.0}
     assert score_choice(doc, ["Answer: (A)"]) == {"exact_match": 0.0, "unparsable": 0.0}
@@ -120,7 +120,7 @@ def test_an_unparsable_reply_is_wrong_and_counted() -> None:
     assert score_number(problem, [""]) == {"exact_match": 0.0, "unparsable": 1.0}
 
 
-def test_shots_are_read_as_what_they_say() -> None:
+def test_the_answers_of_few_shot_examples_are_read_correctly() -> None:
     for doc in choice():
         assert score_choice(doc, [doc["target"]])["exact_match"] == 1
     for doc in number():
@@ -182,7 +182,7 @@ def test_contexts_and_scores(folder: Path, manager: TaskManager, name: str) -> N
 
 
 @pytest.mark.parametrize("name", CONTEXTS)
-def test_few_shot_contexts_show_the_form_that_is_asked_for(folder: Path, manager: TaskManager, name: str) -> None:
+def test_few_shot_examples_have_the_requested_form(folder: Path, manager: TaskManager, name: str) -> None:
     lm = RuleLM(lambda r: "")
     evaluate(lm, manager, name, num_fewshot=2)
     *shots, question = lm.asked[0].args[0].split("\n\n")[1:]
@@ -191,7 +191,7 @@ def test_few_shot_contexts_show_the_form_that_is_asked_for(folder: Path, manager
     assert question == CONTEXTS[name][0]
 
 
-def test_under_a_chat_template_the_instruction_is_the_system_message(folder: Path, manager: TaskManager) -> None:
+def test_with_a_chat_template_the_instruction_is_the_system_message(folder: Path, manager: TaskManager) -> None:
     lm = RuleLM(lambda r: "")
     evaluate(lm, manager, "ecqa_cot", num_fewshot=1, apply_chat_template=True, fewshot_as_multiturn=True)
     system, shot, target, question = json.loads(lm.asked[0].args[0])
@@ -201,14 +201,14 @@ def test_under_a_chat_template_the_instruction_is_the_system_message(folder: Pat
     assert question["content"] == CONTEXTS["ecqa_cot"][0]
 
 
-def test_a_row_without_a_gold_number_is_named(folder: Path) -> None:
+def test_a_row_without_a_gold_number_is_reported(folder: Path) -> None:
     write_rows(folder / "gsm8k", test=[{"question": "How many?", "answer": "Five."}])
     with pytest.raises(DataError, match=r"gsm8k, split 'test', row 1: `answer` must end in a line `#### <number>`"):
         task_manager().load("gsm8k_cot_answer")
 
 
 @pytest.mark.data
-def test_every_real_row_is_met_by_its_own_answer_and_missed_by_another(data_dir: Path, manager: TaskManager) -> None:
+def test_only_the_own_answer_of_every_real_row_is_correct(data_dir: Path, manager: TaskManager) -> None:
     counts = {
         "creak_cot": len(real_rows(data_dir, "creak", "validation")),
         "ecqa_cot": len(real_rows(data_dir, "ecqa")),
@@ -219,7 +219,7 @@ def test_every_real_row_is_met_by_its_own_answer_and_missed_by_another(data_dir:
         docs = list(task.test_docs())
         assert len(docs) == count
         right = [task.process_results(d, [f"Well.\nAnswer: {d['choices'][d['gold']]}."])["exact_match"] for d in docs]
-        # A few rows of ECQA hold a choice twice: its text names no single letter.
+        # A few rows of ECQA contain a choice twice, so its text does not identify a letter.
         twice = sum(d["choices"].count(d["choices"][d["gold"]]) > 1 for d in docs)
         assert sum(right) == count - twice
         wrong = [task.process_results(d, [f"({d['letters'][d['gold'] - 1]})"])["exact_match"] for d in docs]

@@ -1,4 +1,4 @@
-"""The task files in lm-eval itself: what a model is asked, and what its replies score. Rows are the tests' own."""
+"""The tasks in lm-eval itself: the requests that a model gets and the scores of its replies, on rows of the tests."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
 
 import harness_ext.tasks
-from harness_ext.babi import INSTRUCTION, story_text
 from harness_ext.data import DataError
+from harness_ext.embedded.story_prompt import INSTRUCTION, story_text
 
 TASKS = Path(harness_ext.tasks.__file__).parent
 LM_EVAL_TASKS = Path(lm_eval.tasks.__file__).parent
 
 
 class ScriptedLM(LM):
-    """Replies to each context with `reply(context)` and keeps what it was asked. Its chat template is JSON."""
+    """Replies with `reply(context)` and records the requests. Its chat template is JSON."""
 
     tokenizer_name = "scripted"
 
@@ -51,12 +51,12 @@ class ScriptedLM(LM):
 
 @pytest.fixture(scope="module")
 def manager() -> TaskManager:
-    """lm-eval's gsm8k and our tasks; its whole index, which takes seconds, is not needed."""
+    """Return a manager of lm-eval's gsm8k and our tasks. Loading lm-eval's whole index would take seconds."""
     return TaskManager(include_path=[LM_EVAL_TASKS / "gsm8k", TASKS], include_defaults=False)
 
 
 def babi_row(task: int, place: str, answer: str | None = None) -> dict[str, Any]:
-    """A row about nobody in bAbI, so that no row of the data set is copied here."""
+    """Return a row about people who are not in bAbI, so that the tests contain no row of the data set."""
     passage = f"Zoe hurried to the {place}.\nOtto stayed in the attic.\n"
     return {"passage": passage, "question": "Where is Zoe?", "answer": answer or place, "task": task}
 
@@ -69,7 +69,7 @@ def write(folder: Path, name: str, **splits: Sequence[dict[str, Any]]) -> None:
 
 @pytest.fixture
 def babi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """All 20 tasks: one training row and one test row each, but three test rows for task 1."""
+    """Return a folder with all 20 tasks: one training row and one test row each, but three test rows for task 1."""
     monkeypatch.setenv("HARNESS_EXT_DATA", str(tmp_path))
     test = [babi_row(task, f"cellar{task}") for task in range(1, 21)] + [babi_row(1, "roof"), babi_row(1, "loft")]
     write(tmp_path, "babi", train=[babi_row(task, f"barn{task}") for task in range(1, 21)], test=test)
@@ -94,7 +94,7 @@ USER = FIRST_LINES.format("cellar7") + QUESTION
 SHOT = FIRST_LINES.format("barn7") + QUESTION + "Answer: barn7"
 
 
-def test_a_plain_context_is_the_instruction_and_the_question(babi: Path, manager: TaskManager) -> None:
+def test_a_plain_context_consists_of_instruction_and_question(babi: Path, manager: TaskManager) -> None:
     assert asked(manager, "babi_reasoning_7") == [INSTRUCTION + USER]
 
 
@@ -103,12 +103,12 @@ def test_a_system_instruction_comes_first(babi: Path, manager: TaskManager) -> N
     assert contexts == ["Be kind.\n\n" + INSTRUCTION + USER]
 
 
-def test_a_few_shot_context_shows_rows_of_the_same_task(babi: Path, manager: TaskManager) -> None:
+def test_few_shot_examples_are_rows_of_the_same_task(babi: Path, manager: TaskManager) -> None:
     contexts = asked(manager, "babi_reasoning_7", num_fewshot=1)
     assert contexts == [INSTRUCTION + SHOT + "\n\n" + USER]
 
 
-def test_under_a_chat_template_the_instruction_is_the_system_message(babi: Path, manager: TaskManager) -> None:
+def test_with_a_chat_template_the_instruction_is_the_system_message(babi: Path, manager: TaskManager) -> None:
     (context,) = asked(manager, "babi_reasoning_7", apply_chat_template=True)
     assert json.loads(context) == [
         {"role": "system", "content": INSTRUCTION},
@@ -116,7 +116,7 @@ def test_under_a_chat_template_the_instruction_is_the_system_message(babi: Path,
     ]
 
 
-def test_under_a_chat_template_shots_are_turns(babi: Path, manager: TaskManager) -> None:
+def test_with_a_chat_template_few_shot_examples_are_turns(babi: Path, manager: TaskManager) -> None:
     options: dict[str, Any] = {"num_fewshot": 1, "apply_chat_template": True, "system_instruction": "Be kind."}
     (context,) = asked(manager, "babi_reasoning_7", fewshot_as_multiturn=True, **options)
     assert json.loads(context) == [
@@ -129,7 +129,7 @@ def test_under_a_chat_template_shots_are_turns(babi: Path, manager: TaskManager)
     assert json.loads(context)[1:] == [{"role": "user", "content": SHOT + "\n\n" + USER}]
 
 
-def test_generation_is_greedy_and_stops_where_a_model_asks_itself(babi: Path, manager: TaskManager) -> None:
+def test_generation_is_greedy_and_stops_at_a_question_of_the_model(babi: Path, manager: TaskManager) -> None:
     lm = ScriptedLM(lambda context: "")
     run(lm, manager, "babi_reasoning_7")
     (until,) = lm.asked[0].args[1]["until"]
@@ -137,7 +137,7 @@ def test_generation_is_greedy_and_stops_where_a_model_asks_itself(babi: Path, ma
     assert ("\n" + story_text(["A line."], "Why?")).startswith(until)
 
 
-def test_row_text_is_no_template(babi: Path, manager: TaskManager) -> None:
+def test_row_text_is_not_a_template(babi: Path, manager: TaskManager) -> None:
     row = {"passage": "{{question}} {% raw %}\n", "question": "{{answer}}?", "answer": "{{task}}", "task": 7}
     (babi / "babi" / "test.jsonl").write_text(json.dumps(row))
     lm = ScriptedLM(lambda context: "Answer: {{task}}")
@@ -147,7 +147,7 @@ def test_row_text_is_no_template(babi: Path, manager: TaskManager) -> None:
     assert results["samples"]["babi_reasoning_7"][0]["target"] == "Answer: {{task}}"
 
 
-def test_the_group_is_the_20_tasks_each_counting_alike(babi: Path, manager: TaskManager) -> None:
+def test_the_group_has_20_tasks_with_equal_weights(babi: Path, manager: TaskManager) -> None:
     def reply(context: str) -> str:
         if "roof" in context or "loft" in context:
             return "Reasoning: guess.\n\nAnswer: attic"
@@ -156,7 +156,7 @@ def test_the_group_is_the_20_tasks_each_counting_alike(babi: Path, manager: Task
     results = run(ScriptedLM(reply), manager, "babi_reasoning")
     scores = results["results"]
     assert results["n-samples"]["babi_reasoning_1"]["effective"] == 3
-    # Task 1: "the cellar1" holds the gold answer of one row in three; tasks 10 to 19 want "cellar10" and the like.
+    # Task 1: "the cellar1" contains the gold answer of one row in three. Tasks 10 to 19 expect "cellar10" and so on.
     assert scores["babi_reasoning_1"]["exact_match,none"] == 0
     assert scores["babi_reasoning_1"]["soft_match,none"] == pytest.approx(0.25)
     assert scores["babi_reasoning_2"]["exact_match,none"] == 1
@@ -166,14 +166,14 @@ def test_the_group_is_the_20_tasks_each_counting_alike(babi: Path, manager: Task
     assert scores["babi_reasoning"]["soft_match,none"] == pytest.approx(sum(alone) / 20)
 
 
-def test_the_limit_holds_for_each_task_of_the_group(babi: Path, manager: TaskManager) -> None:
+def test_the_limit_applies_to_each_task_of_the_group(babi: Path, manager: TaskManager) -> None:
     lm = ScriptedLM(lambda context: "")
     run(lm, manager, "babi_reasoning", limit=1)
     assert [request.task_name for request in lm.asked] == [f"babi_reasoning_{n}" for n in range(1, 21)]
     assert [request.doc["task"] for request in lm.asked] == list(range(1, 21))
 
 
-def test_model_arguments_do_not_disturb_the_rows(babi: Path) -> None:
+def test_model_arguments_do_not_affect_the_rows(babi: Path) -> None:
     arguments = {"model": "x", "student": "hf:a", "source": 1, "where": 2, "split": "train", "folder": "other"}
     manager = TaskManager(include_path=TASKS, include_defaults=False, metadata=arguments)
     assert [doc["answer"] for doc in manager.load("babi_reasoning_7")["tasks"]["babi_reasoning_7"].test_docs()] == [
@@ -181,7 +181,7 @@ def test_model_arguments_do_not_disturb_the_rows(babi: Path) -> None:
     ]
 
 
-def test_a_wrong_row_ends_the_run_before_a_question_is_asked(babi: Path, manager: TaskManager) -> None:
+def test_an_invalid_row_ends_the_run_before_a_question_is_asked(babi: Path, manager: TaskManager) -> None:
     (babi / "babi" / "test.jsonl").write_text('{"passage": "A.", "question": "Who?", "answer": "Zoe", "task": "7"}')
     lm = ScriptedLM(lambda context: "")
     with pytest.raises(DataError, match=r"test\.jsonl line 1: field 'task' must be a whole number, found '7'"):
@@ -202,12 +202,12 @@ def gsm8k(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def sum_of(context: str) -> str:
-    """Right in the form asked for, right in another form, and wrong, in turn."""
+    """Reply correctly in the requested form, correctly in another form, and wrongly, in turn."""
     n = int(context.rsplit("Ida has ", 1)[1].split()[0])
     return [f"#### {2 * n}", f"It is ${2 * n}.", "#### 7"][n % 3]
 
 
-def test_gsm8k_local_is_lm_evals_gsm8k_row_for_row(gsm8k: Path, manager: TaskManager, tmp_path: Path) -> None:
+def test_gsm8k_local_equals_lm_evals_gsm8k_row_by_row(gsm8k: Path, manager: TaskManager, tmp_path: Path) -> None:
     files = {split: str(gsm8k / "gsm8k" / f"{split}.jsonl") for split in ("train", "test")}
     kwargs = {"data_files": files, "cache_dir": str(tmp_path / "cache")}
     stock = {"task": "gsm8k", "dataset_path": "json", "dataset_name": None, "dataset_kwargs": kwargs}
@@ -235,7 +235,7 @@ def real_rows(data_dir: Path, name: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.data
-def test_every_real_babi_row_is_met_by_its_own_answer(data_dir: Path, manager: TaskManager) -> None:
+def test_the_own_answer_of_every_real_babi_row_is_correct(data_dir: Path, manager: TaskManager) -> None:
     golds = {}
     for row in real_rows(data_dir, "babi"):
         golds[INSTRUCTION + story_text(row["passage"].splitlines(), row["question"])] = row["answer"]

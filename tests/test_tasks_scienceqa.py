@@ -1,4 +1,4 @@
-"""ScienceQA in four settings: contexts, replies, figures, what is missing, and the table. Rows are written here."""
+"""ScienceQA in four settings: contexts, replies, scores, missing data and the table, on rows written for the tests."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from tasks_support import RuleLM, evaluate, real_rows, task_manager, write_rows
 
-from harness_ext import tables
+from harness_ext.bridge import exports as tables
 from harness_ext.cli import main
 from harness_ext.data import DataError
 from harness_ext.tasks.scienceqa import metrics
-from harness_ext.tasks.scienceqa.replies import Reply, read_reply
+from harness_ext.tasks.scienceqa.json_replies import JsonReply, read_reply
 from harness_ext.tasks.scienceqa.rows import image_question_text, images
 
 BASE: dict[str, Any] = {
@@ -62,12 +62,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def reply(request: Any) -> str:
-    """Right for the first question, wrong for the second."""
+    """Reply correctly to the first question and wrongly to the second."""
     return json.dumps({"answer": "it's rain", "solution": "Water is wet. Rain is water. So rain is wet."})
 
 
 @pytest.mark.parametrize("setting", CONTEXTS)
-def test_contexts_are_the_originals_to_the_blank(folder: Path, setting: str) -> None:
+def test_contexts_equal_those_of_the_original(folder: Path, setting: str) -> None:
     lm = RuleLM(reply)
     scores = evaluate(lm, task_manager(), f"scienceqa_{setting}")["results"][f"scienceqa_{setting}"]
     assert len(lm.asked) == 2, "rows without a lecture and rows with an image are left out"
@@ -88,34 +88,34 @@ def test_contexts_are_the_originals_to_the_blank(folder: Path, setting: str) -> 
     assert shown["bleu1"] == shown["bleu4"] == shown["rougeL"] == pytest.approx(1.0)
 
 
-REPLIES: list[tuple[str, Reply]] = [
-    ('{"answer": "sand", "solution": "Dry."}', Reply(1, "Dry.")),
-    ('```json\n{"answer": "Sand.", "solution": "Dry."}\n```', Reply(1, "Dry.")),
-    ('Sure! {"Answer": "sand", "Solution": "Dry."} Anything else?', Reply(1, "Dry.")),
-    ("{'answer': \"it's rain\", 'solution': 'Wet.'}", Reply(0, "Wet.")),
-    ('{"answer": 1, "solution": "Dry."}', Reply(1, "Dry.")),
-    ('{"answer": "(1) sand", "solution": "Dry."}', Reply(1, "Dry.")),
-    ('{"answer": "B", "explanation": "Dry."}', Reply(1, "Dry.")),
-    ('{"answer": ["sand"], "solution": ["Dry.", "Very."]}', Reply(1, "Dry. Very.")),
-    ('{"answer": ["sand", "it\'s rain"], "solution": ""}', Reply(None, "")),
-    ('{"answer": "mud", "solution": "Hm."}', Reply(None, "Hm.")),
-    ('{"answer": 7, "solution": "Hm."}', Reply(None, "Hm.")),
-    ('{"solution": "Dry."}', Reply(None, "Dry.")),
-    ('{"answer": "sand", "solution": "Dry and', Reply(1, "Dry and")),
-    ('{"answer": "sand", "solution": "She said "dry"."}', Reply(1, 'She said "dry".')),
-    ('{"answer": "sand",\n "solution": "Two\nlines."}', Reply(1, "Two\nlines.")),
-    ('{"answer": "sand", "solution": "Dry."}</s>{"answer": "it\'s rain"}', Reply(1, "Dry.")),
-    ("The answer is sand.", Reply(1, "The answer is sand.")),
-    ("The answer is (A) because it is wet.", Reply(0, "The answer is (A) because it is wet.")),
-    ("NA", Reply(None, "NA")),
-    ("", Reply(None, "")),
-    ("[1, 2]", Reply(None, "[1, 2]")),
-    ("{" * 5000, Reply(None, "{" * 5000)),
+REPLIES: list[tuple[str, JsonReply]] = [
+    ('{"answer": "sand", "solution": "Dry."}', JsonReply(1, "Dry.")),
+    ('```json\n{"answer": "Sand.", "solution": "Dry."}\n```', JsonReply(1, "Dry.")),
+    ('Sure! {"Answer": "sand", "Solution": "Dry."} Anything else?', JsonReply(1, "Dry.")),
+    ("{'answer': \"it's rain\", 'solution': 'Wet.'}", JsonReply(0, "Wet.")),
+    ('{"answer": 1, "solution": "Dry."}', JsonReply(1, "Dry.")),
+    ('{"answer": "(1) sand", "solution": "Dry."}', JsonReply(1, "Dry.")),
+    ('{"answer": "B", "explanation": "Dry."}', JsonReply(1, "Dry.")),
+    ('{"answer": ["sand"], "solution": ["Dry.", "Very."]}', JsonReply(1, "Dry. Very.")),
+    ('{"answer": ["sand", "it\'s rain"], "solution": ""}', JsonReply(None, "")),
+    ('{"answer": "mud", "solution": "Hm."}', JsonReply(None, "Hm.")),
+    ('{"answer": 7, "solution": "Hm."}', JsonReply(None, "Hm.")),
+    ('{"solution": "Dry."}', JsonReply(None, "Dry.")),
+    ('{"answer": "sand", "solution": "Dry and', JsonReply(1, "Dry and")),
+    ('{"answer": "sand", "solution": "She said "dry"."}', JsonReply(1, 'She said "dry".')),
+    ('{"answer": "sand",\n "solution": "Two\nlines."}', JsonReply(1, "Two\nlines.")),
+    ('{"answer": "sand", "solution": "Dry."}</s>{"answer": "it\'s rain"}', JsonReply(1, "Dry.")),
+    ("The answer is sand.", JsonReply(1, "The answer is sand.")),
+    ("The answer is (A) because it is wet.", JsonReply(0, "The answer is (A) because it is wet.")),
+    ("NA", JsonReply(None, "NA")),
+    ("", JsonReply(None, "")),
+    ("[1, 2]", JsonReply(None, "[1, 2]")),
+    ("{" * 5000, JsonReply(None, "{" * 5000)),
 ]
 
 
 @pytest.mark.parametrize(("text", "read"), REPLIES, ids=range(len(REPLIES)))
-def test_replies_are_read(text: str, read: Reply) -> None:
+def test_replies_are_read(text: str, read: JsonReply) -> None:
     assert read_reply(text, BASE["choices"]) == read
 
 
@@ -125,7 +125,7 @@ def test_any_reply_is_read_or_not_but_never_an_error(text: str) -> None:
         read_reply(wrapped, BASE["choices"])
 
 
-def test_what_needs_data_that_is_not_there_is_missing_with_the_command_that_brings_it(
+def test_measures_without_their_data_are_missing_and_the_remedy_is_logged(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def absent() -> Any:
@@ -146,7 +146,7 @@ def test_what_needs_data_that_is_not_there_is_missing_with_the_command_that_brin
     metrics.measures.cache_clear()
 
 
-def test_with_all_measures_overall_is_the_originals(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_overall_is_100_times_the_mean_of_all_measures(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "_meteor", lambda: lambda reference, explanation: 0.5)
     monkeypatch.setattr(metrics, "_similarity", lambda: lambda reference, explanation: 0.25)
     metrics.measures.cache_clear()
@@ -196,8 +196,8 @@ print(json.dumps([metrics.score("Rain is wet here.", text) for text in ("Rain is
 """
 
 
-def test_all_five_measures_by_the_real_libraries(tmp_path: Path) -> None:
-    """WordNet without a word and a model that never learned: what is shown is that the libraries are used rightly."""
+def test_all_five_measures_with_the_real_libraries(tmp_path: Path) -> None:
+    """An empty WordNet and an untrained model suffice to check that the libraries are called correctly."""
     environment = os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     environment.pop("HF_HUB_CACHE", None)
     done = subprocess.run(
@@ -205,17 +205,17 @@ def test_all_five_measures_by_the_real_libraries(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     same, other, empty = json.loads(done.stdout.splitlines()[-1])
-    meteor = 1 - 0.5 / 5**3  # five equal tokens in one chunk
+    meteor = 1 - 0.5 / 5**3  # five matching tokens in one chunk
     ones = dict.fromkeys(("bleu1", "bleu4", "rougeL", "similarity"), 1.0)
     assert same == pytest.approx(ones | {"meteor": meteor, "overall": 20 * (4 + meteor)})
-    matched = 2  # in two chunks: rain by its stem, and the full stop
+    matched = 2  # in two chunks: "rain" by its stem, and the full stop
     precision, recall = matched / 3, matched / 5
     mean = precision * recall / (0.9 * precision + 0.1 * recall)
     assert other["meteor"] == pytest.approx(mean * (1 - 0.5 * (2 / matched) ** 3))
     assert set(empty.values()) == {0.0}
 
 
-def test_bleu_splits_at_blanks_and_full_stops() -> None:
+def test_bleu_splits_at_spaces_and_full_stops() -> None:
     bleu1, bleu4 = metrics._bleu((1.0,))(), metrics._bleu((0.25,) * 4)()
     assert bleu1("a b.c", "c. a") == pytest.approx(2.718281828459045 ** (1 - 3 / 2))
     assert bleu1("a b c", "a x") == pytest.approx(0.5 * 2.718281828459045 ** (1 - 3 / 2))
@@ -223,23 +223,23 @@ def test_bleu_splits_at_blanks_and_full_stops() -> None:
     assert bleu4("a b c d", "a b x d") < 1e-50
 
 
-def test_another_split_and_rows_that_do_not_fit_their_meta_file(folder: Path) -> None:
+def test_another_split_and_a_meta_file_of_the_wrong_length(folder: Path) -> None:
     with pytest.raises(DataError, match=r"""validation.jsonl is missing(.|\n)*--metadata '\{"scienceqa_split": """):
         task_manager(scienceqa_split="validation").load("scienceqa_qtch")
     write_rows(folder / "scienceqa", validation=[BASE])
     results = evaluate(RuleLM(reply), task_manager(scienceqa_split="validation"), "scienceqa_qtch")
     assert results["n-samples"]["scienceqa_qtch"]["original"] == 1
     write_rows(folder / "scienceqa", **{"test.meta": META[:2]})
-    with pytest.raises(DataError, match=r"test.meta.jsonl has 2 rows, its split 4"):
+    with pytest.raises(DataError, match=r"test.meta.jsonl has 2 rows, but its split has 4"):
         task_manager().load("scienceqa_qtch")
 
 
-def test_images_that_local_rows_lack_are_named(folder: Path) -> None:
-    with pytest.raises(DataError, match=r"1 of 3 rows of scienceqa/test need an image .* Unset HARNESS_EXT_DATA"):
+def test_images_that_local_rows_lack_are_reported(folder: Path) -> None:
+    with pytest.raises(DataError, match=r"1 of 3 rows of scienceqa/test need an image .*: unset HARNESS_EXT_DATA"):
         task_manager().load("scienceqa_qtch_image")
 
 
-def test_image_tasks_ask_every_row_with_its_image_or_a_blank_one(folder: Path) -> None:
+def test_image_tasks_include_every_row_with_its_image_or_a_blank_one(folder: Path) -> None:
     (folder / "scienceqa" / "test.jsonl").unlink()
     (folder / "scienceqa" / "test.meta.jsonl").unlink()
     red = Image.new("RGB", (4, 4), "red")
@@ -276,7 +276,7 @@ def test_the_table_is_written_row_by_row_and_survives_a_kill(tmp_path: Path) -> 
     whole = path.read_text()
     assert [row[0] for row in table(path)] == ["idx", "0", "1"]
     assert [row[2] for row in table(path)][1:] == ['a "quoted"\treply\nof two lines', "NA"]
-    for cut in range(0, len(whole), 11):  # killed in the middle of a write: the rest is written anew, nothing twice
+    for cut in range(0, len(whole), 11):  # killed in the middle of a write: missing rows are written, none twice
         path.write_text(whole[:cut])
         again = tables.Tables(tmp_path, "org/Model-1.5")
         again.add("scienceqa_qtch", 1, doc(1), "")
@@ -285,7 +285,7 @@ def test_the_table_is_written_row_by_row_and_survives_a_kill(tmp_path: Path) -> 
         assert sorted(table(path)) == sorted(csv.reader(whole.splitlines(keepends=True), delimiter="\t"))
 
 
-def test_processes_of_a_distributed_run_are_put_together(tmp_path: Path) -> None:
+def test_the_tables_of_a_distributed_run_are_merged(tmp_path: Path) -> None:
     ranks = [tables.Tables(tmp_path, "m", rank) for rank in range(3)]
     for n, one in enumerate(ranks):
         one.add("scienceqa_qtch", n, doc(n), "x")
@@ -313,12 +313,12 @@ def test_samples_of_any_model_are_exported(tmp_path: Path, capsys: pytest.Captur
 @pytest.mark.parametrize(
     ("name", "text", "cause"),
     [
-        ("samples_scienceqa_qtch_2026.jsonl", "{}\n", "line 1 is no sample of lm-eval (KeyError: 'doc_id')"),
-        ("samples_scienceqa_qtch_2026.jsonl", "nope\n", "line 1 is no sample of lm-eval (JSONDecodeError"),
-        ("samples_gsm8k_2026.jsonl", "{}\n", "no task of samples_gsm8k_2026.jsonl has a table"),
+        ("samples_scienceqa_qtch_2026.jsonl", "{}\n", "line 1 is not an lm-eval sample (KeyError: 'doc_id')"),
+        ("samples_scienceqa_qtch_2026.jsonl", "nope\n", "line 1 is not an lm-eval sample (JSONDecodeError"),
+        ("samples_gsm8k_2026.jsonl", "{}\n", "no task in samples_gsm8k_2026.jsonl has a table"),
     ],
 )
-def test_what_cannot_be_exported_is_named(
+def test_files_that_cannot_be_exported_are_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, text: str, cause: str
 ) -> None:
     (tmp_path / name).write_text(text)
@@ -327,7 +327,7 @@ def test_what_cannot_be_exported_is_named(
 
 
 @pytest.mark.data
-def test_every_real_row_is_asked_and_met_by_its_own_answer(data_dir: Path) -> None:
+def test_every_real_row_is_asked_and_its_own_answer_is_correct(data_dir: Path) -> None:
     metas = real_rows(data_dir, "scienceqa", "test.meta")
     wanted = [
         row

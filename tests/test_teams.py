@@ -1,4 +1,4 @@
-"""Writing out a team's seats."""
+"""Tests of expanding a team into its seats."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 
-from harness_ext.teams import spread
+from harness_ext.config.teams import expand_team
 
 
 def spread_out(**given: Any) -> tuple[dict[str, Any], list[str], list[str]]:
     problems: list[str] = []
-    rest, names = spread({k.replace("__", "."): v for k, v in given.items()}, "agent", problems)
+    rest, names = expand_team({k.replace("__", "."): v for k, v in given.items()}, "agent", problems)
     return rest, names, problems
 
 
-def test_what_holds_for_all_gives_way_to_what_holds_for_one() -> None:
+def test_arguments_of_one_member_override_those_of_all() -> None:
     rest, names, problems = spread_out(agent="m", agents=2, agent__dtype="a", agent__2__dtype="b", max_rounds=1)
     assert (names, problems) == (["agent1", "agent2"], [])
     assert rest == {
@@ -23,13 +23,13 @@ def test_what_holds_for_all_gives_way_to_what_holds_for_one() -> None:
     }  # fmt: skip
 
 
-def test_how_many_there_are_when_nobody_says() -> None:
+def test_the_default_number_of_members() -> None:
     assert spread_out()[1] == ["agent1", "agent2"]
     assert spread_out(agent="m")[1] == ["agent1", "agent2", "agent3"]
     assert spread_out(agent__4="m")[1][-1] == "agent4"
 
 
-def test_a_list_may_hold_objects_and_quoted_text() -> None:
+def test_a_list_may_contain_objects_and_quoted_text() -> None:
     thing = object()
     assert spread_out(agents=[thing, "b"])[0] == {"agent1": thing, "agent2": "b"}
     assert spread_out(agents="['a', \"b\"]")[0] == {"agent1": "a", "agent2": "b"}
@@ -42,7 +42,7 @@ def test_a_list_may_hold_objects_and_quoted_text() -> None:
         {"agents": ["a", "b"], "agent__0": "c"}, {"agents": "[a, b", "c]": ""}, {"agents": "[]"},
     ],
 )  # fmt: skip
-def test_what_does_not_fit_is_one_problem(given: dict[str, Any]) -> None:
+def test_invalid_arguments_are_one_problem(given: dict[str, Any]) -> None:
     _, names, problems = spread_out(**given)
     assert len(problems) == 1
     assert names[:2] == ["agent1", "agent2"]

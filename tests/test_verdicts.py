@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness_ext.verdicts import read_verdict
+from harness_ext.reading.verdicts import read_verdict
 
 ACCEPTED = {
     "first_word": [

@@ -1,17 +1,18 @@
-"""A scripted model with characters as tokens: generates, continues on ids and verifies by a given distribution."""
+"""A scripted model whose tokens are characters; it generates, continues token ids and verifies by a distribution."""
 
 from __future__ import annotations
 
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import accumulate
 from typing import Any
 
 from harness_ext.backends.base import Backend, Deliver, GenerateRequest, Prompt, Tokens, VerifyRequest
-from harness_ext.chat import plain_form
-from harness_ext.records import Checks, Completion, Finish, Message
-from harness_ext.splitting import steps
+from harness_ext.reading.steps import steps
+from harness_ext.records import Completion, Finish, Message, Verification
+from harness_ext.records.chat import plain_form
 
 END = "\0"
 Distribution = Mapping[str, float]
@@ -19,7 +20,7 @@ Model = Callable[[str, str], Distribution]
 
 
 def says(text: str, otherwise: str = END) -> Model:
-    """Return the model that writes `text`, whatever it is asked; off that text it writes `otherwise`."""
+    """Return a model that writes `text` whatever the prompt is. After any other text, it writes `otherwise`."""
 
     def model(prompt: str, reply: str) -> Distribution:
         likely = (text + END)[len(reply)] if text.startswith(reply) and len(reply) <= len(text) else otherwise
@@ -29,7 +30,7 @@ def says(text: str, otherwise: str = END) -> Model:
 
 
 class CharTokens(Tokens):
-    """Characters are tokens, their code points the ids; 0 ends a reply."""
+    """Characters are the tokens, and their code points the ids; 0 ends a reply."""
 
     def __init__(self, vocabulary: str = "characters", shift: int = 0) -> None:
         self.vocabulary, self.shift = vocabulary, shift
@@ -52,9 +53,9 @@ class CharTokens(Tokens):
 
 
 class CharBackend(Backend):
-    """Writes by `model(prompt, reply so far)`: the likeliest character, or a draw where the settings sample.
+    """Writes the likeliest character of `model(prompt, reply so far)`, or draws one if the settings sample.
 
-    `asked` holds every request, by call.
+    `asked` lists the requests of every batch.
     """
 
     token_counts = "exact"
@@ -62,7 +63,7 @@ class CharBackend(Backend):
 
     def __init__(self, model: Model, name: str, tokens: CharTokens | None = None, abilities: str = "all") -> None:
         super().__init__()
-        self.model, self.name, self.lane, self.fingerprint = model, name, name, f"chars:{name}"
+        self.model, self.name, self.device, self.fingerprint = model, name, name, f"chars:{name}"
         self.tokens = tokens or CharTokens()
         self.capabilities = frozenset({"generate", "continue", "verify", "distribution"})
         self.random = random.Random(name)
@@ -73,7 +74,7 @@ class CharBackend(Backend):
             self.capabilities, self.tokens = frozenset({"generate", "continue"}), None
 
     def load(self) -> None:
-        """There is nothing to load."""
+        """Do nothing: there is nothing to load."""
 
     @property
     def chat_default(self) -> bool:
@@ -105,40 +106,50 @@ class CharBackend(Backend):
             kept = request.keep_ids or request.reply is not None
             ids = tuple(reply[begun:]) if kept and self.tokens is not None else None
             how: Finish | None = finish or None  # type: ignore[assignment]
-            deliver(i, Completion(new, how, len(request.prompt) + begun, 0, len(reply) - begun, ids=ids))
+            deliver(
+                i,
+                Completion(
+                    new,
+                    how,
+                    prompt_tokens=len(request.prompt) + begun,
+                    cached_tokens=0,
+                    completion_tokens=len(reply) - begun,
+                    ids=ids,
+                ),
+            )
 
     def verify(self, requests: Sequence[VerifyRequest], deliver: Deliver) -> None:
         self.asked.append(list(requests))
         for i, request in enumerate(requests):
             read = len(request.prompt) + len(request.reply) + len(request.draft)
-            deliver(i, Completion("", None, read, 0, 1, checks=self._checks(request)))
+            deliver(i, replace(self._verification(request), prompt_tokens=read, cached_tokens=0, completion_tokens=1))
 
-    def _checks(self, request: VerifyRequest) -> Checks:
+    def _verification(self, request: VerifyRequest) -> Verification:
         assert self.tokens is not None
         shift, reply = self.tokens.shift, list(request.reply)
         logprobs, ranks, above, best = [], [], [], []
         instead = {}
-        for place in range(len(request.draft) + 1):
+        for position in range(len(request.draft) + 1):
             found = dict(self.model(request.prompt, self.tokens.decode(reply)))
             order = sorted(found, key=lambda c: -found[c])
             best.append((ord(order[0]) + shift, math.log(found[order[0]])))
             if order[0] == END:
                 other = order[1] if len(order) > 1 else "?"
-                instead[place] = (ord(other) + shift, math.log(found.get(other, 1e-9)))
-            if place == len(request.draft):
+                instead[position] = (ord(other) + shift, math.log(found.get(other, 1e-9)))
+            if position == len(request.draft):
                 break
-            char = chr(request.draft[place] - shift)
+            char = chr(request.draft[position] - shift)
             own = found.get(char, 0.0)
             logprobs.append(math.log(own) if own else -1000.0)
             ranks.append(order.index(char) if char in order else len(order) + 7)
             above.append(sum(p for c, p in found.items() if p > own))
-            reply.append(request.draft[place])
+            reply.append(request.draft[position])
         drawn = []
         for point in request.uniforms:
             char = next((c for c, end in zip(found, accumulate(found.values()), strict=True) if point < end), order[0])
             drawn.append((ord(char) + shift, math.log(found[char])))
         candidates = [found.get(chr(c - shift), 0.0) for c in request.candidates]
-        return Checks(
+        return Verification(
             tuple(logprobs), tuple(ranks), tuple(above), tuple(best), instead,
             order.index(END) if END in order else None, drawn=tuple(drawn),
             candidates=tuple(math.log(p) if p else -1000.0 for p in candidates),

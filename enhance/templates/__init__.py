@@ -1,4 +1,4 @@
-"""Prompts for a teacher as YAML: the fields a row gets, how the teacher generates, what its answer is held against."""
+"""A teacher's prompts in YAML: the fields to add to rows, generation settings, and how to find gold answers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from harness_ext.enhance.answers import AnswerReader
+from harness_ext.enhance.gold_answers import AnswerReader
 from harness_ext.errors import ConfigurationError
 from harness_ext.options import suggest
 
@@ -25,17 +25,20 @@ KEYS = ("name", "fields", "generation", "gold", "labels", "answer")
 
 
 class RowProblem(ValueError):
-    """A row that the templates cannot be filled from; the message says why."""
+    """The templates cannot be filled from a row. The message has the reason."""
 
 
 @dataclass(frozen=True)
 class TemplateSet:
-    """The prompts of one data set.
+    """The prompts for a data set.
 
-    `fields` are Jinja templates over a row's fields, filled in their order, each seeing those before it; the filter
-    `squeeze` removes double blanks as TeacherLM does. `generation` holds lm-eval generation settings. `gold` is a
-    template of the right answer, `labels` maps the letters of a choice to their words, `answer` is a regular expression
-    whose first group is an answer that a text states.
+    name: name of the set.
+    fields: the fields to add, as Jinja templates over a row's fields. They are filled in order, and each can use the
+        ones before it. The filter `squeeze` removes double spaces as TeacherLM does.
+    generation: lm-eval's generation settings. Default: TeacherLM's.
+    gold: Jinja template of the gold answer. Default none.
+    labels: the letters of the choices and their words. Default none.
+    answer: regular expression whose first group is the answer that a text states. Default: a built-in rule.
     """
 
     name: str
@@ -75,8 +78,8 @@ class TemplateSet:
     def fill(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Return the row with its prompts added.
 
-        Raises RowProblem where a field is missing or empty, where the row has another value under a prompt's name, or
-        where a template cannot be filled from it.
+        Raises RowProblem if a field is missing or empty, if the row already has another value under a prompt's name, or
+        if a template cannot be rendered.
         """
         wrong = [f"field {name!r} is {_lack(row, name)}" for name in self.needs if _lack(row, name)]
         if wrong:
@@ -85,12 +88,12 @@ class TemplateSet:
         for name in self.fields:
             text = self._render(name, filled)
             if name in row and row[name] != text:
-                raise RowProblem(f"field {name!r} is there already, with another text")
+                raise RowProblem(f"field {name!r} already exists with another text")
             filled[name] = text
         return filled
 
     def gold_of(self, row: Mapping[str, Any]) -> str | None:
-        """Return a row's right answer, None where the set has none or the row lacks what it is made of."""
+        """Return a row's gold answer, or None if the set defines none or the row lacks a field it needs."""
         if not self.gold:
             return None
         try:
@@ -104,36 +107,39 @@ class TemplateSet:
         try:
             return self._compiled[name].render(row)
         except (TemplateError, TypeError, ValueError, AttributeError) as error:
-            raise RowProblem(f"{name!r} cannot be made from this row: {error}") from error
+            raise RowProblem(f"{name!r} cannot be rendered from this row: {error}") from error
 
     @property
     def reader(self) -> AnswerReader:
-        """Return what reads the answer that a text states."""
+        """Return the reader of the answer that a text states."""
         return AnswerReader(dict(self.labels), self.answer)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the set as JSON values, as manifests keep it."""
+        """Return the set as JSON values, the form in which manifests store it."""
         return {key: getattr(self, key) for key in KEYS}
 
     @property
     def digest(self) -> str:
-        """Return a hash of everything in the set."""
+        """Return a hash of the whole set."""
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True, default=str).encode()).hexdigest()
 
 
 def squeeze(text: str) -> str:
-    """Return the text as TeacherLM cleans it: double blanks become one, in one pass; a blank at the end goes."""
+    """Clean a text as TeacherLM does: double spaces become single in one pass.
+
+    A text that ends in a space loses the spaces at both ends.
+    """
     text = text.replace("  ", " ")
     return text.strip(" ") if text.endswith(" ") else text
 
 
 def known_sets() -> list[str]:
-    """Return the names of the sets that come with the package."""
+    """Return the names of the sets that are part of the package."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
 def load_templates(name: str) -> TemplateSet:
-    """Return a set by its name, or from a YAML file. Raises ConfigurationError with all that is wrong with it."""
+    """Load a set by its name or from a YAML file. Raises ConfigurationError with every problem found."""
     path = FOLDER / f"{name}.yaml" if name in known_sets() else Path(name).expanduser()
     try:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -144,12 +150,12 @@ def load_templates(name: str) -> TemplateSet:
 
 
 def read_templates(loaded: Any, source: str) -> TemplateSet:
-    """Return the set that a YAML file's content describes. Raises ConfigurationError with all that is wrong with it."""
+    """Return the set that the content of a YAML file describes. Raises ConfigurationError with every problem found."""
     from jinja2 import TemplateError
 
     if not isinstance(loaded, dict):
-        raise ConfigurationError([f"{source} must hold `key: value` lines, with the keys {', '.join(KEYS)}"])
-    problems = [f"{source}: `{key}` is no key{suggest(str(key), list(KEYS))}" for key in loaded if key not in KEYS]
+        raise ConfigurationError([f"{source} must contain `key: value` lines, with the keys {', '.join(KEYS)}"])
+    problems = [f"{source}: unknown key `{key}`{suggest(str(key), list(KEYS))}" for key in loaded if key not in KEYS]
     fields = loaded.get("fields")
     if not isinstance(fields, dict) or not fields:
         problems.append(f"{source}: `fields` must map the names of fields to templates, `cot_text: …`")
@@ -159,7 +165,7 @@ def read_templates(loaded: Any, source: str) -> TemplateSet:
         problems += [
             f"{source}: `{n}` must be {wanted}" for n in names if not isinstance(loaded.get(n) or kind(), kind)
         ]
-    problems += [f"{source}: the template `{name}` is no text" for name, t in fields.items() if not isinstance(t, str)]
+    problems += [f"{source}: the template `{name}` is not text" for name, t in fields.items() if not isinstance(t, str)]
     if problems:
         raise ConfigurationError(problems)
     given = {key: loaded[key] for key in KEYS if loaded.get(key)}
@@ -168,9 +174,9 @@ def read_templates(loaded: Any, source: str) -> TemplateSet:
     try:
         found.needs, found._compiled, found.reader  # noqa: B018
     except TemplateError as error:
-        raise ConfigurationError([f"{source}: a template cannot be read: {error}"]) from error
+        raise ConfigurationError([f"{source}: a template is not valid Jinja: {error}"]) from error
     except ValueError as error:
-        raise ConfigurationError([f"{source}: `answer` is no regular expression with one group: {error}"]) from error
+        raise ConfigurationError([f"{source}: `answer` is not a regular expression with a group: {error}"]) from error
     return found
 
 

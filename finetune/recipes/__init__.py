@@ -1,1 +1,1 @@
-"""Training recipes, one folder each."""
+"""Training recipes, one folder per recipe."""

@@ -1,4 +1,4 @@
-"""What a seat's model is to the engine: something that renders conversations and answers batches of requests."""
+"""The interface between the engine and a model: it renders conversations and answers batches of requests."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from harness_ext.chat import PLAIN_STOP, ChatContext, plain_form
 from harness_ext.errors import CallFailed
-from harness_ext.images import Image
-from harness_ext.records import Completion, Message
+from harness_ext.records import CallResult, Message
+from harness_ext.records.chat import PLAIN_STOP, ChatContext, plain_form
+from harness_ext.records.images import Image
 
 Capability = Literal[
     "generate", "continue", "score", "verify", "distribution", "reward", "seeds", "images", "diverse_beams"
@@ -21,8 +21,13 @@ ChatMode = Literal["auto", "on", "off"]
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A rendered prompt. `lead` is what parts it from a reply's first word, `stops` are stop texts its form needs,
-    `notes` what rendering did to the messages."""
+    """A rendered prompt.
+
+    text: the text that the model continues.
+    lead: what separates the prompt from the first word of a reply. Default: nothing.
+    stops: stop sequences that the prompt's format needs. Default: none.
+    notes: what rendering did to the messages (`system_merged`, …). Default: none.
+    """
 
     text: str
     lead: str = ""
@@ -32,13 +37,17 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class GenerateRequest:
-    """Continue `prompt` under lm-eval's generation settings (`until`, `max_gen_toks`, `do_sample`, …).
+    """A request to continue a prompt.
 
-    `seed` is for backends that take one a request: each draw of a prompt has its own, the same draw always the same.
-    `reply` are the token ids of a reply that is begun already (for backends with `tokens`): it is continued without a
-    seam, stop texts and length hold for the whole of it, and the completion's text is what is new. `only` ends it
-    after the first step that is new (`"step"`), or after so many new tokens. `keep_ids` asks for the token ids. The
-    n-th of `images` belongs where the n-th `<image>` of the prompt's messages stands.
+    prompt: the rendered prompt.
+    gen_kwargs: lm-eval's generation settings (`until`, `max_gen_toks`, `do_sample`, …).
+    reply: the token ids of a partial reply to be continued, for backends with `tokens`. Stop sequences and the length
+        limit apply to the whole reply; the completion's text is only what is new. Default None: a new reply.
+    only: ends the reply after its first new step (`"step"`) or after this many new tokens. Default None: neither.
+    keep_ids: whether the completion includes its token ids. Default False.
+    seed: the random seed, for backends that accept one per request. Each draw of a prompt has its own, and always the
+        same one. Default 0.
+    images: the images, in the order of the `<image>` marks in the prompt's messages. Default: none.
     """
 
     prompt: str
@@ -52,9 +61,11 @@ class GenerateRequest:
 
 @dataclass(frozen=True, slots=True)
 class ScoreRequest:
-    """Score `continuation` given `prompt`: natural log-probability, and whether greedy decoding would write it.
+    """A request for the natural log-probability of a text, and for whether greedy decoding would produce it.
 
-    With `rolling`, score `prompt` itself, all of it, in windows as long as the model reads.
+    prompt: the rendered prompt.
+    continuation: the text to score after the prompt.
+    rolling: whether to score the whole of `prompt` instead, in windows of the model's context length. Default False.
     """
 
     prompt: str
@@ -64,11 +75,15 @@ class ScoreRequest:
 
 @dataclass(frozen=True, slots=True)
 class VerifyRequest:
-    """Say in one pass how likely each token of `draft` is after `prompt` and the tokens of `reply`: `Checks`.
+    """A request for how likely the tokens of a draft are, from one forward pass (`Verification`).
 
-    The distribution is the one that `gen_kwargs` would generate from, at the length they allow. Of the distribution
-    after the draft, `uniforms` (numbers in [0, 1)) draw one token each, and `candidates` are tokens asked about.
-    `ranks` is how many of the likeliest tokens matter to the asker.
+    prompt: the rendered prompt.
+    gen_kwargs: lm-eval's generation settings. The distributions are those that generation under them would draw from.
+    reply: the token ids of the partial reply before the draft.
+    draft: the token ids to verify.
+    uniforms: numbers in [0, 1), each of which draws one token from the distribution after the draft. Default: none.
+    candidates: token ids whose log-probability after the draft is wanted. Default: none.
+    ranks: how many of the likeliest tokens the caller looks at. Default 1.
     """
 
     prompt: str
@@ -81,17 +96,20 @@ class VerifyRequest:
 
 
 Request = GenerateRequest | ScoreRequest | VerifyRequest
-Deliver = Callable[[int, Completion], None]
+Deliver = Callable[[int, CallResult], None]
 
 
 class Tokens(abc.ABC):
-    """A backend's tokens, for those that take token ids. `vocabulary` is equal where token ids mean the same."""
+    """The tokenizer of a backend that accepts token ids.
+
+    vocabulary: identifies the vocabulary; equal for backends whose token ids mean the same.
+    """
 
     vocabulary: str
 
     @abc.abstractmethod
     def encode(self, text: str) -> tuple[int, ...]:
-        """Return the token ids of (the beginning of) a reply."""
+        """Return the token ids of a reply, or of its beginning."""
 
     @abc.abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
@@ -99,8 +117,11 @@ class Tokens(abc.ABC):
 
     @abc.abstractmethod
     def read(self, ids: Sequence[int], gen_kwargs: Mapping[str, Any]) -> tuple[str, bool]:
-        """Return a reply's text as generation under these settings would, cut at its stop texts, and whether the reply
-        ends (an ending token, a stop text, the length) with or before the last of these tokens."""
+        """Return a reply's text as generation under these settings would, and whether the reply has ended.
+
+        The text is cut at the first stop sequence. The reply has ended if these tokens contain an end token or a stop
+        sequence, or reach the length limit.
+        """
 
     @abc.abstractmethod
     def limit(self, gen_kwargs: Mapping[str, Any]) -> int:
@@ -108,16 +129,22 @@ class Tokens(abc.ABC):
 
 
 class Backend(abc.ABC):
-    """One model. Made cheaply (`__init__`), checked before anything loads, loaded on the first call it must answer.
+    """One model. It is cheap to construct, and loads its weights when it must answer its first call.
 
-    `name` is what records and messages call it, `lane` the device it occupies (backends of one lane take turns),
-    `fingerprint` what tells its answers from any other model's, `capabilities` what protocols may ask of it,
-    `token_counts` how far its counts can be trusted, `parameters` the number of weights, None if unknown, `remedy` what
-    a user can do who needs more than its capabilities.
+    name: the model's name in records and messages.
+    device: the device that it occupies. Backends on one device take turns.
+    fingerprint: identifies the model in store keys; different for models that may answer differently.
+    capabilities: what protocols may ask of it.
+    token_counts: whether its token counts are exact, estimated or missing. Default `none`.
+    parameters: the number of weights. Default None: unknown.
+    default_max_gen_toks: the length limit of replies, in tokens, if a task sets none. Default 256.
+    remedy: appended to the error about a missing capability: what the user can do about it. Default: nothing.
+    tokens: its tokenizer, if it accepts token ids. Default None.
+    loaded: whether the weights are loaded.
     """
 
     name: str
-    lane: str
+    device: str
     fingerprint: str
     capabilities: frozenset[Capability]
     token_counts: Literal["exact", "estimated", "none"] = "none"
@@ -128,50 +155,51 @@ class Backend(abc.ABC):
     loaded: bool = False
 
     def __init__(self) -> None:
-        # An interrupted run leaves a batch to end by itself; the next run on the same model waits for that.
+        # An interrupted run may leave a batch running. The next run on the same model waits for it to end.
         self.lock = threading.Lock()
-        # Whether the run that called has ended: a long call may look, and raise RunAborted.
+        # Returns whether the calling run has ended. A long batch may check it and raise RunAborted.
         self.cancelled: Callable[[], bool] = lambda: False
 
     def prepare(self) -> None:  # noqa: B027  (most backends have nothing to do here)
-        """Do what rendering needs, once nothing is wrong with the run's arguments; a second call does nothing."""
+        """Get ready to render prompts; called once the run's arguments are known to be valid. Idempotent."""
 
     @abc.abstractmethod
     def load(self) -> None:
-        """Load the weights; called once, in the lane's thread. Raises whatever the library raises."""
+        """Load the weights; called once, in the device queue's thread. Raises whatever the library raises."""
 
     @abc.abstractmethod
     def generate(self, requests: Sequence[GenerateRequest], deliver: Deliver) -> None:
-        """Answer generation requests as one call. `deliver(i, completion)` hands over the i-th as soon as it exists."""
+        """Answer a batch of generation requests. `deliver(i, completion)` hands over the i-th as soon as it exists."""
 
     def score(self, requests: Sequence[ScoreRequest], deliver: Deliver) -> None:
-        """Answer scoring requests as one call, delivered likewise."""
+        """Answer a batch of scoring requests, delivered in the same way."""
         raise CallFailed("backend", f"{self.name} cannot score continuations")
 
     def verify(self, requests: Sequence[VerifyRequest], deliver: Deliver) -> None:
-        """Answer verification requests as one call, delivered likewise."""
+        """Answer a batch of verification requests, delivered in the same way."""
         raise CallFailed("backend", f"{self.name} cannot verify given tokens")
 
     def check(self, request: Request) -> CallFailed | None:
-        """Say what is wrong with a request before it is sent: the failure it would be, or None."""
+        """Return the failure that sending a request would cause, or None."""
         return None
 
     @property
     def chat_default(self) -> bool:
-        """Whether conversations are rendered with the model's own template when nobody says otherwise."""
+        """Return whether conversations are rendered with the model's own chat template by default."""
         return False
 
     def render_chat(self, messages: Sequence[Message]) -> Prompt:
-        """Render with the model's own template. A trailing assistant message is left open for the reply to continue.
+        """Render a conversation with the model's own chat template.
 
-        Raises CallFailed where the template cannot express the conversation.
+        A trailing assistant message is left open for the reply to continue. Raises CallFailed if the template cannot
+        express the conversation.
         """
         raise CallFailed("backend", f"{self.name} has no chat template")
 
     def render(self, prompt: str | Sequence[Message], chat: ChatMode = "auto") -> Prompt:
-        """Render a context or a conversation to the text the model continues.
+        """Render a context or a conversation to the text that the model continues.
 
-        A plain context goes through unchanged, whatever `chat` says: it is the very string lm-eval would send.
+        A plain context is returned unchanged, whatever `chat` is: it is exactly the string that lm-eval would send.
         """
         if isinstance(prompt, ChatContext):
             prompt = prompt.messages
@@ -182,11 +210,11 @@ class Backend(abc.ABC):
         return Prompt(plain_form(prompt), lead=" ", stops=(PLAIN_STOP,))
 
     def info(self) -> dict[str, Any]:
-        """Return what a run directory records about the model, as JSON values."""
+        """Return what the run directory records about the model, as JSON values."""
         return {
             "name": self.name,
             "fingerprint": self.fingerprint,
-            "lane": self.lane,
+            "device": self.device,
             "token_counts": self.token_counts,
             "parameters": self.parameters,
         }

@@ -1,4 +1,4 @@
-"""Sequence classifiers of the transformers library, as reward models: `reward=classifier:<model>`."""
+"""Sequence classifiers of the transformers library as reward models: `reward=classifier:<model>`."""
 
 from __future__ import annotations
 
@@ -8,20 +8,23 @@ from pathlib import Path
 from typing import Any
 
 from harness_ext.backends.base import Backend, Deliver, GenerateRequest, Prompt, Request, ScoreRequest
-from harness_ext.chat import is_utf8
 from harness_ext.errors import CallFailed, RunAborted
-from harness_ext.fingerprint import count_parameters, model_fingerprint, resolve_folder
-from harness_ext.records import Completion, Message
+from harness_ext.records import Loglikelihood, Message
+from harness_ext.records.chat import is_utf8
+from harness_ext.records.fingerprint import count_parameters, model_fingerprint, resolve_folder
 
 ARGUMENTS = ("batch_size", "device", "dtype", "label", "max_length", "revision", "trust_remote_code")
 
 
 class ClassifierBackend(Backend):
-    """A seat that scores texts from 0 to 1 and writes none.
+    """A seat that scores texts from 0 to 1 and generates none.
 
-    A score is the probability of the class `label` (a name or number of the model's own labels; by default the last
-    one of two or more), or the sigmoid of the only output. It comes as a log-probability, since that is what a scoring
-    request asks for: of the reply `continuation` to `prompt`.
+    The score of the reply `continuation` to `prompt` is the probability of one class, or the sigmoid of the output if
+    the model has only one. It is returned as a log-probability, since that is what a scoring request asks for.
+
+    name: a folder or a hub id.
+    args: the seat's further arguments (`ARGUMENTS`). `label` chooses the class, by name or number; by default it is the
+        last one.
     """
 
     capabilities = frozenset({"reward"})
@@ -36,7 +39,7 @@ class ClassifierBackend(Backend):
         self.config = AutoConfig.from_pretrained(name, **hub)
         self.tokenizer = AutoTokenizer.from_pretrained(name, **hub)
         self.hub = hub
-        self.lane = str(args.get("device") or "cpu")
+        self.device = str(args.get("device") or "cpu")
         commit = getattr(self.config, "_commit_hash", None)
         self.fingerprint = model_fingerprint("classifier", {**args, "pretrained": name}, commit=commit)
         folder = resolve_folder(name, args.get("revision"))
@@ -63,7 +66,7 @@ class ClassifierBackend(Backend):
         dtype = self.args.get("dtype")
         more = {} if dtype is None else {"dtype": getattr(torch, str(dtype), dtype)}
         self.model = AutoModelForSequenceClassification.from_pretrained(self.name, **self.hub, **more)
-        self.model.to(self.lane).eval()
+        self.model.to(self.device).eval()
         if self.parameters is None:
             self.parameters = sum(p.numel() for p in self.model.parameters())
 
@@ -84,18 +87,22 @@ class ClassifierBackend(Backend):
 
     def check(self, request: Request) -> CallFailed | None:
         if not isinstance(request, ScoreRequest):
-            return CallFailed("backend", f"{self.name} is a classifier: it scores texts and writes none")
+            return CallFailed("backend", f"{self.name} is a classifier and generates no text: use it for `reward`")
         text = request.prompt + request.continuation
         if not is_utf8(text):
-            return CallFailed("undecodable", "the text holds lone surrogates: mend the task's data")
+            return CallFailed("undecodable", "the text contains lone surrogates: fix the task's data")
         if not text:
-            return CallFailed("empty", f"there is nothing for {self.name} to score")
+            return CallFailed("empty", f"{self.name} cannot score an empty text: fix the task's data")
         if (length := len(self._ids(text))) > self.max_length:
-            return CallFailed("overflow", f"{length} tokens do not fit into the {self.max_length} of {self.name}")
+            return CallFailed(
+                "overflow",
+                f"{length} tokens do not fit into the {self.max_length} positions of {self.name}: use fewer shots, or "
+                "a classifier with a longer context",
+            )
         return None
 
     def generate(self, requests: Sequence[GenerateRequest], deliver: Deliver) -> None:
-        raise CallFailed("backend", f"{self.name} is a classifier: it scores texts and writes none")
+        raise CallFailed("backend", f"{self.name} is a classifier and generates no text: use it for `reward`")
 
     def score(self, requests: Sequence[ScoreRequest], deliver: Deliver) -> None:
         import torch
@@ -114,14 +121,19 @@ class ClassifierBackend(Backend):
             ids = torch.tensor([rows[i] + [pad] * (width - len(rows[i])) for i in chosen])
             mask = torch.tensor([[1] * len(rows[i]) + [0] * (width - len(rows[i])) for i in chosen])
             with torch.no_grad():
-                logits = self.model(ids.to(self.lane), attention_mask=mask.to(self.lane)).logits.float()
+                logits = self.model(ids.to(self.device), attention_mask=mask.to(self.device)).logits.float()
             if logits.shape[-1] == 1:
                 logprobs = torch.nn.functional.logsigmoid(logits[:, 0])
             else:
                 logprobs = torch.log_softmax(logits, dim=-1)[:, self.label]
             share = (time.perf_counter() - started) / len(chosen)
             for i, logprob in zip(chosen, logprobs.tolist(), strict=True):
-                deliver(i, Completion("", None, len(rows[i]), 0, 0, share, logprob=logprob))
+                deliver(
+                    i,
+                    Loglikelihood(
+                        logprob, prompt_tokens=len(rows[i]), cached_tokens=0, completion_tokens=0, seconds=share
+                    ),
+                )
 
     def _ids(self, text: str) -> list[int]:
         bos = getattr(self.tokenizer, "bos_token", None)
@@ -133,11 +145,11 @@ class ClassifierBackend(Backend):
 
 
 def make_classifier_backend(name: str, args: Mapping[str, Any]) -> ClassifierBackend:
-    """Make a reward seat from its own arguments. Raises ValueError with cause and remedy, before anything loads."""
+    """Return the backend of a classifier, without loading weights. Raises ValueError with cause and remedy."""
     own = {k: v for k, v in args.items() if k != "max_batch_size"}
     unknown = [k for k in own if k not in ARGUMENTS]
     if unknown:
-        raise ValueError(f"there is no argument `{unknown[0]}`; there are {', '.join(ARGUMENTS)}")
+        raise ValueError(f"there is no argument `{unknown[0]}`; the arguments are {', '.join(ARGUMENTS)}")
     folder = str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
     try:
         return ClassifierBackend(folder, own)

@@ -5,39 +5,31 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from harness_ext.backends import verify_hf
-from harness_ext.backends.arguments import typed_arguments
+from harness_ext.backends import hf_verify as verify_hf
 from harness_ext.backends.base import Backend, Deliver, GenerateRequest, Prompt, Request, ScoreRequest, VerifyRequest
-from harness_ext.backends.beams import search_beams, wants_beams
-from harness_ext.backends.delivery import call_lm
-from harness_ext.chat import is_utf8, merge_system
+from harness_ext.backends.constructor import typed_arguments
+from harness_ext.backends.hf_beams import search_beams, wants_beams
+from harness_ext.backends.hf_rows import GeneratedRow, completion_of
+from harness_ext.backends.registered_calls import call_lm
+from harness_ext.backends.settings import effective_settings
 from harness_ext.errors import CallFailed, RunAborted
-from harness_ext.fingerprint import count_parameters, model_fingerprint, resolve_folder
-from harness_ext.records import Completion, Finish, Message
+from harness_ext.records import Loglikelihood, Message
+from harness_ext.records.chat import is_utf8, merge_system
+from harness_ext.records.fingerprint import count_parameters, model_fingerprint, resolve_folder
 
 WEIGHT_FILES = frozenset({".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack"})
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One row of a generated batch: its prompt's length, its new tokens, how long its share of the batch took."""
-
-    prompt_tokens: int
-    tokens: list[int]
-    max_new: int
-    stops: list[str]
-    seconds: float
-
-
 class HFBackend(Backend):
-    """A seat on lm-eval's `HFLM`; `args` are that class's own arguments, `pretrained` among them.
+    """A seat backed by lm-eval's `HFLM`.
 
-    Configuration and tokenizer are read when it is made, the weights when the first call must be answered.
+    Configuration and tokenizer are read on construction, the weights when the first call must be answered.
+
+    args: the arguments of `HFLM`, including `pretrained`.
     """
 
     token_counts = "exact"
@@ -51,7 +43,7 @@ class HFBackend(Backend):
         if self.lm.backend == "causal":
             self.capabilities |= {"verify", "distribution"}
             self.tokens = verify_hf.HFTokens(self.lm)
-        self.lane = str(self.lm.device)
+        self.device = str(self.lm.device)
         self.fingerprint = model_fingerprint("hf", args, commit=getattr(self.lm.config, "_commit_hash", None))
         folder = resolve_folder(self.name, args.get("revision"))
         self.parameters = count_parameters(folder) if folder else None
@@ -64,7 +56,7 @@ class HFBackend(Backend):
             self.parameters = sum(p.numel() for p in self.lm.model.parameters())
 
     def _check_cancelled(self, *_: Any) -> None:
-        """End a batch between two tokens when the run has ended."""
+        """Abort the batch between two tokens if the run has ended."""
         if self.cancelled():
             raise RunAborted
 
@@ -76,8 +68,9 @@ class HFBackend(Backend):
         from jinja2 import TemplateError
 
         if not self.chat_default:
-            raise CallFailed("backend", f"{self.name} has no chat template; leave out `chat=on` or name a chat model")
-        reason: Exception | str = "it leaves the system text out"
+            raise CallFailed("backend", f"{self.name} has no chat template: leave out `chat=on`, or use a chat model")
+        # Some templates reject a system message, others drop it. Then it is merged into the first user message.
+        reason: Exception | str = "it drops the system message"
         for attempt, notes in ((messages, ()), (merge_system(messages), ("system_merged",))):
             try:
                 text = self._apply_template(attempt)
@@ -101,22 +94,22 @@ class HFBackend(Backend):
 
     def check(self, request: Request) -> CallFailed | None:
         if not request.prompt and not isinstance(request, ScoreRequest):
-            return CallFailed("empty", f"the prompt is empty, and {self.name} cannot continue nothing")
+            return CallFailed("empty", f"{self.name} cannot continue an empty prompt: fix the task's data")
         if not is_utf8(request.prompt):
             return CallFailed(
-                "undecodable", "the prompt holds lone surrogates, which no tokenizer can encode: mend the task's data"
+                "undecodable", "the prompt contains lone surrogates, which no tokenizer can encode: fix the task's data"
             )
         return check_length(self.lm, self.name, request)
 
     def generate(self, requests: Sequence[GenerateRequest], deliver: Deliver) -> None:
         whole = [i for i, request in enumerate(requests) if request.reply is None]
         begun = [i for i, request in enumerate(requests) if request.reply is not None]
-        # HFLM decides for a whole call, from its first prompt, whether the tokenizer adds BOS.
+        # HFLM decides from the first prompt of a batch whether the tokenizer adds BOS to the whole batch.
         for group in groups_by_bos(self.lm, [requests[i] for i in whole]):
-            places = [whole[i] for i in group]
-            if beams := [i for i in places if wants_beams(requests[i])]:
-                search_beams(self, requests, beams, deliver)
-            if plain := [i for i in places if not wants_beams(requests[i])]:
+            indices = [whole[i] for i in group]
+            if beams := [i for i in indices if wants_beams(requests[i])]:
+                search_beams(self.lm, requests, beams, deliver)
+            if plain := [i for i in indices if not wants_beams(requests[i])]:
                 self._generate_group(requests, plain, deliver)
         if begun:
             verify_hf.continue_replies(self.lm, [requests[i] for i in begun], lambda i, c: deliver(begun[i], c))
@@ -129,32 +122,10 @@ class HFBackend(Backend):
 
         def found(index: int, text: str) -> None:
             # HFLM reports a batch's results in the order of its rows.
-            completion = self._completion(text, self.lm.rows.popleft(), requests[group[index]].keep_ids)
+            completion = completion_of(self.lm, text, self.lm.rows.popleft(), requests[group[index]].keep_ids)
             deliver(group[index], completion)
 
         call_lm(self.lm, [requests[i] for i in group], found)
-
-    def _completion(self, text: str, row: Row, keep_ids: bool) -> Completion:
-        used, finish = self._used_tokens(row)
-        ids = tuple(row.tokens[:used]) if keep_ids else None
-        return Completion(text, finish, row.prompt_tokens, 0, used, row.seconds, ids=ids)
-
-    def _used_tokens(self, row: Row) -> tuple[int, Finish]:
-        """Count a row's tokens up to its own end: a batch goes on until its last row is done."""
-        end = next((i + 1 for i, token in enumerate(row.tokens) if token in self.lm.end_ids), None)
-        tokens = row.tokens[:end]
-
-        def stopped(length: int) -> bool:
-            text = self.lm.tok_decode(tokens[:length])
-            return any(stop and stop in text for stop in row.stops)
-
-        if not stopped(len(tokens)):
-            return len(tokens), "stop" if end is not None or len(tokens) < row.max_new else "length"
-        low, high = 1, len(tokens)
-        while low < high:
-            middle = (low + high) // 2
-            low, high = (low, middle) if stopped(middle) else (middle + 1, high)
-        return low, "stop"
 
     def score(self, requests: Sequence[ScoreRequest], deliver: Deliver) -> None:
         started = time.perf_counter()
@@ -170,15 +141,23 @@ class HFBackend(Backend):
         return super().info() | {"backend": "hf", "args": args, "max_length": self.lm.max_length}
 
 
-def scored(result: Any, read: int | None, cached: int | None, seconds: float) -> Completion:
-    """Return what lm-eval's models say of a scored text: log-probability and greedy, or of a whole one the former."""
+def scored(result: Any, read: int | None, cached: int | None, seconds: float) -> Loglikelihood:
+    """Return the result of a scoring request.
+
+    result: what lm-eval's model returned: log-probability and greedy flag, or for a whole text the log-probability.
+    read: the number of tokens that the model read; None if unknown.
+    cached: the number of those that were cached; None if unknown.
+    seconds: the request's share of the wall time.
+    """
     logprob, greedy = result if isinstance(result, tuple | list) else (result, None)
     greedy = None if greedy is None else bool(greedy)
-    return Completion("", None, read, cached, 0, seconds, float(logprob), greedy)
+    return Loglikelihood(
+        float(logprob), prompt_tokens=read, cached_tokens=cached, completion_tokens=0, seconds=seconds, greedy=greedy
+    )
 
 
 def groups_by_bos(lm: Any, requests: Sequence[GenerateRequest]) -> list[list[int]]:
-    """Return the places of prompts without, and of prompts with, the text of the tokenizer's BOS in front."""
+    """Return the indices of the prompts that do not begin with the text of the BOS token, and of those that do."""
     bos = getattr(getattr(lm, "tokenizer", None), "bos_token", None)
     with_bos = [isinstance(bos, str) and r.prompt.startswith(bos) for r in requests]
     groups = [[i for i, has in enumerate(with_bos) if has == kind] for kind in (False, True)]
@@ -186,18 +165,18 @@ def groups_by_bos(lm: Any, requests: Sequence[GenerateRequest]) -> list[list[int
 
 
 def check_length(lm: Any, name: str, request: Request) -> CallFailed | None:
-    """Return the failure of a request that is too long for an `HFLM`, which would cut it with a mere log line."""
+    """Return the failure of a request that is too long for an `HFLM`, which would only log that it cuts the prompt."""
     prompt_tokens, room = len(lm.tok_encode(request.prompt)), lm.max_length
     if isinstance(request, ScoreRequest):
         if request.rolling:
             return None
-        room += 1  # the last token is scored, not read
+        room += 1  # the last token is scored but not read
         new = count_scored(lm, request)
         if not new:
             return CallFailed(
                 "backend",
-                f"the tokenizer of {name} makes one token of the end of the context ({request.prompt[-8:]!r}) and the "
-                f"continuation {request.continuation!r}, so that nothing is left to score: let a blank part them "
+                f"the tokenizer of {name} merges the end of the context ({request.prompt[-8:]!r}) and the continuation "
+                f"{request.continuation!r} into one token, so nothing is left to score: separate them by a blank "
                 '(`target_delimiter: " "` in the task), or use a generative form of the task',
             )
     else:
@@ -220,17 +199,10 @@ def check_length(lm: Any, name: str, request: Request) -> CallFailed | None:
 
 
 def count_scored(lm: Any, request: ScoreRequest) -> int:
-    """Return how many tokens a continuation has as an `HFLM` parts it from its context."""
+    """Return how many tokens a continuation has where an `HFLM` separates it from its context."""
     if not request.prompt:
         return len(lm.tok_encode(request.continuation, add_special_tokens=False))
     return len(lm._encode_pair(request.prompt, request.continuation)[1])
-
-
-def effective_settings(gen_kwargs: Any, default_max_gen_toks: int) -> dict[str, Any]:
-    """Return generation settings as lm-eval's models read them: aliases resolved, defaults filled in."""
-    from lm_eval.models.utils import normalize_gen_kwargs
-
-    return dict(normalize_gen_kwargs(dict(gen_kwargs), default_max_gen_toks))
 
 
 def _lazy_hflm_class() -> Any:
@@ -238,20 +210,20 @@ def _lazy_hflm_class() -> Any:
     from lm_eval.models.huggingface import HFLM
 
     class Unloaded(torch.nn.Module):
-        """What HFLM holds, moves about and asks for its config while the weights are not needed yet."""
+        """The placeholder that HFLM uses as its model until the weights are needed."""
 
         def __init__(self, config: Any) -> None:
             super().__init__()
             self.config = config
 
         def tie_weights(self) -> None:
-            """There are none to tie."""
+            """Do nothing: there are no weights to tie."""
 
     class LazyHFLM(HFLM):  # type: ignore[misc]
-        """lm-eval's `hf`, with its weights loaded on request and its generated token ids kept for counting."""
+        """lm-eval's `hf`, but it loads its weights on request and keeps the generated token ids for counting."""
 
         def __init__(self, **kwargs: Any) -> None:
-            self.rows: deque[Row] = deque()
+            self.rows: deque[GeneratedRow] = deque()
             self.end_ids: frozenset[int] = frozenset()
             super().__init__(**kwargs)
 
@@ -287,7 +259,7 @@ def _lazy_hflm_class() -> Any:
             seconds = (time.perf_counter() - started) / len(lengths)
             width = context.shape[1] if self.backend == "causal" else 0
             self.rows.extend(
-                Row(length, tokens[width:], max_length - width, stop, seconds)
+                GeneratedRow(length, tokens[width:], max_length - width, stop, seconds)
                 for length, tokens in zip(lengths, out.tolist(), strict=True)
             )
             return out
@@ -296,7 +268,10 @@ def _lazy_hflm_class() -> Any:
 
 
 def make_hf_backend(name: str, args: Mapping[str, Any]) -> HFBackend:
-    """Make a seat on `HFLM` from its own arguments. Raises ValueError with cause and remedy, before anything loads."""
+    """Return the backend of an `HFLM` with these arguments, without loading weights.
+
+    Raises ValueError with cause and remedy.
+    """
     from lm_eval.models.huggingface import HFLM
 
     checked = typed_arguments(HFLM.__init__, args)
@@ -304,12 +279,13 @@ def make_hf_backend(name: str, args: Mapping[str, Any]) -> HFBackend:
         raise ValueError("`load_in_4bit` and `load_in_8bit` need bitsandbytes: pip install bitsandbytes")
     if looks_like_path(name) and not Path(name).expanduser().is_dir():
         raise ValueError(
-            f"there is no folder {name}: name a folder with a model in it, or a model of the Hugging Face hub"
+            f"there is no folder {name}: give a folder that contains a model, or the id of a model on the Hugging Face "
+            "hub"
         )
     folder = str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
     if folder_lacks_weights(Path(folder)):
         raise ValueError(
-            f"the folder {name} holds no weights (*.safetensors or *.bin): is its download or copy complete?"
+            f"the folder {name} contains no weights (*.safetensors or *.bin): is its download or copy complete?"
         )
     try:
         return HFBackend({**checked, "pretrained": folder})
@@ -325,9 +301,9 @@ BITSANDBYTES = ("load_in_4bit", "load_in_8bit", "bnb_4bit_", "llm_int8_")
 
 
 def bitsandbytes_config(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return model arguments with those of bitsandbytes gathered in a quantization config.
+    """Return model arguments with those for bitsandbytes combined into a quantization config.
 
-    lm-eval 0.4.13 passes `load_in_4bit` on to transformers, which no longer takes it since release 5.
+    lm-eval 0.4.13 passes `load_in_4bit` on to transformers, which no longer accepts it as of release 5.
     """
     own = {name: value for name, value in kwargs.items() if name.startswith(BITSANDBYTES)}
     rest = {name: value for name, value in kwargs.items() if name not in own}
@@ -344,5 +320,5 @@ def looks_like_path(name: str) -> bool:
 
 
 def folder_lacks_weights(folder: Path) -> bool:
-    """Return whether a local folder holds no file that could be a model's weights."""
+    """Return whether a local folder contains no file that could be a model's weights."""
     return folder.is_dir() and not any(path.suffix in WEIGHT_FILES for path in folder.iterdir())

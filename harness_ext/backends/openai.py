@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -22,34 +22,41 @@ from harness_ext.backends.base import (
     ScoreRequest,
     VerifyRequest,
 )
-from harness_ext.backends.http import Client, Fault
+from harness_ext.backends.http_client import Client, Fault
+from harness_ext.backends.openai_verify import ServedTokens, prompt_field, read_verification, verify_body
 from harness_ext.backends.served import Ask, ServedBackend
-from harness_ext.backends.verify_openai import ServedTokens, prompt_field, read_checks, verify_body
-from harness_ext.chat import ChatContext, is_utf8
+from harness_ext.backends.settings import effective_settings
 from harness_ext.errors import CallFailed, LoadError
-from harness_ext.fingerprint import model_fingerprint
-from harness_ext.images import IMAGE_MARK, Image
 from harness_ext.options import build, known_names, suggest
-from harness_ext.records import Completion, Finish, Message
+from harness_ext.records import CallResult, Completion, Finish, Loglikelihood, Message, TokenCounts, Verification
+from harness_ext.records.chat import ChatContext, is_utf8
+from harness_ext.records.fingerprint import model_fingerprint
+from harness_ext.records.images import IMAGE_MARK, Image
 
 DEFAULT_URL = "https://api.openai.com/v1"
 KEY_VARIABLE = "OPENAI_API_KEY"
-MOST_STOPS = 4  # OpenAI refuses more; the rest is cut here
+MOST_STOPS = 4  # OpenAI rejects more; the others are applied to the reply
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 FINISH: Mapping[str, Finish] = {"stop": "stop", "length": "length", "eos": "stop"}
 
 
 @dataclass(frozen=True)
 class ServerOptions:
-    """A served seat's arguments.
+    """The arguments of a served seat.
 
-    `endpoint=chat` sends messages to `/chat/completions`, `completions` text to `/completions`. `num_concurrent` bounds
-    the requests on their way at once; each is tried `max_retries` times again and given `timeout` seconds at a time.
-    `max_gen_toks` is the length where a task names none. `api_key_env` names the environment variable with the key.
-    `revision` says which weights the server runs: with it, the address is no part of the store's keys. `parameters` is
-    the model's size, for FLOPs. `continue_final=on`: the server takes vLLM's `continue_final_message`. `omit` names
-    request fields that the server refuses, joined by `+` (`stop+temperature`). `tokenizer` names the model's tokenizer:
-    with it a seat with `endpoint=completions` takes token ids and verifies.
+    endpoint: `chat` sends messages to `/chat/completions`, `completions` sends text to `/completions`. Default `chat`.
+    num_concurrent: the largest number of requests in flight. Default 64.
+    timeout: the time that one attempt may take, in seconds. Default 600.
+    max_retries: how often a failed request is retried. Default 8.
+    max_gen_toks: the length limit of replies, in tokens, if a task sets none. Default 256.
+    api_key_env: the name of the environment variable that holds the API key. Default `OPENAI_API_KEY`.
+    revision: identifies the weights that the server runs. If set, it replaces the server's address in store keys.
+        Default None.
+    parameters: the number of the model's weights, from which FLOPs are computed. Default None: unknown.
+    continue_final: whether the server supports vLLM's `continue_final_message`. Default off.
+    omit: request fields that the server rejects, joined by `+` (`stop+temperature`). Default: none.
+    tokenizer: the model's tokenizer, a folder or a hub id. If set, a seat with `endpoint=completions` accepts token ids
+        and can verify drafts. Default: none.
     """
 
     endpoint: Literal["chat", "completions"] = "chat"
@@ -66,15 +73,17 @@ class ServerOptions:
 
     def __post_init__(self) -> None:
         if self.num_concurrent < 1 or self.max_retries < 0 or self.max_gen_toks < 1 or self.timeout <= 0:
-            raise ValueError("`num_concurrent`, `max_gen_toks` and `timeout` must be above 0, `max_retries` 0 or more")
+            raise ValueError(
+                "`num_concurrent`, `max_gen_toks` and `timeout` must be above 0, and `max_retries` must be 0 or more"
+            )
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.api_key_env):
             raise ValueError("`api_key_env` takes the name of an environment variable, not the key itself")
 
 
 class WirePrompt(str):
-    """A conversation as it goes over the wire, JSON: text for the store's keys, spliced into requests as it is.
+    """A conversation in its wire format, JSON. It is part of store keys and is inserted into requests unchanged.
 
-    `is_open` says that its last message is one of the assistant's, to be continued.
+    is_open: whether the last message is an assistant message, to be continued.
     """
 
     is_open: bool
@@ -87,7 +96,12 @@ class WirePrompt(str):
 
 
 class OpenAIBackend(ServedBackend):
-    """A seat on a server. Tokens, cached tokens and finish reasons are the server's own figures."""
+    """A seat backed by a server. Token counts and finish reasons are those that the server reports.
+
+    model: the model's name on the server.
+    base_url: the server's address, up to `/v1`.
+    options: the seat's further arguments.
+    """
 
     token_counts = "exact"
     _tokens: ServedTokens | None = None
@@ -96,7 +110,7 @@ class OpenAIBackend(ServedBackend):
         super().__init__()
         self.model, self.base_url, self.options = model, base_url, options
         self.name = f"openai:{model}@{base_url}"
-        self.lane = base_url
+        self.device = base_url
         where = {"revision": options.revision} if options.revision else {"base_url": base_url}
         self.fingerprint = model_fingerprint("openai", {"served": model, "endpoint": options.endpoint, **where})
         self.parameters = None if options.parameters is None else int(options.parameters)
@@ -109,7 +123,7 @@ class OpenAIBackend(ServedBackend):
             able |= {"continue"}
         self.capabilities = frozenset(able)
         if self._is_chat:
-            self.remedy = "; with `endpoint=completions` it can continue, and score where the server can (`echo`)"
+            self.remedy = "; with `endpoint=completions` it can continue, and score if the server supports `echo`"
         self._url = f"{base_url}/chat/completions" if self._is_chat else f"{base_url}/completions"
         hosted = urlsplit(base_url).hostname == urlsplit(DEFAULT_URL).hostname
         self._limit = "max_completion_tokens" if hosted and self._is_chat else "max_tokens"
@@ -125,34 +139,38 @@ class OpenAIBackend(ServedBackend):
         return self._is_chat
 
     def render(self, prompt: str | Sequence[Message], chat: ChatMode = "auto") -> Prompt:
-        """Render as messages for a chat server: a plain context is one message of the user's."""
+        """Render to messages for a chat server; a plain context becomes one user message."""
         if not self._is_chat:
             return super().render(prompt, "off" if chat == "auto" else chat)
         if chat == "off":
-            raise CallFailed("backend", f"{self.name} takes messages: plain text needs `endpoint=completions`")
+            raise CallFailed("backend", f"{self.name} accepts only messages: plain text needs `endpoint=completions`")
         if isinstance(prompt, str) and not isinstance(prompt, ChatContext):
             prompt = [Message("user", str(prompt))]
         return super().render(prompt, "on")
 
     def render_chat(self, messages: Sequence[Message]) -> Prompt:
         if not self._is_chat:
-            raise CallFailed("backend", f"{self.name} takes text: messages need `endpoint=chat`")
+            raise CallFailed("backend", f"{self.name} accepts only text: messages need `endpoint=chat`")
         prompt = WirePrompt(messages)
         if prompt.is_open and "continue" not in self.capabilities:
             raise CallFailed(
                 "backend",
-                f"{self.name} cannot continue a reply that the task begins (`gen_prefix`): give `continue_final=on` if "
-                "the server takes vLLM's `continue_final_message`, or `endpoint=completions`",
+                f"{self.name} cannot continue a reply that the task begins (`gen_prefix`): set `continue_final=on` if "
+                "the server supports vLLM's `continue_final_message`, or use `endpoint=completions`",
             )
         return Prompt(prompt)
 
     def check(self, request: Request) -> CallFailed | None:
         if not is_utf8(request.prompt):
-            return CallFailed("undecodable", "the prompt holds lone surrogates: mend the task's data")
+            return CallFailed("undecodable", "the prompt contains lone surrogates: fix the task's data")
         if not request.prompt:
-            return CallFailed("empty", f"the prompt is empty, and {self.name} cannot continue nothing")
+            return CallFailed("empty", f"{self.name} cannot continue an empty prompt: fix the task's data")
         if isinstance(request, ScoreRequest) and request.rolling:
-            return CallFailed("backend", f"{self.name} cannot score a whole text: servers give no window to read it in")
+            return CallFailed(
+                "backend",
+                f"{self.name} cannot score whole texts (`loglikelihood_rolling`), since servers do not report their "
+                "context length: use a local model",
+            )
         return None
 
     # -- asking --------------------------------------------------------------------------------------------------
@@ -167,12 +185,12 @@ class OpenAIBackend(ServedBackend):
         async with aiohttp.ClientSession(
             headers=headers,
             timeout=aiohttp.ClientTimeout(total=options.timeout),
-            connector=aiohttp.TCPConnector(limit=0),  # the lane bounds what is on its way
+            connector=aiohttp.TCPConnector(limit=0),  # the queue limits the requests in flight
             trust_env=bool(getproxies()),
         ) as session:
             client = Client(session, self.name, options.max_retries, options.timeout, key)
 
-            async def ask(request: Request) -> Completion:
+            async def ask(request: Request) -> CallResult:
                 if isinstance(request, ScoreRequest):
                     return await client.post(self._url, self._score_body(request), lambda d: self._scored(d, request))
                 if isinstance(request, VerifyRequest):
@@ -185,9 +203,7 @@ class OpenAIBackend(ServedBackend):
             yield ask
 
     def _body(self, request: GenerateRequest, stops: list[str]) -> bytes:
-        from lm_eval.models.utils import normalize_gen_kwargs
-
-        settings = dict(normalize_gen_kwargs(dict(request.gen_kwargs), self.default_max_gen_toks))
+        settings = effective_settings(request.gen_kwargs, self.default_max_gen_toks)
         settings.pop("until", None)
         ids = None
         if request.reply is not None and self._tokens is not None:
@@ -226,20 +242,18 @@ class OpenAIBackend(ServedBackend):
         end = min((at for at in (text.find(stop) for stop in stops) if at >= 0), default=None)
         if end is not None:
             text, finish = text[:end], "stop"
-        return Completion(text, finish, *usage_of(data), notes=notes)
+        return Completion(text, finish, **usage_of(data), notes=notes)
 
     # -- verifying -----------------------------------------------------------------------------------------------
 
     def _verify_body(self, request: VerifyRequest) -> bytes:
         if self._tokens is None:
-            raise CallFailed("backend", f"{self.name} cannot verify given tokens: give `tokenizer=<folder or hub id>`")
+            raise CallFailed("backend", f"{self.name} cannot verify given tokens: set `tokenizer=<folder or hub id>`")
         return verify_body(self.model, self._tokens, request)
 
-    def _verified(self, data: Any, request: VerifyRequest) -> Completion:
+    def _verified(self, data: Any, request: VerifyRequest) -> Verification:
         assert self._tokens is not None
-        checks = read_checks(self.name, first_choice(data), self._tokens, request)
-        prompt_tokens, cached, new = usage_of(data)
-        return Completion("", None, prompt_tokens, cached, new, checks=checks)
+        return replace(read_verification(self.name, first_choice(data), self._tokens, request), **usage_of(data))
 
     # -- scoring -------------------------------------------------------------------------------------------------
 
@@ -247,26 +261,30 @@ class OpenAIBackend(ServedBackend):
         fields = {"model": self.model, "prompt": request.prompt + request.continuation, "max_tokens": 1}
         return json.dumps({**fields, "temperature": 0.0, "echo": True, "logprobs": 1}).encode()
 
-    def _scored(self, data: Any, request: ScoreRequest) -> Completion:
-        prompt_tokens, cached, new = usage_of(data)
+    def _scored(self, data: Any, request: ScoreRequest) -> Loglikelihood:
+        usage = usage_of(data)
+        new, usage["completion_tokens"] = usage["completion_tokens"], 0  # the one token that must be generated
         logprobs = first_choice(data).get("logprobs") or {}
         values, tokens, offsets = (logprobs.get(n) or [] for n in ("token_logprobs", "tokens", "text_offset"))
         end = len(tokens) - (1 if new is None else new)
         if end < 1 or not len(values) == len(tokens) == len(offsets):
             raise LoadError(
-                f"{self.name} gives no log-probabilities of a prompt (`echo` with `logprobs`), so this run cannot use "
-                "it: choose options that need no scoring, or a server that gives them (vLLM does)"
+                f"{self.name} returns no log-probabilities of a prompt (`echo` with `logprobs`), which this run needs: "
+                "choose options that need no scoring, or a server that returns them (vLLM does)"
             )
-        # Counted from the end: a token for the beginning of the text may stand in front, with a text of its own.
+        # The boundary is counted from the end, since a BOS token in front may have a text that shifts all offsets.
         boundary = offsets[end - 1] + len(tokens[end - 1]) - len(request.continuation)
         first = next(i for i in range(end) if offsets[i] + len(tokens[i]) > boundary)
         if not "".join(tokens[first:end]).endswith(request.continuation) or None in values[first:end]:
-            raise CallFailed("backend", f"{self.name}: its tokens cannot be matched with the text to be scored")
+            raise CallFailed(
+                "backend",
+                f"the tokens that {self.name} returned do not match the text to score: use a local model for scoring",
+            )
         tops = (logprobs.get("top_logprobs") or [None] * len(tokens))[first:end]
         greedy = (
             all(v >= max(top.values()) for v, top in zip(values[first:end], tops, strict=True)) if all(tops) else None
         )
-        return Completion("", None, prompt_tokens, cached, 0, logprob=float(sum(values[first:end])), greedy=greedy)
+        return replace(Loglikelihood(float(sum(values[first:end])), greedy), **usage)
 
     def info(self) -> dict[str, Any]:
         return super().info() | {"backend": "openai", "model": self.model, "args": vars(self.options)}
@@ -287,20 +305,20 @@ def with_images(messages: Sequence[Mapping[str, str]], images: Sequence[Image]) 
 
 
 def stops_of(gen_kwargs: Mapping[str, Any]) -> list[str]:
-    """Return the stop texts of lm-eval's settings."""
+    """Return the stop sequences of lm-eval's settings, without empty ones."""
     until = gen_kwargs.get("until") or []
     return [stop for stop in ([until] if isinstance(until, str) else until) if stop]
 
 
 def first_choice(data: Any) -> Any:
-    """Return a reply's first choice. Raises Fault where there is none, with what the server says instead."""
+    """Return a reply's first choice. Raises Fault, with the server's own error, if there is none."""
     if not data.get("choices"):
         raise Fault("no_choices", f"a reply without choices ({str(data.get('error', ''))[:200]})")
     return data["choices"][0]
 
 
 def text_of(content: Any) -> str:
-    """Return a message's text: the content, or the text parts of it; none at all is an empty reply."""
+    """Return a message's text: its content, or the text parts of its content. Missing content is an empty reply."""
     if isinstance(content, list):
         return "".join(part["text"] for part in content if part.get("type") == "text")
     if content is not None and not isinstance(content, str):
@@ -308,30 +326,39 @@ def text_of(content: Any) -> str:
     return content or ""
 
 
-def usage_of(data: Any) -> tuple[int | None, int | None, int | None]:
-    """Return prompt, cached and completion tokens as the server counted them, None where it does not say."""
+def usage_of(data: Any) -> TokenCounts:
+    """Return the token counts of a call as the server reports them; None for those that it does not report."""
 
     def count(found: Any) -> int | None:
         return found if isinstance(found, int) and not isinstance(found, bool) and found >= 0 else None
 
     usage = data.get("usage") or {}
     cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
-    return count(usage.get("prompt_tokens")), count(cached), count(usage.get("completion_tokens"))
+    return {
+        "prompt_tokens": count(usage.get("prompt_tokens")),
+        "cached_tokens": count(cached),
+        "completion_tokens": count(usage.get("completion_tokens")),
+    }
 
 
 def make_openai_backend(name: str, args: Mapping[str, Any]) -> OpenAIBackend:
-    """Make a seat from `<model>[@<base url>]`. Raises ValueError with cause and remedy; the server is not asked yet."""
+    """Return the backend of `<model>[@<base url>]`, without contacting the server.
+
+    Raises ValueError with cause and remedy.
+    """
     model, base_url = split_name(name)
     own = {k: v for k, v in args.items() if k not in NOT_FOR_SERVERS}
     known = known_names(ServerOptions)
     problems = [
-        f"there is no argument `{n}`{suggest(n, known)}; there are {', '.join(known)}" for n in own if n not in known
+        f"there is no argument `{n}`{suggest(n, known)}; the arguments are {', '.join(known)}"
+        for n in own
+        if n not in known
     ]
     options = build(ServerOptions, own, problems)
     if options is not None:
         has_key = bool(os.environ.get(options.api_key_env))
         if not has_key and (options.api_key_env != KEY_VARIABLE or base_url == DEFAULT_URL):
-            problems.append(f"the environment variable {options.api_key_env} is not set: export it with the key")
+            problems.append(f"the environment variable {options.api_key_env} is not set: export it with the API key")
     if find_spec("aiohttp") is None:
         problems.append("aiohttp is not installed: pip install 'harness-ext[openai]'")
     if problems or options is None:
@@ -339,12 +366,12 @@ def make_openai_backend(name: str, args: Mapping[str, Any]) -> OpenAIBackend:
     return OpenAIBackend(model, base_url, options)
 
 
-# What lm-eval's command line says of models that this process loads.
+# Arguments of lm-eval's command line that only matter for models loaded by this process.
 NOT_FOR_SERVERS = frozenset({"batch_size", "max_batch_size", "device", "trust_remote_code"})
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """Return model and base URL of `<model>[@<base url>]`; the URL defaults to OPENAI_BASE_URL, else OpenAI's own."""
+    """Return model and base URL of `<model>[@<base url>]`. The URL defaults to OPENAI_BASE_URL, then to OpenAI's."""
     model, at, address = name.partition("@http")
     url = f"http{address}" if at else os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL
     parts = urlsplit(url)

@@ -1,4 +1,4 @@
-"""What a model that a server runs is to the engine: something that answers many requests at once, one by one."""
+"""The interface between the engine and a model on a server, which answers many independent requests at a time."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 
 from harness_ext.backends.base import Backend, Deliver, GenerateRequest, Request, ScoreRequest, VerifyRequest
-from harness_ext.records import Completion
+from harness_ext.records import CallResult
 
-Ask = Callable[[Request], Awaitable[Completion]]
+Ask = Callable[[Request], Awaitable[CallResult]]
 
 
 class ServedBackend(Backend):
-    """A backend without a device: its requests run in the engine's own event loop, at most `num_concurrent` at once.
+    """A backend without a device. Its requests run in the engine's own event loop, at most `num_concurrent` at a time.
 
-    New requests join while others are on their way, so that a reply which never comes holds up its own question only.
+    New requests are sent while others are in flight, so a reply that never comes delays only its own question.
     """
 
     num_concurrent: int = 64
 
     @abc.abstractmethod
     def connect(self) -> AbstractAsyncContextManager[Ask]:
-        """Return the connection of one run: it gives the function that answers a request.
+        """Return a context manager for the connection of one run, which provides the function that answers a request.
 
-        The function raises CallFailed where one request fails, LoadError where every one would.
+        The function raises CallFailed if this request failed, and LoadError if every request would fail.
         """
 
     def load(self) -> None:
-        """A server has its model loaded."""
+        """Do nothing: the server has loaded its model."""
 
     def generate(self, requests: Sequence[GenerateRequest], deliver: Deliver) -> None:
         asyncio.run(self._ask_all(requests, deliver))

@@ -1,1 +1,1 @@
-"""bAbI as conversations: a story told in parts, each followed by its question."""
+"""bAbI as conversations: a story in parts, each followed by its question."""

@@ -1,4 +1,4 @@
-"""The stories of bAbI, each with its questions in order."""
+"""The stories of bAbI, each with its questions in their order."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Doc = dict[str, Any]
 
 
 def load(babi_task: int, **_: Any) -> DatasetDict:
-    """Return the stories of bAbI task `babi_task` (1 to 20), one row a story, as the split `test`."""
+    """Return the stories of bAbI task `babi_task` (1 to 20), one row per story, as the split `test`."""
     from datasets import Dataset, DatasetDict
 
     rows = load_rows(SOURCE, where=("task", babi_task))["test"]
@@ -23,11 +23,11 @@ def load(babi_task: int, **_: Any) -> DatasetDict:
 
 
 def stories(rows: Iterable[Mapping[str, Any]]) -> Iterable[Doc]:
-    """Yield stories: `task`, `story` (from 1) and `parts`, each with the new `lines`, their first `number`, the
-    `question` and its `answer`.
+    """Yield stories as `task`, `story` (its number, from 1) and `parts`.
 
-    A row whose passage goes on with the passage before it belongs to the same story. Lines are numbered as in bAbI's
-    own files, where a question takes a number too.
+    A part has the new `lines`, the `number` of the first of them, the `question` and its `answer`. Consecutive rows
+    belong to the same story if each passage begins with the previous one. Lines are numbered as in bAbI's own files,
+    where a question has a number, too.
     """
     parts: list[Doc] = []
     told, task, story = "", 0, 0
@@ -45,7 +45,7 @@ def stories(rows: Iterable[Mapping[str, Any]]) -> Iterable[Doc]:
 
 
 def part_text(part: Mapping[str, Any]) -> str:
-    """Return one part as the user asks it: the new lines with their numbers, then the question."""
+    """Return the user message of a part: the new lines with their numbers, then the question."""
     lines = "\n".join(f"{number} {line}" for number, line in enumerate(part["lines"], start=part["number"]))
     told = f"Here are the context sentences:\n{lines}\n\n" if lines else ""
     return f"{told}Now, answer the following question:\n{part['question']}\n"

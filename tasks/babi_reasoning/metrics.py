@@ -1,7 +1,7 @@
 """Exact and soft match of `Reasoning: … / Answer: …` replies.
 
-Rules: the bAbI feedback setting (github.com/racia/research-project, `evaluation/Statistics.py`), in our own code. Where
-this module differs, and why, stands in `docs/tasks.md`.
+The rules are those of the bAbI feedback setting (github.com/racia/research-project, `evaluation/Statistics.py`),
+reimplemented. `docs/tasks.md` lists the differences and the reasons for them.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-# The first such line counts: what follows it is a model running on. A heading with nothing behind it takes the next
-# line that is not blank, but never the other heading.
+# The first such line counts, because later ones belong to a model that continues with questions of its own. A heading
+# with nothing after it takes the next line that is not blank, unless that is the other heading. The possessive `\s*+`
+# makes the lookahead apply after all white space: with `\s*`, backtracking would let the other heading match.
 _ANSWER = re.compile(r"^answer:\s*+(?!reasoning:)(.+)", re.IGNORECASE | re.MULTILINE)
 _REASONING = re.compile(r"^reasoning:\s*+(?!answer:)(.+)", re.IGNORECASE | re.MULTILINE)
 
@@ -52,31 +53,32 @@ _PLURALS = {
 
 
 @dataclass(frozen=True)
-class Reply:
-    """What a reply says; a part that is not there is empty."""
+class ReasonedReply:
+    """The answer and the reasoning of a reply. A missing part is empty."""
 
     answer: str
     reasoning: str
 
 
-def parse_reply(text: str) -> Reply:
-    """Read the first `Answer:` and the first `Reasoning:` line of a reply, in any case and either order.
+def parse_reply(text: str) -> ReasonedReply:
+    """Read the first `Answer:` and the first `Reasoning:` line of a reply, in either order and regardless of case.
 
-    Without either heading, three words or fewer are the answer, and more are reasoning without an answer.
+    Without either heading, a text of at most three words is the answer, and a longer one is reasoning without an
+    answer.
     """
     text = text.strip()
     answer, reasoning = _first(_ANSWER, text), _first(_REASONING, text)
     if answer or reasoning:
-        return Reply(answer, reasoning)
-    return Reply(text, "") if len(text.split()) <= _BARE_ANSWER_WORDS else Reply("", text)
+        return ReasonedReply(answer, reasoning)
+    return ReasonedReply(text, "") if len(text.split()) <= _BARE_ANSWER_WORDS else ReasonedReply("", text)
 
 
 def exact_match(gold: str, predicted: str) -> bool:
-    """Tell whether two answers hold the same words: a symmetric relation.
+    """Return whether two answers consist of the same words. The relation is symmetric.
 
-    Case, punctuation at the edges of a word, order, repetition, "and" and the plural of nouns do not count; digits
-    equal number words, and 0 equals "none". Directions count as often as they stand there: "east, east" is not "east".
-    An answer without a word matches nothing, not even another one.
+    Case, punctuation at the edges of a word, order, repetition, "and" and plural endings of nouns are ignored. Digits
+    equal number words, and 0 equals "none". The number of directions matters: "east, east" is not "east". An answer
+    without words matches nothing, not even another empty answer.
     """
     gold_words, predicted_words = _words(gold), _words(predicted)
     if not gold_words or _directions(gold_words) != _directions(predicted_words):
@@ -85,11 +87,11 @@ def exact_match(gold: str, predicted: str) -> bool:
 
 
 def soft_match(gold: str, predicted: str) -> float:
-    """Grade an answer: 1 exact; 0.75 if the gold answer is a part of it; 0.5 if it is a part of the gold answer or
-    shares a word with it; else 0.
+    """Grade an answer: 1 for an exact match, 0.75 if it contains the gold answer, 0.5 if the gold answer contains it or
+    shares a word with it, else 0.
 
-    Parts are parts of the text, not whole words, as in the original. "no", "not", "none" and "one", which lie in each
-    other, are kept apart: see `_misleading`.
+    As in the original, "contains" refers to the text, not to whole words. "no", "not", "none" and "one", which contain
+    one another, are distinguished by `_misleading`.
     """
     if exact_match(gold, predicted):
         return 1.0
@@ -105,7 +107,7 @@ def soft_match(gold: str, predicted: str) -> float:
 
 
 def process_results(doc: Mapping[str, object], results: Sequence[str]) -> dict[str, float]:
-    """Score one reply for lm-eval: `doc["answer"]` is the gold answer, `results[0]` the filtered reply.
+    """Score a reply for lm-eval: `doc["answer"]` is the gold answer, `results[0]` the filtered reply.
 
     Returns `exact_match` (0 or 1) and `soft_match` (0, 0.5, 0.75 or 1).
     """
@@ -119,7 +121,10 @@ def _first(pattern: re.Pattern[str], text: str) -> str:
 
 
 def _words(answer: str) -> tuple[str, ...]:
-    """Split at blanks and commas ("milk,football" is how bAbI writes a list); numbers become words, "and" goes."""
+    """Split an answer at white space and commas (bAbI's lists look like "milk,football").
+
+    Numbers become words, and "and" is dropped.
+    """
     stripped = (part.strip(_EDGES) for part in re.split(r"[\s,]+", answer.lower()))
     return tuple(_NUMBERS.get(word, word) for word in stripped if word and word != "and")
 
@@ -133,7 +138,7 @@ def _singulars(words: Iterable[str]) -> frozenset[str]:
 
 
 def _singular(word: str) -> str:
-    """Fold the plural of a noun by rule. Verb forms stay, as they do in the original (WordNet's noun lemmas)."""
+    """Return the singular of a noun, by rule. As in the original (WordNet's noun lemmas), verb forms are unchanged."""
     if word in _PLURALS:
         return _PLURALS[word]
     if len(word) > 4 and word.endswith("ies"):
@@ -146,7 +151,7 @@ def _singular(word: str) -> str:
 
 
 def _misleading(gold: set[str], predicted: set[str]) -> bool:
-    """Tell whether words that lie in each other would pass for a partial match."""
+    """Return whether the answers only seem to match partially because one word contains another."""
     if "none" in gold and predicted & {"no", "one"}:
         return True
     if gold & {"no", "one"} and predicted & {"none", "mentioned"}:

@@ -1,11 +1,11 @@
-"""The rows of bAbI: where they come from and how a question reads."""
+"""The rows of bAbI: their source, and the text of a question."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from harness_ext.babi import story_text
 from harness_ext.data import DataSource, load_rows
+from harness_ext.embedded.story_prompt import story_text
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -19,13 +19,13 @@ SOURCE = DataSource(
 
 
 def load(babi_task: int, **_: Any) -> DatasetDict:
-    """Return the rows of bAbI task `babi_task` (1 to 20). Model arguments, which lm-eval adds, are not used.
+    """Return the rows of bAbI task `babi_task` (1 to 20). Other arguments, which lm-eval adds, are ignored.
 
-    Raises `DataError` where the rows cannot be had.
+    Raises DataError if the rows cannot be loaded.
     """
     return load_rows(SOURCE, where=("task", babi_task))
 
 
 def question_text(doc: dict[str, Any]) -> str:
-    """Return a row as the user part of a question, its lines numbered."""
+    """Return a row as the text of a question, with numbered lines."""
     return story_text(doc["passage"].splitlines(), doc["question"])

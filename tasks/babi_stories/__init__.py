@@ -1,1 +1,1 @@
-"""Questions about the project's own stories; nothing is downloaded."""
+"""Questions about the project's own generated stories, without a download."""

@@ -1,4 +1,4 @@
-"""The rows of `babi_stories`: drawn from the story generator, the same on every machine."""
+"""The rows of `babi_stories`, drawn from the story generator. They are the same on every machine."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import itertools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from harness_ext.stories import FAMILIES, Story, StoryGenerator
+from harness_ext.embedded.stories import FAMILIES, Story, StoryGenerator
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
 
-# Seeds far from those of the embedded pair's training rows.
+# These seeds are far from those of the embedded pair's training rows, so that no story is shared.
 SEEDS = {"train": 5_000_000, "test": 6_000_000}
 TRAIN_ROWS = 20
 
 
 def row(story: Story) -> dict[str, Any]:
-    """Return a story as a row in the form of the bAbI rows: `passage`, `question`, `answer`, `task`."""
+    """Return a story as a row with bAbI's columns (`passage`, `question`, `answer`, `task`) and `family`."""
     return {
         "passage": story.passage,
         "question": story.ask.text,
@@ -28,7 +28,12 @@ def row(story: Story) -> dict[str, Any]:
 
 
 def draw(seed: int, count: int, lines: tuple[int, int]) -> Iterator[dict[str, Any]]:
-    """Yield `count` rows, the families in turn, no question twice."""
+    """Yield `count` rows without repeated questions, from all story families in turn.
+
+    seed: seed of the first family; each further family uses the next one.
+    count: number of rows.
+    lines: least and greatest number of lines per story.
+    """
     streams = [StoryGenerator(seed + number, [family], lines) for number, family in enumerate(FAMILIES)]
     seen: set[tuple[str, str]] = set()
     turns = itertools.cycle(streams)
@@ -40,10 +45,11 @@ def draw(seed: int, count: int, lines: tuple[int, int]) -> Iterator[dict[str, An
 
 
 def load(rows: int = 100, shortest: int = 2, longest: int = 10, seed: int = 0, **_: Any) -> DatasetDict:
-    """Return the splits `train` (for few-shot examples) and `test` (`rows` questions).
+    """Return the splits `train` (for few-shot examples) and `test`. Other arguments, which lm-eval adds, are ignored.
 
-    `shortest` and `longest` bound the stories' lines; another `seed` (below 1,000) gives other stories. Model
-    arguments, which lm-eval adds, are not used.
+    rows: number of test questions. Default 100.
+    shortest, longest: least and greatest number of lines per story. Default 2 and 10.
+    seed: another seed, below 1,000, gives other stories. Default 0.
     """
     from datasets import Dataset, DatasetDict
 

@@ -1,1 +1,1 @@
-"""lm-eval's own gsm8k, with rows from a local folder where one is named."""
+"""lm-eval's own gsm8k task, with rows from a local folder if `HARNESS_EXT_DATA` is set."""

@@ -17,13 +17,13 @@ SOURCE = DataSource(
     splits=("train", "test"),
     fields={"question": str, "answer": str},
 )
-# What needs no examples out of the training rows.
+# For tasks whose few-shot examples do not come from the training rows.
 TEST = replace(SOURCE, splits=("test",))
 
 
 def load(**_: Any) -> DatasetDict:
-    """Return the rows of GSM8K. Model arguments, which lm-eval adds, are not used.
+    """Return the rows of GSM8K. Arguments, which lm-eval adds, are ignored.
 
-    Raises `DataError` where the rows cannot be had.
+    Raises DataError if the rows cannot be loaded.
     """
     return load_rows(SOURCE)

@@ -1,1 +1,1 @@
-"""Sets answered with a rationale and a final line: CREAK, ECQA, StrategyQA, GSM8K."""
+"""CREAK, ECQA, StrategyQA and GSM8K, answered with a rationale and a final answer line."""

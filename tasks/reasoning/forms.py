@@ -1,4 +1,4 @@
-"""The reasoning forms: instructions, documents, and how a reply is scored."""
+"""The reasoning tasks: instructions, documents, and the scoring of replies."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ Answer: <number>
 
 
 def with_target(doc: Doc, rationale: str = "") -> Doc:
-    """Return a document with the reply it asks for, as few-shot examples show it."""
+    """Return a document with the expected reply as `target`, in the form that few-shot examples show."""
     line = f"Answer: ({doc['letters'][doc['gold']]})"
     return {**doc, "target": f"{rationale}\n{line}" if rationale else line}
 
 
 def number_doc(row: Doc) -> Doc:
-    """Return a GSM8K row as a document; `gold` is its number without commas."""
+    """Return a GSM8K row as a document. Its `gold` is the number without commas."""
     _, mark, gold = row["answer"].rpartition("####")
     number = gold.strip().replace(",", "")
     if not mark or read_number(f"Answer: {number}") is None:
@@ -45,7 +45,11 @@ def number_doc(row: Doc) -> Doc:
 
 
 def load_choices(choice_set: str, gold_facts: bool = False, **_: Any) -> DatasetDict:
-    """Return `creak`, `ecqa` or `strategyqa` (with its gold facts or without) as documents of the split `test`."""
+    """Return a data set as documents of the split `test`.
+
+    choice_set: `creak`, `ecqa` or `strategyqa`.
+    gold_facts: whether the questions of StrategyQA include their gold facts. Default false.
+    """
     from datasets import Dataset, DatasetDict
 
     loaded = {
@@ -63,12 +67,12 @@ def load_numbers(**_: Any) -> DatasetDict:
 
 
 def score_choice(doc: Doc, results: Sequence[str]) -> dict[str, float]:
-    """Score a reply to a question with choices: `exact_match`, and whether no answer could be read in it."""
+    """Score a reply to a multiple-choice question: `exact_match`, and `unparsable` if no answer was found in it."""
     choice = read_choice(results[0], doc["choices"], doc["question"].partition(" (A) ")[0])
     return {"exact_match": float(choice == doc["gold"]), "unparsable": float(choice is None)}
 
 
 def score_number(doc: Doc, results: Sequence[str]) -> dict[str, float]:
-    """Score a reply to a question for a number; 18 and 18.00 are equal."""
+    """Score a reply to an arithmetic problem; 18 and 18.00 are equal."""
     number = read_number(results[0], doc["question"])
     return {"exact_match": float(number == Fraction(doc["gold"])), "unparsable": float(number is None)}

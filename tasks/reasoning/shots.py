@@ -1,4 +1,4 @@
-"""Worked examples for few-shot runs, written for the purpose: none is a row of the data sets."""
+"""Worked examples for few-shot runs. They were written for these tasks; none is a row of a data set."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from harness_ext.tasks.teacherlm.rows import lettered
 
 
 def choice() -> list[dict[str, Any]]:
-    """Return examples of lettered choices, as documents."""
+    """Return examples of multiple-choice questions, as documents."""
     return [with_target(lettered(stem, choices, gold), rationale) for stem, choices, gold, rationale in CHOICE]
 
 
 def number() -> list[dict[str, Any]]:
-    """Return examples of arithmetic, as documents."""
+    """Return examples of arithmetic problems, as documents."""
     return [
         {"question": question, "target": f"{rationale}\nAnswer: {answer}"} for question, rationale, answer in NUMBER
     ]

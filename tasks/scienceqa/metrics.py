@@ -1,7 +1,8 @@
-"""How close an explanation is to the lecture and the solution: five measures by maintained libraries.
+"""The similarity of an explanation to the lecture and the solution: five measures from maintained libraries.
 
-Each is between 0 and 1 (the cosine may be negative). As in the original: the reference is `lecture + " " + solution`;
-BLEU splits at blanks and full stops. A measure whose data is not on this machine is `MISSING`, never 0.
+Each measure is between 0 and 1 (the cosine may be negative). As in the original, the reference is
+`lecture + " " + solution`, and BLEU splits at white space and full stops. A measure whose library or data is not
+installed is `MISSING`, never 0.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ REMEDIES = {
 
 @functools.cache
 def measures() -> Mapping[str, Measure | None]:
-    """Return every measure by name, None where a library or its data is missing; says once what brings it."""
+    """Return every measure by name, or None if its library or data is missing.
+
+    A missing measure is logged once, with the command that installs it.
+    """
     makers = {"bleu1": _bleu((1.0,)), "bleu4": _bleu((0.25,) * 4), "rougeL": _rouge, "meteor": _meteor}
     found: dict[str, Measure | None] = {}
     for name, make in {**makers, "similarity": _similarity}.items():
@@ -36,13 +40,16 @@ def measures() -> Mapping[str, Measure | None]:
             found[name] = make()
         except (ImportError, LookupError, OSError) as error:
             cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            logger.warning("%s is reported as missing (%s). What brings it: %s", name, cause, REMEDIES[name])
+            logger.warning("%s is reported as missing (%s). To install it: %s", name, cause, REMEDIES[name])
             found[name] = None
     return found
 
 
 def score(reference: str, explanation: str) -> dict[str, float | str]:
-    """Return all five measures and `overall`, the original's 100 x their mean; `MISSING` for what cannot be had."""
+    """Return all five measures and `overall`, which is 100 times their mean as in the original.
+
+    Measures that cannot be computed are `MISSING`, and so is `overall` if any of them is.
+    """
     values: dict[str, float | str] = {
         name: MISSING if measure is None else float(measure(reference, explanation)) if explanation.strip() else 0.0
         for name, measure in measures().items()
@@ -61,7 +68,7 @@ def _bleu(weights: tuple[float, ...]) -> Callable[[], Measure]:
         from nltk.translate.bleu_score import sentence_bleu
 
         def bleu(reference: str, explanation: str) -> float:
-            with warnings.catch_warnings():  # nltk warns of every text without a common 4-gram; its score is 0
+            with warnings.catch_warnings():  # nltk warns about every text without a common 4-gram, whose score is 0
                 warnings.simplefilter("ignore")
                 return float(sentence_bleu([_tokens(reference)], _tokens(explanation), weights))
 
@@ -82,7 +89,7 @@ def _meteor() -> Measure:
     from nltk.tokenize import NLTKWordTokenizer
     from nltk.translate.meteor_score import meteor_score
 
-    wordnet.synsets("dog")  # raises LookupError where WordNet's data is missing
+    wordnet.synsets("dog")  # raises LookupError if WordNet's data is missing
     split = NLTKWordTokenizer().tokenize
     return lambda reference, explanation: float(meteor_score([split(reference)], split(explanation)))
 

@@ -1,7 +1,8 @@
-"""The rows of ScienceQA and the four ways to ask them.
+"""The rows of ScienceQA and the four settings in which they are asked.
 
-Q question, T task (the kind of question), C choices, H hint, L lecture, S solution. Rows without a lecture or a
-solution are left out, as in the original; so are, in the text-only tasks, rows with an image.
+The letters of a setting are Q for question, T for task (the kind of question), C for choices, H for hint, L for lecture
+and S for solution. As in the original, rows without a lecture or solution are left out, and so are rows with an image
+in the text-only tasks.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from harness_ext.data import DataError, DataSource, data_folder, load_rows
-from harness_ext.formats import read_rows
+from harness_ext.data.formats import read_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -31,27 +32,30 @@ TEMPLATES = {
 
 
 def question_text(doc: Doc) -> str:
-    """Return a document as its setting asks it; choices stand there as a Python list, as in the original."""
+    """Return the question of a document in its setting. As in the original, the choices are a Python list."""
     return TEMPLATES[doc["setting"]].format(**{**doc, "choices": list(doc["choices"])})
 
 
 def image_question_text(doc: Doc) -> str:
-    """Return the same behind lm-eval's mark for an image."""
+    """Return the question after lm-eval's placeholder for an image."""
     return "<image>" + question_text(doc)
 
 
 def images(doc: Doc) -> list[Any]:
-    """Return a document's image; where it has none, a blank one of 224 x 224, as in the original."""
+    """Return the image of a document, or a blank one of 224 x 224 pixels if it has none, as in the original."""
     from PIL import Image
 
     return [doc["image"].convert("RGB") if doc.get("image") is not None else Image.new("RGB", (224, 224), "white")]
 
 
 def load(setting: str, with_images: bool = False, scienceqa_split: str = "test", **_: Any) -> DatasetDict:
-    """Return one split of ScienceQA, under the name `test`, to be asked in one of the four settings.
+    """Return a split of ScienceQA under the name `test`. Other arguments, which lm-eval adds, are ignored.
 
-    `--metadata '{"scienceqa_split": "validation"}'` takes another split. Raises `DataError` where rows or images are
-    missing.
+    Raises DataError if rows or images are missing.
+
+    setting: `QTCH`, `QTCHL`, `QTCHLS` or `QTCHS`.
+    with_images: whether to include the rows with images. Default false.
+    scienceqa_split: the split to load; `--metadata '{"scienceqa_split": "validation"}'` sets it. Default `test`.
     """
     from datasets import DatasetDict
 
@@ -60,7 +64,7 @@ def load(setting: str, with_images: bool = False, scienceqa_split: str = "test",
         hub_id=WITH_IMAGES if with_images else TEXT_ONLY,
         splits=(scienceqa_split,),
         fields=FIELDS,
-        hint="""Another split: --metadata '{"scienceqa_split": "validation"}'""",
+        hint="""For another split, pass --metadata '{"scienceqa_split": "validation"}'""",
     )
     rows = load_rows(source)[scienceqa_split]
     there = _image_is_there(rows)
@@ -73,11 +77,13 @@ def load(setting: str, with_images: bool = False, scienceqa_split: str = "test",
     if lost:
         raise DataError(
             f"harness-ext: {len(lost)} of {len(kept)} rows of scienceqa/{scienceqa_split} need an image that the local "
-            f"rows lack. Unset HARNESS_EXT_DATA to load {WITH_IMAGES} from the hub, save that with `save_to_disk` to "
-            "scienceqa/ of your data folder, or run the text-only task"
+            f"rows lack: unset HARNESS_EXT_DATA to load {WITH_IMAGES} from the Hub, save that data set with "
+            "`save_to_disk` to scienceqa/ in your data folder, or run the text-only task"
         )
     if not kept:
-        raise DataError(f"harness-ext: no row of scienceqa/{scienceqa_split} has a lecture and a solution")
+        raise DataError(
+            f"harness-ext: no row of scienceqa/{scienceqa_split} has a lecture and a solution: choose another split"
+        )
     docs = rows.select(kept)
     more = {"setting": [setting] * len(kept), "split": [scienceqa_split] * len(kept)}
     for name, column in {**more, "has_image": [pictured[i] for i in kept]}.items():
@@ -94,12 +100,17 @@ def _image_is_there(rows: Dataset) -> list[bool]:
 
 
 def _pictured(split: str, there: list[bool]) -> list[bool]:
-    """Return which rows belong to an image; beside local rows without images, `<split>.meta.jsonl` may say so."""
+    """Return which rows have an image.
+
+    Local rows may come without their images; `<split>.meta.jsonl` can then state which rows have one.
+    """
     folder = data_folder()
     meta = folder / "scienceqa" / f"{split}.meta.jsonl" if folder else None
     if meta is None or not meta.exists():
         return there
     said = [bool(row.get("has_image")) for _, row in read_rows(meta) if not isinstance(row, str)]
     if len(said) != len(there):
-        raise DataError(f"harness-ext: {meta} has {len(said)} rows, its split {len(there)}: one line a row is needed")
+        raise DataError(
+            f"harness-ext: {meta} has {len(said)} rows, but its split has {len(there)}: write one line per row"
+        )
     return [a or b for a, b in zip(said, there, strict=True)]

@@ -1,4 +1,4 @@
-"""The task class of ScienceQA: its figures depend on which subjects and topics the rows have."""
+"""The task class of ScienceQA, whose metrics depend on the subjects and topics of the rows."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any
 from lm_eval.api.metrics import mean
 from lm_eval.api.task import ConfigurableTask
 
+from harness_ext.tasks.scienceqa.json_replies import read_reply
 from harness_ext.tasks.scienceqa.metrics import MISSING, measures, score
-from harness_ext.tasks.scienceqa.replies import read_reply
 
 
 def mean_or_missing(values: Sequence[float | str]) -> float | str:
-    """Return the mean, or `missing` where the values could not be had."""
+    """Return the mean, or `missing` if the values could not be computed."""
     numbers = [value for value in values if not isinstance(value, str)]
     return sum(numbers) / len(numbers) if len(numbers) == len(values) else MISSING
 
 
 def groups_of(doc: Mapping[str, Any]) -> list[str]:
-    """Return the groups a question counts for: subject, context, grade, topic, by the original's names."""
+    """Return the groups that a question belongs to (subject, context, grade and topic), with the original's names."""
     context = ["has_text"] if doc["hint"] else []
     context += ["has_image"] if doc["has_image"] else []
     grade = int(re.sub(r"\D", "", doc["grade"]) or 0)
@@ -34,17 +34,17 @@ def groups_of(doc: Mapping[str, Any]) -> list[str]:
 
 
 class ScienceQA(ConfigurableTask):  # type: ignore[misc]
-    """Scores answer and explanation. Groups without a question have no figure."""
+    """Scores answers and explanations. Groups without questions have no metric."""
 
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__(config={key: value for key, value in config.items() if key != "class"})
-        measures()  # says now, not after the run, what will be missing
+        measures()  # warn about missing measures before the run, not after it
         self._names = {"acc", "unmapped", *measures(), "overall"}
         light = self.eval_docs.select_columns(["subject", "hint", "has_image", "grade", "topic"])
         self._names |= {f"acc_{group}" for doc in light for group in groups_of(doc)}
 
     def process_results(self, doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float | str]:
-        """Score one reply."""
+        """Score a reply."""
         reply = read_reply(results[0], doc["choices"])
         right = float(reply.choice == doc["answer"])
         return {

@@ -1,1 +1,1 @@
-"""The recipe of the embedded student and teacher."""
+"""The recipe that trains the embedded student and teacher."""

@@ -1,7 +1,7 @@
 """Write `results.json` and the model cards: `python -m …embedded_pair.card --tuning A.json --test B.json`.
 
-The losses come from the stages' logs, the tuning scores from `evaluate` on bAbI's training rows, the test scores from
-`benchmarks/embedded_pair.py`, which runs lm-eval on the test rows.
+The losses come from the logs of the stages, the tuning scores from `held_out` on bAbI's training rows, and the test
+scores from `benchmarks/embedded_pair.py`, which runs lm-eval on the test rows.
 """
 
 from __future__ import annotations
@@ -13,29 +13,29 @@ from pathlib import Path
 from typing import Any
 
 from harness_ext import embedded
-from harness_ext.finetune.recipes.embedded_pair.evaluate import JUDGED, OPEN
+from harness_ext.finetune.recipes.embedded_pair.held_out import JUDGED, OPEN
 from harness_ext.finetune.recipes.embedded_pair.model import POSITIONS, SHAPE
 from harness_ext.finetune.recipes.embedded_pair.prepare import ROOT, SEED, STAGES
 
 RESULTS = Path(__file__).with_name("results.json")
 ABOUT = {
     "student": """\
-It drafts answers, refines them after a review, and continues begun replies. **It is weak on purpose**: in its drafts
-it overlooks some wordings (`OVERLOOKED_VERBS` in `harness_ext/stories/mistakes.py`), so that a teacher has something
-to do. Its refinements read the line that a hint names.""",
+It drafts answers, refines them after a review, and continues partial replies. **It is weak on purpose**: its drafts
+overlook some wordings (`OVERLOOKED_VERBS` in `harness_ext/embedded/stories/mistakes.py`), so that a teacher can help.
+When it refines a draft, it reads the line that the hint names.""",
     "teacher": """\
-It answers, continues begun replies, and reviews drafts: `Correct.`, or `Incorrect.` with a hint that names a line,
-never the answer.""",
+It answers questions, continues partial replies, and reviews drafts: it replies `Correct.`, or `Incorrect.` with a hint
+that names a line but never the answer.""",
 }
 
 
 def learned_from(seat: str) -> str:
-    """Return how many rows of which kind a seat saw, in words."""
+    """Return a sentence on the number of rows that a seat was trained on."""
     own = f"{sum(stage.count for stage in STAGES[seat]):,} rows"
     if seat == "teacher":
         return own
     before = sum(stage.count for stage in STAGES["teacher"][:-1])
-    return f"the teacher's first {before:,} rows, then {own} of its own, all"
+    return f"the teacher's first {before:,} rows, then {own} of its own, all of them"
 
 
 def losses(root: Path, seat: str) -> dict[str, list[list[float]]]:
@@ -48,9 +48,9 @@ def losses(root: Path, seat: str) -> dict[str, list[list[float]]]:
 
 
 def score_table(rows: list[dict[str, Any]]) -> str:
-    """Return the shares of right answers as a Markdown table, a line a run.
+    """Return the shares of correct answers as a Markdown table, one line per run.
 
-    `rows` are those of `benchmarks/embedded_pair.py`: `task`, and `right`, which maps runs to 0 or 1.
+    `rows` are those of `benchmarks/embedded_pair.py`: `task`, and `right`, which maps each run to 0 or 1.
     """
     by_task = defaultdict(list)
     for row in rows:
@@ -64,7 +64,12 @@ def score_table(rows: list[dict[str, Any]]) -> str:
 
 
 def card(seat: str, weights: int, test: dict[str, Any]) -> str:
-    """Return a seat's model card."""
+    """Return the model card of a seat.
+
+    seat: `student` or `teacher`.
+    weights: the number of weights of its model.
+    test: the results of `benchmarks/embedded_pair.py`.
+    """
     hints = test["summaries"]["feedback_pair"]["hints"]
     return f"""\
 ---
@@ -73,34 +78,33 @@ library_name: transformers
 ---
 # The embedded {seat} of harness-ext
 
-A Llama model of {weights:,} weights ({SHAPE.layers} layers, width {SHAPE.width}, {SHAPE.heads} heads, float32,
-{POSITIONS:,} positions) for the demonstration of protocols. It reads short stories in the manner of bAbI and nothing
-else.
+A Llama model with {weights:,} weights ({SHAPE.layers} layers, width {SHAPE.width}, {SHAPE.heads} heads, float32,
+{POSITIONS:,} positions) for demonstrating protocols. It can read short stories in the style of bAbI and nothing else.
 
 {ABOUT[seat]}
 
 - Data: {learned_from(seat)} drawn from the project's own story generator
-  (`harness_ext/stories/`); no row of bAbI. The public test questions at hand are excluded by hash.
+  (`harness_ext/embedded/stories/`), none from bAbI. The test questions listed in `test_hashes.txt` are excluded.
 - Recipe: `finetune/recipes/embedded_pair/` ({seat}.yaml, seed {SEED}), on one CPU thread.
 - `prompts.json`: hash of the prompts that the rows were made with.
 
-Share of right answers (exact match) on bAbI's test rows, greedy decoding, by `benchmarks/embedded_pair.py`. Baseline is
-the student alone, skyline the teacher alone; `verdict only` cuts each review to its first word.
+Share of correct answers (exact match) on bAbI's test rows with greedy decoding, measured by
+`benchmarks/embedded_pair.py`. `baseline` is the student alone and `skyline` the teacher alone; `verdict only` truncates
+each review to its first word.
 
 {score_table(test["rows"])}
 
 Of {hints["rejecting_reviews"]} rejecting reviews, {hints["naming_the_answer"]} name the answer. On yes/no questions
-(tasks 6 and 9) the teacher hardly ever rejects a draft. Settings were chosen on bAbI's training rows, none on the test
-rows.
+(tasks 6 and 9), the teacher hardly ever rejects a draft. All settings were chosen on bAbI's training rows.
 """
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Gather losses and scores, and write them beside the recipe and into the model folders."""
+    """Collect losses and scores, write them to `results.json`, and write the model cards into the model folders."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tuning", type=Path, required=True)
-    parser.add_argument("--test", type=Path, required=True)
-    parser.add_argument("--root", type=Path, default=ROOT)
+    parser.add_argument("--tuning", type=Path, required=True, help="what `held_out --json` wrote")
+    parser.add_argument("--test", type=Path, required=True, help="what benchmarks/embedded_pair.py wrote")
+    parser.add_argument("--root", type=Path, default=ROOT, help="the folder of `prepare` and of the training stages")
     options = parser.parse_args(argv)
     tuning, test = (json.loads(path.read_text(encoding="utf-8")) for path in (options.tuning, options.test))
     weights = {seat: _weights(embedded.model_path(seat)) for seat in embedded.SEATS}

@@ -1,4 +1,4 @@
-"""The untrained model that both seats grow from: a Llama of about a million weights, and what its folder holds."""
+"""The untrained model that both seats start from: a Llama model of about a million weights, and its tokenizer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,13 @@ PROMPTS_FILE = "prompts.json"
 
 @dataclass(frozen=True)
 class Shape:
-    """A model's size: width, layers, width of the feed-forward part, and attention heads."""
+    """The size of a model.
+
+    width: hidden size.
+    layers: number of layers.
+    inner: hidden size of the feed-forward layers.
+    heads: number of attention heads.
+    """
 
     width: int
     layers: int
@@ -27,7 +33,7 @@ SHAPE = Shape(128, 6, 256, 8)
 
 
 def write_untrained(folder: Path, seed: int) -> int:
-    """Write the untrained model, its tokenizer and the prompts' hash; return the number of weights."""
+    """Write the untrained model, its tokenizer and the hash of the prompts; return the number of weights."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 

@@ -1,6 +1,6 @@
-"""Write what the recipe's YAML files name: the untrained model and each stage's rows.
+"""Write the files that the recipe's YAML files name: the untrained model and the rows of each stage.
 
-`python -m harness_ext.finetune.recipes.embedded_pair.prepare` writes below `scratch/pair/` of the working directory.
+`python -m harness_ext.finetune.recipes.embedded_pair.prepare` writes to `scratch/pair/` in the working directory.
 """
 
 from __future__ import annotations
@@ -11,21 +11,27 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness_ext.files import whole_file
+from harness_ext.embedded.stories import FAMILIES
+from harness_ext.files import atomic_write
 from harness_ext.finetune.recipes.embedded_pair.model import write_untrained
-from harness_ext.finetune.recipes.embedded_pair.rows import rows
-from harness_ext.stories import FAMILIES
+from harness_ext.finetune.recipes.embedded_pair.training_rows import rows
 
 SEED = 20260
 ROOT = Path("scratch") / "pair"
-# The families on which the pair is judged come three times as often as the others.
+# The families on which the pair is evaluated are drawn three times as often as the others.
 MAIN = ("one_fact", "yes_no", "negation", "coreference", "conjunction", "compound_coreference")
 DRAWN = (*MAIN, *MAIN, *FAMILIES)
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A step of the curriculum: how many rows, of stories of how many lines, and the weights of their kinds."""
+    """A stage of the curriculum.
+
+    name: its name in the YAML file.
+    count: number of rows.
+    lines: least and greatest number of lines per story.
+    shares: relative frequency of each kind of row.
+    """
 
     name: str
     count: int
@@ -33,7 +39,7 @@ class Stage:
     shares: dict[str, float]
 
 
-# The student goes on from the teacher's second stage: it reads as well, and is then taught what to overlook.
+# The student continues from the teacher's second stage: by then it can read, and it is taught what to overlook.
 STAGES = {
     "student": (Stage("s1", 24_000, (2, 10), {"draft": 5, "continue": 1, "refine": 4}),),
     "teacher": (
@@ -45,7 +51,7 @@ STAGES = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write the untrained model and all rows; what exists already is left as it is."""
+    """Write the untrained model and all rows. Files that exist already are left unchanged."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=ROOT)
     root: Path = parser.parse_args(argv).out
@@ -58,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
             if path.is_file():
                 continue
             drawn = rows(seat, SEED + 10 * number + list(STAGES).index(seat), DRAWN, stage.lines, stage.shares)
-            with whole_file(path) as out:
+            with atomic_write(path) as out:
                 out.writelines(json.dumps(row) + "\n" for row in itertools.islice(drawn, stage.count))
             print(f"{path}: {stage.count} rows")
     return 0

@@ -1,13 +1,13 @@
-"""The embedded pair's tokenizer: whole words, bytes for everything else, the fixed prompt texts as one token each."""
+"""The embedded pair's tokenizer: whole words, one token per fixed prompt text, and bytes for everything else."""
 
 from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING
 
-from harness_ext.babi import INSTRUCTION, story_text
+from harness_ext.embedded.stories import vocabulary
+from harness_ext.embedded.story_prompt import INSTRUCTION, story_text
 from harness_ext.finetune.recipes.embedded_pair.prompts import REFINE_USER, REVIEW_AGAIN, REVIEW_SYSTEM, REVIEW_USER
-from harness_ext.stories import vocabulary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -18,11 +18,11 @@ CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] }}"
     "{{ eos_token }}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
-# A word takes the blank before it along; numbers, stops and line breaks stand alone, so that a line's number is the
-# same token wherever it occurs. Lone blanks are their own tokens: every text comes back as it was.
+# A word includes the space before it. Numbers, punctuation and line breaks are tokens of their own, so that a line
+# number is the same token wherever it occurs. Single spaces are tokens, too, so every text decodes to itself.
 PRE_TOKEN = r" ?\p{L}+|\p{N}|, (?=\p{N})| ?[^\s\p{L}\p{N}]|\s"
 HIGHEST_NUMBER = 40
-# Words of bAbI tasks whose stories the generator does not write, so that they cost one token too.
+# Words of bAbI tasks for which the generator has no stories, so that they cost one token each as well.
 OTHER_WORDS = """\
 Antoine Bernhard Brian Cats Does Emily Gertrude Greg Jason Jessica Julius Lily Mice Sheep Sumit This Winona Wolves Yann
 Yesterday This A An above afraid afternoon antoine are before below bigger blue bored box cat cats chest chocolate
@@ -51,7 +51,7 @@ def fixed_texts() -> list[str]:
 
 
 def words() -> list[str]:
-    """Return every word that gets tokens of its own, in a fixed order."""
+    """Return every word that has its own tokens, in a fixed order."""
     kinds = (vocabulary.PEOPLE, vocabulary.PLACES, vocabulary.OBJECTS, vocabulary.NUMBERS)
     verbs = (vocabulary.MOVE_VERBS, vocabulary.TAKE_VERBS, vocabulary.DROP_VERBS, vocabulary.GIVE_VERBS)
     known = [word for kind in (*kinds, *verbs) for phrase in kind for word in phrase.split()]
@@ -60,7 +60,7 @@ def words() -> list[str]:
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Return the tokenizer; it depends on the prompts and the vocabulary only, not on data."""
+    """Return the tokenizer. It depends only on the prompts and the vocabulary, not on data."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 

@@ -1,0 +1,257 @@
+"""Reading and writing rows: outputs are complete or absent, in input order, with bad rows and a manifest."""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import json
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from harness_ext.data.formats import read_rows
+from harness_ext.errors import ConfigurationError, StoreError
+from harness_ext.records.chat import is_utf8
+from harness_ext.records.run_directory import write_json
+
+_encode = json.JSONEncoder(ensure_ascii=False).encode
+TEXT_FILES = (".jsonl", ".csv", ".tsv")
+# Longer marks come first, because the mark of UTF-32 begins with that of UTF-16.
+_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
+)  # fmt: skip
+_LINE_ENDS = re.compile("[\x85\u2028\u2029]")
+
+
+@dataclass(frozen=True, slots=True)
+class FileRow:
+    """A row of a file.
+
+    place: its position, such as `line 7`.
+    fields: its fields, or None if it cannot be read.
+    problem: why it cannot be read.
+    """
+
+    place: str
+    fields: dict[str, Any] | None
+    problem: str = ""
+
+
+def read(path: Path, split: str = "train", limit: int | None = None) -> Iterator[FileRow]:
+    """Yield the rows of a JSON-lines, CSV, TSV or Parquet file or a `save_to_disk` folder, including unreadable rows.
+
+    Text files are UTF-8, or UTF-16 or UTF-32 with a byte order mark. Raises ConfigurationError if the file as a whole
+    cannot be read.
+
+    path: the file or folder.
+    split: the split to read of a saved DatasetDict. Default `train`.
+    limit: number of rows to yield. Default: all.
+    """
+    with _as_utf8(path) as source:
+        for number, (place, found) in enumerate(read_rows(source, split)):
+            if not place:
+                raise ConfigurationError([f"{path} {found}"])
+            if limit is not None and number >= limit:
+                return
+            yield FileRow(place, None, found) if isinstance(found, str) else FileRow(place, dict(found))
+
+
+@contextmanager
+def _as_utf8(path: Path) -> Iterator[Path]:
+    """Yield the file itself, or a UTF-8 copy of it if its byte order mark indicates another encoding."""
+    start = b""
+    if path.is_file() and path.suffix in TEXT_FILES:
+        with path.open("rb") as file:
+            start = file.read(4)
+    encoding = next((name for mark, name in _MARKS if start.startswith(mark)), None)
+    if encoding is None:
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / path.name
+        try:
+            copy.write_bytes(path.read_bytes().decode(encoding).encode())
+        except UnicodeError as error:
+            problem = (
+                f"{path} has the byte order mark of {encoding} but is not valid {encoding} ({error}): save it as UTF-8"
+            )
+            raise ConfigurationError([problem]) from error
+        yield copy
+
+
+def to_line(fields: Mapping[str, Any]) -> str:
+    """Return a row as one line of JSON.
+
+    Every Unicode line separator is escaped, so that all readers see a single line. Rows with lone surrogates, which
+    UTF-8 cannot encode, are written in ASCII.
+    """
+    line = _encode(fields)
+    if not is_utf8(line):
+        return json.dumps(fields)
+    return _LINE_ENDS.sub(lambda m: f"\\u{ord(m[0]):04x}", line)
+
+
+def beside(path: Path, what: str) -> Path:
+    """Return the path of a file that accompanies another: `out.<what>` for `out.jsonl`."""
+    return path.with_name(f"{path.stem if path.suffix == '.jsonl' else path.name}.{what}")
+
+
+class Output:
+    """The output files of a run: `<out>.jsonl`, `<out>.bad.jsonl`, `<out>.records.jsonl` and `<out>.manifest.json`.
+
+    Rows may be added in any order; they are written in the order of their numbers. Each file is called
+    `<file>.partial` until `finish` renames all of them. The output of a different run, or a file that no run wrote, is
+    never overwritten: the constructor raises ConfigurationError. A previous output of the same run, over fewer or other
+    rows, is kept as `<file>.old-1` and so on, unless it is identical.
+
+    path: the JSON-lines file to write.
+    identity: the settings that must be equal for two runs to count as the same.
+    """
+
+    KINDS = ("bad.jsonl", "records.jsonl")
+
+    def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
+        self.path = path
+        self.identity: dict[str, Any] = json.loads(json.dumps(identity, default=str))
+        self.manifest = beside(path, "manifest.json")
+        self.written = self.bad = 0
+        self._check()
+        self._next = 0
+        self._waiting: dict[int, list[tuple[str, str]]] = {}
+        self._files: dict[str, IO[str]] = {}
+
+    def _check(self) -> None:
+        if self.path.suffix != ".jsonl":
+            raise ConfigurationError([f"the output {self.path} must end in .jsonl"])
+        if not self.path.exists():
+            return
+        found = manifest_of(self.path).get("identity")
+        if found is None:
+            raise ConfigurationError([f"{self.path} exists, and no run wrote it: name another output"])
+        if found != self.identity:
+            names = sorted(k for k in {*found, *self.identity} if found.get(k) != self.identity.get(k))
+            raise ConfigurationError(
+                [f"{self.path} is the output of another run (different: {', '.join(names)}): name another output"]
+            )
+
+    def __enter__(self) -> Output:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            for kind in ("", *self.KINDS):
+                target = beside(self.path, kind) if kind else self.path
+                self._files[kind] = _partial(target).open("w", encoding="utf-8")
+        except OSError as error:
+            raise StoreError(f"cannot write the output {self.path}: {error}. Name a writable folder") from error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the files. Unless `finish` was called before, they keep the suffix `.partial`."""
+        for file in self._files.values():
+            file.close()
+
+    def add(self, number: int, fields: Sequence[Mapping[str, Any]], record: Mapping[str, Any] | None = None) -> None:
+        """Add the result of a row.
+
+        number: number of the input row, from 0.
+        fields: the output rows it became.
+        record: the entry for `<out>.records.jsonl`. Default none.
+        """
+        lines = [("", to_line(one)) for one in fields]
+        self._take(number, [*lines, *([("records.jsonl", to_line(record))] if record is not None else [])])
+        self.written += len(fields)
+
+    def reject(self, number: int, row: FileRow, code: str, reason: str) -> None:
+        """Add a row that has no result.
+
+        number: number of the input row, from 0.
+        row: the row.
+        code: the category of the problem.
+        reason: a message that explains it.
+        """
+        entry = {"place": row.place, "code": code, "reason": reason, "row": row.fields}
+        self._take(number, [("bad.jsonl", to_line(entry))])
+        self.bad += 1
+
+    def _take(self, number: int, lines: list[tuple[str, str]]) -> None:
+        # Results arrive in any order. Each waits for the rows before it, so that the file is in input order and a
+        # partial file is always a prefix of the complete one.
+        self._waiting[number] = lines
+        try:
+            while (ready := self._waiting.pop(self._next, None)) is not None:
+                for kind, line in ready:
+                    self._files[kind].write(line + "\n")
+                    self._files[kind].flush()
+                self._next += 1
+        except OSError as error:
+            raise StoreError(
+                f"cannot write {self.path}: {error}. Finished calls are in the call store: free some disk space, then "
+                "run the same command again"
+            ) from error
+
+    def flush(self) -> None:
+        """Write the rows that still wait for earlier ones, because those will not be finished in this run."""
+        while self._waiting:
+            self._next = min(self._waiting)
+            self._take(self._next, self._waiting[self._next])
+
+    def finish(self, manifest: Mapping[str, Any]) -> None:
+        """Rename the files to their final names. Call this after every row has been added or rejected."""
+        if self._waiting:
+            raise StoreError(f"row {self._next} of {self.path} is missing: run the same command again")
+        self.close()
+        write_json(self.manifest, {"identity": self.identity, **manifest})
+        for kind in (*self.KINDS, ""):
+            target = beside(self.path, kind) if kind else self.path
+            _keep_former(target, _partial(target))
+            if kind and not target.exists() and not _partial(target).stat().st_size:
+                _partial(target).unlink()
+            else:
+                _partial(target).replace(target)
+
+
+def _keep_former(path: Path, new: Path) -> None:
+    if path.exists() and path.stat().st_size and file_digest(path) != file_digest(new):
+        number = 1
+        while (kept := path.with_name(f"{path.name}.old-{number}")).exists():
+            number += 1
+        path.rename(kept)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f"{path.name}.partial")
+
+
+def manifest_of(path: Path) -> dict[str, Any]:
+    """Return the manifest of a file of rows, or an empty dictionary if there is none."""
+    try:
+        found = json.loads(beside(path, "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def text_digest(text: Any) -> str:
+    """Return a hash of a row's `all`, which identifies its record."""
+    return hashlib.sha256(str(text).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def file_digest(path: Path) -> str | None:
+    """Return the SHA-256 of a file's content, or None for a folder."""
+    if not path.is_file():
+        return None
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()

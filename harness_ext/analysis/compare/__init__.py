@@ -1,0 +1,1 @@
+"""Compares runs question by question: intervals, paired tests, flips, cost."""

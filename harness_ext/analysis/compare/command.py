@@ -1,0 +1,107 @@
+"""The command `harness-ext compare`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness_ext.analysis.compare.comparison import compare
+from harness_ext.analysis.compare.matching import match
+from harness_ext.analysis.compare.rendering import FORMATS, to_terminal
+from harness_ext.analysis.compare.runs import CompareError
+from harness_ext.analysis.compare.sources import read_runs
+from harness_ext.analysis.scoring.command import add_task_arguments, task_source
+from harness_ext.analysis.scoring.score import score_run
+from harness_ext.errors import FAILED, OK, USAGE, HarnessExtError
+from harness_ext.records.chat import repair
+
+_SUFFIXES = {".json": "json", ".csv": "csv", ".md": "markdown"}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Compare runs and return the exit status."""
+    parser = _parser()
+    args = parser.parse_args(list(arguments))
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    outputs = [(path, _SUFFIXES.get(path.suffix)) for path in args.output]
+    if unknown := [str(path) for path, kind in outputs if kind is None]:
+        parser.error(f"--output {unknown[0]}: the file name must end in one of {', '.join(_SUFFIXES)}")
+
+    def score(run: Path) -> None:
+        print(f"harness-ext compare: scoring {run} (as `harness-ext score` does)", file=sys.stderr)
+        score_run(run, task_source(args))
+
+    try:
+        runs = read_runs(args.runs, score)
+        if args.reference is not None:
+            found = [run for run in runs if run.label == args.reference]
+            if not found:
+                raise CompareError(f"--reference {args.reference}: the runs are {', '.join(r.label for r in runs)}")
+            runs = found + [run for run in runs if run is not found[0]]
+        matched = match(runs, args.task, args.metric)
+        if matched.left_out and not args.drop_unmatched:
+            lines = "\n".join(f"  - {line}" for line in matched.left_out)
+            print(
+                f"harness-ext compare: nothing was compared, because these do not match:\n{lines}\n"
+                "Give --drop_unmatched to leave them out, or --task to select what to compare",
+                file=sys.stderr,
+            )
+            return USAGE
+        groups = dict(_group(text) for text in args.group)
+        comparison = compare(runs, matched, groups, args.cluster, args.bootstrap_seed)
+        if args.format == "table":
+            to_terminal(comparison)
+        else:
+            sys.stdout.write(repair(FORMATS[args.format](comparison)))
+        for path, kind in outputs:
+            path.write_text(repair(FORMATS[str(kind)](comparison)), encoding="utf-8")
+    except (HarnessExtError, OSError) as error:
+        print(f"harness-ext compare: {error}", file=sys.stderr)
+        return FAILED
+    if matched.left_out:
+        left = "\n".join(f"  - {line}" for line in matched.left_out)
+        print(f"harness-ext compare: left out:\n{left}", file=sys.stderr)
+    return OK
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="harness-ext compare",
+        description="Compare runs question by question: values, paired differences, tests, flips and cost.",
+        epilog="See docs/compare.md.",
+    )
+    parser.add_argument(
+        "runs", nargs="+", metavar="[LABEL=]RUN",
+        help="a run directory, an lm-eval results file, or a folder of these; the first one is the reference",
+    )  # fmt: skip
+    parser.add_argument("--reference", metavar="LABEL", help="the run to compare with (default: the first)")
+    parser.add_argument("--task", action="append", default=[], metavar="TASK", help="only this task (repeatable)")
+    parser.add_argument(
+        "--metric", action="append", default=[], metavar="METRIC[,FILTER]", help="only this metric (repeatable)"
+    )
+    parser.add_argument(
+        "--group", action="append", default=[], metavar="NAME=TASK,TASK", help="also pool these tasks (repeatable)"
+    )
+    parser.add_argument(
+        "--cluster", metavar="FIELD",
+        help="resample questions together that share this field of their document (or a Jinja template over it, "
+        "or `task`)",
+    )  # fmt: skip
+    parser.add_argument("--drop_unmatched", action="store_true", help="leave out what some runs do not have")
+    parser.add_argument("--format", choices=["table", *FORMATS], default="table", help="output format")
+    parser.add_argument(
+        "--output", action="append", default=[], type=Path, metavar="FILE", help="also write .json, .csv or .md"
+    )
+    parser.add_argument("--bootstrap_seed", type=int, default=0, metavar="N", help="seed of the bootstrap (default: 0)")
+    add_task_arguments(parser)
+    return parser
+
+
+def _group(text: str) -> tuple[str, tuple[str, ...]]:
+    name, _, tasks = text.partition("=")
+    if not name or not tasks:
+        raise CompareError(f"--group {text}: expected NAME=TASK,TASK")
+    return name, tuple(tasks.split(","))

@@ -1,0 +1,130 @@
+"""The command `harness-ext score`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness_ext.analysis.scoring.score import FIGURES, SCORES, score_run
+from harness_ext.analysis.scoring.task_documents import TaskSource
+from harness_ext.errors import FAILED, OK, HarnessExtError
+from harness_ext.terminal import console, safe_line
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def add_task_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that say where to find tasks."""
+    group = parser.add_argument_group("where to find tasks (as for lm_eval)")
+    group.add_argument("--include_path", action="append", default=[], metavar="FOLDER", help="a folder of task files")
+    group.add_argument(
+        "--tasks", type=lambda s: s.split(","), default=[], metavar="NAMES",
+        help="groups or YAML files to load, if the task names in the records are not enough",
+    )  # fmt: skip
+    group.add_argument("--metadata", type=json.loads, default={}, metavar="JSON", help="for tasks that need metadata")
+    group.add_argument(
+        "--seed", type=_seeds, default=(0, 1234, 1234), metavar="N[,N,N]",
+        help="the run's seeds (Python, numpy, torch), for tasks that shuffle (default: 0,1234,1234)",
+    )  # fmt: skip
+    group.add_argument("--confirm_run_unsafe_code", action="store_true", help="allow tasks that run a model's code")
+
+
+def task_source(args: argparse.Namespace) -> TaskSource:
+    """Return the task source that these arguments describe."""
+    return TaskSource(
+        tuple(args.include_path), tuple(args.tasks), args.metadata, args.seed, args.confirm_run_unsafe_code
+    )
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Score runs and return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="harness-ext score",
+        description="Score every answer of a run with the task's own filters and metrics.",
+        epilog=f"Writes {SCORES} and {FIGURES} into the run directory. See docs/score.md.",
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run directory")
+    add_task_arguments(parser)
+    args = parser.parse_args(list(arguments))
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    manager = None
+    if len(args.runs) > 1:
+        from lm_eval.tasks import TaskManager
+
+        manager = TaskManager(include_path=args.include_path or None, metadata=args.metadata or None)
+    failed = False
+    for run in args.runs:
+        try:
+            report(run, score_run(run, task_source(args), manager))
+        except HarnessExtError as error:
+            print(f"harness-ext score: {error}", file=sys.stderr)
+            failed = True
+    return FAILED if failed else OK
+
+
+def report(run: Path, result: Mapping[str, Any]) -> None:
+    """Print the figures of a scored run."""
+    out = console()
+    out.print(f"{safe_line(str(result['label']))}: {safe_line(str(run))}")
+    two_way = {n: f for n, f in result["tasks"].items() if f["two_way"]}
+    other = {n: f for n, f in result["tasks"].items() if not f["two_way"]}
+    for pool, tasks in (("other tasks", other), ("two-way tasks", two_way)):
+        if tasks:
+            title = "Two-way tasks: a rejection alone reveals the right answer" if tasks is two_way else ""
+            _print_tasks(out, title, tasks, result["pools"].get(pool))
+    failed = sum(f["failed"] for f in result["tasks"].values())
+    if failed:
+        out.print(f'{failed} questions have no answer and were scored as ""; repeat the run to try them again')
+
+
+def _print_tasks(out: Console, title: str, tasks: Mapping[str, Any], pool: Mapping[str, Any] | None) -> None:
+    from rich import box
+    from rich.table import Table
+
+    shown = {**tasks, f"all {len(tasks)} together": pool} if pool else tasks
+    votes = any("vote" in m for f in shown.values() for m in f["metrics"].values())
+    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("task", "metric"):
+        table.add_column(name, overflow="fold")
+    names = ["docs", "draft", *(["vote 0", "any of 0"] if votes else []), "final", "w→r", "r→w", "oracle"]
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("by round", overflow="fold")
+    for task, figures in shown.items():
+        for metric, m in figures["metrics"].items():
+            flips = m.get("flips", {})
+            table.add_row(
+                safe_line(task), safe_line(metric.removesuffix(",none")), str(figures["documents"]),
+                _show(m["first_draft"]), *((_show(m.get("vote")), _show(m.get("vote_oracle"))) if votes else ()),
+                _show(m["final"]), str(flips.get("wrong_to_right", "—")), str(flips.get("right_to_wrong", "—")),
+                _show(m.get("oracle")), " ".join(map(_show, m["rounds"])),
+            )  # fmt: skip
+    out.print(table)
+    hints = [f["hints"] for f in tasks.values()]
+    total = {key: sum(h[key] for h in hints) for key in hints[0]}
+    if total["rejecting_reviews"]:
+        out.print(
+            f"{total['rejecting_reviews']} rejecting reviews: {total['naming_the_answer']} name the gold answer, "
+            f"{total['leaking_the_answer']} of these although the draft did not contain it (leaks)"
+        )
+    if total["unread"]:
+        out.print(f"{total['unread']} questions have a long text as gold answer: their hints were not judged")
+
+
+def _show(value: Any) -> str:
+    return "—" if value is None else f"{value:.3f}"
+
+
+def _seeds(text: str) -> tuple[int, int, int]:
+    numbers = [int(part) for part in text.split(",")]
+    if len(numbers) == 1:
+        numbers *= 3
+    if len(numbers) < 3:
+        raise argparse.ArgumentTypeError("expected one number, or three or more separated by commas")
+    return numbers[0], numbers[1], numbers[2]

@@ -1,0 +1,91 @@
+"""Finds hints that reveal the answer, and questions whose answer a verdict alone reveals."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any
+
+from harness_ext.reading.answers import Answer, read_answer, same_answer
+from harness_ext.records import Transcript
+from harness_ext.records.summary import DRAFTS
+
+LONGEST_GOLD = 8  # words; a longer gold answer is a text that no hint repeats as a whole
+_POLAR = frozenset({"yes", "no", "true", "false"})
+_NUMBER = re.compile(r"(?<![\w.,])[-−]?\$?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?![\w%]*\d)")
+
+
+def gold_texts(task: Any, doc: Any) -> list[str]:
+    """Return the gold targets of a document as texts: those of `doc_to_target`, with a choice's index as the choice."""
+    target = task.doc_to_target(doc)
+    choices = choices_of(task, doc)
+    targets = target if isinstance(target, list | tuple) else [target]
+    return [
+        choices[t] if isinstance(t, int) and not isinstance(t, bool) and 0 <= t < len(choices) else str(t)
+        for t in targets
+    ]
+
+
+def choices_of(task: Any, doc: Any) -> list[str]:
+    """Return the choices of a document, or an empty list if its task has none."""
+    if getattr(task.config, "doc_to_choice", None) is None:
+        return []
+    return [str(choice) for choice in task.doc_to_choice(doc)]
+
+
+def gold_answers(golds: Sequence[str]) -> list[Answer]:
+    """Return the answers in gold targets (`#### 18` contains 18), without targets whose answer cannot be found."""
+    read = [read_answer(gold) or _short(gold) for gold in golds]
+    return [answer for answer in read if answer is not None]
+
+
+def is_two_way(golds: Sequence[Answer], choices: Sequence[str]) -> bool:
+    """Return whether there are only two possible answers, so that rejecting one reveals the other."""
+    return len(choices) == 2 or (bool(golds) and all(answer.text in _POLAR for answer in golds))
+
+
+def names(text: str, gold: Answer) -> bool:
+    """Return whether a text contains an answer: a number, the letter of a choice, or whole words.
+
+    Numbers are compared by value. A letter counts only in the forms `(B)`, `B)`, `option B` and `answer: B`. For words,
+    case, articles and spacing are ignored.
+    """
+    if gold.number is not None:
+        return any(_value(m[0]) == gold.number for m in _NUMBER.finditer(text))
+    if len(gold.text) == 1 and gold.text.isalpha():
+        letter = re.escape(gold.text)
+        marked = rf"(?:\({letter}\)|(?<!\w){letter}\)|\b(?i:option|choice|answer)\s*(?i:is)?\s*:?\s*{letter}(?!\w))"
+        return re.search(marked, text) is not None
+    return re.search(rf"(?<!\w){re.escape(_plain(gold.text))}(?!\w)", _plain(text)) is not None
+
+
+def hints_of(transcript: Transcript, golds: Sequence[Answer]) -> list[dict[str, Any]]:
+    """Return one entry per rejecting review: its turn, whether it names a gold answer, and whether it leaks one.
+
+    A rejecting review is a turn of kind `review` that was not read as an acceptance. It leaks a gold answer if it names
+    that answer and the reviewed draft does not give it already.
+    """
+    hints: list[dict[str, Any]] = []
+    draft = ""
+    for number, turn in enumerate(transcript.turns):
+        if turn.kind in DRAFTS:
+            draft = turn.text
+        elif turn.kind == "review" and not (turn.verdict or {}).get("accepted", False):
+            named = [gold for gold in golds if names(turn.text, gold)]
+            leaks = bool(named) and not any(same_answer(read_answer(draft), gold) for gold in named)
+            hints.append({"turn": number, "names": bool(named), "leaks": leaks})
+    return hints
+
+
+def _short(gold: str) -> Answer | None:
+    words = gold.split()
+    return Answer(" ".join(words).casefold()) if 0 < len(words) <= LONGEST_GOLD else None
+
+
+def _plain(text: str) -> str:
+    return " ".join(re.sub(r"\b(?:the|an?)\b", " ", text.casefold()).split())
+
+
+def _value(text: str) -> Fraction:
+    return Fraction(text.replace(",", "").replace("$", "").replace("−", "-"))

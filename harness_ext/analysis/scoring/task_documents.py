@@ -1,0 +1,156 @@
+"""Finds the documents of a run in the tasks' own data."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness_ext.analysis.scoring.replay import ScoringError
+from harness_ext.bridge.document_hash import document_hash
+from harness_ext.errors import HarnessExtError
+
+SHOWN = 10
+
+
+@dataclass(frozen=True)
+class TaskSource:
+    """Where to find tasks, as for `lm_eval`.
+
+    include_path: folders of task files. Default none.
+    tasks: names or YAML files to load instead of the task names in the records. Default none.
+    metadata: metadata for tasks that need it. Default none.
+    seeds: the run's seeds of Python, numpy and torch. Default 0, 1234, 1234, as in lm-eval.
+    unsafe_code: whether tasks may run code written by a model. Default false.
+    """
+
+    include_path: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
+    metadata: dict[str, Any] = field(default_factory=dict)
+    seeds: tuple[int, int, int] = (0, 1234, 1234)
+    unsafe_code: bool = False
+
+
+def load_tasks(names: Sequence[str], source: TaskSource, manager: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return lm-eval's task objects by name, and the groups that contain only these tasks (`{group: [task, …]}`).
+
+    names: the names of the tasks in the records.
+    source: where to find them.
+    manager: lm-eval's TaskManager. Default: a new one.
+
+    Raises ScoringError if a task cannot be loaded.
+    """
+    import numpy as np
+    from lm_eval.tasks import TaskManager
+    from lm_eval.utils import set_torch_seed
+
+    if manager is None:
+        manager = TaskManager(include_path=list(source.include_path) or None, metadata=source.metadata or None)
+    # Some tasks shuffle their choices while loading. With the run's seeds they get the same order as in the run.
+    random.seed(source.seeds[0])
+    np.random.seed(source.seeds[1])
+    set_torch_seed(source.seeds[2])
+    files = (".yaml", ".yml")
+    wanted = [str(Path(t).expanduser().absolute()) if t.endswith(files) else t for t in source.tasks] or list(names)
+    problems: list[str] = []
+    loaded: dict[str, Any] = {}
+    for spec in wanted:
+        try:
+            loaded |= manager.load([spec])["tasks"]
+        except HarnessExtError as error:
+            problems.append(f"task {spec!r}: {error}")
+        except Exception as error:
+            problems.append(f"task {spec!r} cannot be loaded ({type(error).__name__}: {error})")
+    missing = [name for name in names if name not in loaded]
+    if missing and not problems:
+        problems.append(f"the records contain tasks that were not loaded: {', '.join(missing)}")
+    problems += [
+        f"task {name} runs code written by a model: give --confirm_run_unsafe_code to allow that"
+        for name in names
+        if name in loaded and getattr(loaded[name], "UNSAFE_CODE", False) and not source.unsafe_code
+    ]
+    if problems:
+        raise ScoringError(
+            "\n".join(
+                [
+                    "these tasks cannot be scored:",
+                    *(f"  - {p}" for p in problems),
+                    "Say where to find them, as for the run: --include_path FOLDER, or --tasks GROUP_OR_FILE",
+                ]
+            )
+        )
+    return {name: loaded[name] for name in names}, _groups(manager, set(names))
+
+
+def find_documents(task: Any, name: str, recorded: Iterable[tuple[int, str]]) -> tuple[dict[tuple[int, str], int], Any]:
+    """Return the index in the task's data of each recorded document, and the data.
+
+    task: lm-eval's task object.
+    name: the name of the task, for messages.
+    recorded: the documents, as (number, hash).
+
+    Raises ScoringError, which names every document whose hash does not occur in the data.
+    """
+    docs = task.eval_docs
+    count = len(docs)
+    # The number alone is not reliable: with `--samples`, lm-eval numbers the selected documents from 0, and the data
+    # may have changed since the run. So the hash has to match. Hashing all documents is slow, hence the document with
+    # the recorded number is tried first, and only if that fails are all others searched.
+    positions: dict[tuple[int, str], int] = {}
+    elsewhere: list[tuple[int, str]] = []
+    for doc_id, digest in sorted(set(recorded)):
+        if doc_id < count and document_hash(docs[doc_id]) == digest:
+            positions[doc_id, digest] = doc_id
+        else:
+            elsewhere.append((doc_id, digest))
+    if not elsewhere:
+        return positions, docs
+    # Equal documents have equal hashes. Each recorded one takes the next index that is still free, in order, so that no
+    # two share an index.
+    taken = set(positions.values())
+    free: dict[str, deque[int]] = {}
+    for position in range(count):
+        if position not in taken:
+            free.setdefault(document_hash(docs[position]), deque()).append(position)
+    problems: list[str] = []
+    for doc_id, digest in elsewhere:
+        if free.get(digest):
+            positions[doc_id, digest] = free[digest].popleft()
+        else:
+            found = document_hash(docs[doc_id])[:12] if doc_id < count else f"none, there are {count} documents"
+            problems.append(f"document {doc_id} (recorded hash {digest[:12]}, in the data: {found})")
+    if problems:
+        more = f"\n  - and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+        raise ScoringError(
+            f"task {name}: {len(problems)} documents of the run are not in the task's data, so their answers cannot be "
+            "scored:\n" + "\n".join(f"  - {p}" for p in problems[:SHOWN]) + more + "\nUse the data of the run "
+            "(HARNESS_EXT_DATA, or the same revision on the hub), and its seeds (--seed) for tasks that shuffle"
+        )
+    return positions, docs
+
+
+def _groups(manager: Any, names: set[str]) -> dict[str, list[str]]:
+    """Return the groups whose tasks were all run, with the tasks of each."""
+    # Only the index is read: loading a group would load the data of all its tasks. Groups may contain groups and inline
+    # entries; `path` stops the recursion if a group contains itself.
+    index = manager.task_index
+    found: dict[str, list[str]] = {}
+
+    def leaves(entry: Any, path: tuple[str, ...]) -> list[str]:
+        if isinstance(entry, dict):
+            entry = entry.get("group") or entry.get("task")
+        if isinstance(entry, list):
+            return [leaf for child in entry for leaf in leaves(child, path)]
+        known = index.get(entry)
+        if known is None or known.kind.name != "GROUP" or entry in path:
+            return [str(entry)]
+        return leaves((known.cfg or {}).get("task", []), (*path, entry))
+
+    for group in manager.all_groups:
+        tasks = leaves(group, ())
+        if len(tasks) > 1 and set(tasks) <= names:
+            found[group] = sorted(set(tasks), key=tasks.index)
+    return found

@@ -1,0 +1,269 @@
+"""The command `harness-ext show`: prints transcripts in the terminal."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness_ext.errors import FAILED, OK, HarnessExtError
+from harness_ext.records import Loglikelihood, Transcript, Turn
+from harness_ext.records.run_directory import read_transcripts
+from harness_ext.terminal import console, safe_line, safe_text
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+COLOURS = ("cyan", "magenta", "yellow", "blue", "green", "bright_cyan", "bright_magenta", "bright_yellow")
+CONTEXT_LINES = 12
+
+
+class ShowError(HarnessExtError):
+    """There is nothing to show. The message names cause and remedy."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The scores of one question from `harness-ext score`.
+
+    targets: the gold targets.
+    metric: the metric, as `metric,filter`.
+    answers: the metric's value after each round.
+    """
+
+    targets: tuple[str, ...]
+    metric: str
+    answers: tuple[float, ...]
+
+    @property
+    def flipped(self) -> bool:
+        """Return whether the first and the last answer have different scores."""
+        return self.answers[0] != self.answers[-1]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print transcripts and return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="harness-ext show",
+        description="Print a run's transcripts: turns by seat, verdicts, changes between drafts, and correctness.",
+        epilog="Scores are shown once `harness-ext score RUN` has written them. See docs/show.md.",
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run directory")
+    parser.add_argument(
+        "--doc", type=int, action="append", default=[], metavar="N", help="only this document (repeatable)"
+    )
+    parser.add_argument("--task", action="append", default=[], metavar="TASK", help="only this task (repeatable)")
+    parser.add_argument("--flips", action="store_true", help="only questions whose score changed between the drafts")
+    parser.add_argument(
+        "--metric", metavar="METRIC[,FILTER]", help="the metric that decides correctness (default: the first)"
+    )
+    parser.add_argument("--limit", type=int, metavar="N", help="print at most N questions")
+    parser.add_argument("--full", action="store_true", help="print whole contexts instead of their last lines")
+    args = parser.parse_args(list(arguments))
+    try:
+        show(args.run.expanduser(), console(), args)
+    except HarnessExtError as error:
+        print(f"harness-ext show: {safe_text(str(error))}", file=sys.stderr)
+        return FAILED
+    except BrokenPipeError:
+        # In `show RUN | head`, the reader is gone. Python would report that once more when it flushes stdout at exit.
+        sys.stderr.close()
+    return OK
+
+
+def show(run: Path, out: Console, args: argparse.Namespace) -> None:
+    """Print the transcripts that the arguments select, in the order of tasks and documents.
+
+    run: the run directory.
+    out: the console to print to.
+    args: the parsed command line.
+
+    Raises ShowError if there is nothing to print.
+    """
+    transcripts = list(read_transcripts(run)) if run.is_dir() else []
+    if not transcripts:
+        raise ShowError(f"{run} contains no transcripts: name a run directory (harness_ext_runs/<label>-<time>)")
+    scores = read_scores(run, args.metric)
+    if args.flips and scores is None:
+        raise ShowError(f"--flips needs scores: run `harness-ext score {run}` first")
+    seats = {seat: COLOURS[i % len(COLOURS)] for i, seat in enumerate(_seats(transcripts))}
+    picked = [
+        (t, scored)
+        for t in sorted(transcripts, key=lambda t: (t.task, t.doc_id, t.repeat, t.index))
+        if (not args.task or t.task in args.task) and (not args.doc or t.doc_id in args.doc)
+        if (scored := (scores or {}).get(_draw_key(t))) is not None or not args.flips
+        if not args.flips or (scored is not None and scored.flipped)
+    ]
+    if not picked:
+        tasks = ", ".join(sorted({t.task for t in transcripts}))
+        raise ShowError(
+            f"no question matches the given options ({len(transcripts)} questions; tasks of this run: {tasks})"
+        )
+    for transcript, scored in picked[: args.limit]:
+        for block in render(transcript, scored, seats, args.full):
+            out.print(block)
+    left = len(picked) - len(picked[: args.limit])
+    if left:
+        out.print(f"{left} more questions (--limit)")
+    if scores is None:
+        out.print(f"not scored: run `harness-ext score {safe_line(str(run))}` to see which answers were right")
+
+
+def render(transcript: Transcript, scored: Scored | None, seats: Mapping[str, str], full: bool) -> Iterator[Text]:
+    """Yield a transcript as styled lines.
+
+    transcript: the transcript.
+    scored: its scores, or None.
+    seats: the colour of each seat.
+    full: whether to print the whole context instead of its last lines.
+
+    Text from models is made safe first, so that no style but those set here reaches the terminal.
+    """
+    from rich.text import Text
+
+    title = f"── {safe_line(transcript.task)}, document {transcript.doc_id}"
+    title += f", repeat {transcript.repeat}" if transcript.repeat else ""
+    yield Text(f"{title} ──", style="bold")
+    yield Text(_shortened(safe_text(_readable(transcript.context)), full), style="dim")
+    drafts: dict[str, str] = {}
+    for turn in transcript.turns:
+        colour = seats.get(turn.seat, "white")
+        head = Text(f"\n{safe_line(turn.seat)} {safe_line(turn.kind)}", style=f"bold {colour}")
+        if verdict := _verdict(turn):
+            accepted = (turn.verdict or {}).get("accepted")
+            head.append(f"  {verdict}", style="green" if accepted else "red" if accepted is False else "dim")
+        notes = (*turn.notes, *turn.result.notes, *(["cut at limit"] if turn.finish == "length" else []))
+        if notes:
+            head.append(f"  ({safe_line(', '.join(notes))})", style="dim")
+        yield head
+        text = safe_text(turn.text)
+        if isinstance(turn.result, Loglikelihood):
+            yield Text(f"log-probability {turn.result.logprob:.4f}")
+        elif turn.seat in drafts and turn.kind != "review":
+            yield word_diff(drafts[turn.seat], text)
+        else:
+            yield Text(text)
+        if turn.kind != "review" and not isinstance(turn.result, Loglikelihood):
+            drafts[turn.seat] = text
+    yield _ending(transcript, scored)
+
+
+def word_diff(before: str, after: str) -> Text:
+    """Return the newer text with its new words in green, and the words they replace struck through in red."""
+    from rich.text import Text
+
+    old, new = re.findall(r"\s+|[^\s]+", before), re.findall(r"\s+|[^\s]+", after)
+    text = Text()
+    for kind, a, b, c, d in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+        if kind == "equal":
+            text.append("".join(new[c:d]))
+            continue
+        if removed := "".join(old[a:b]).replace("\n", " "):
+            text.append(f"[-{removed}-]" if removed.strip() else "", style="red strike")
+        if added := "".join(new[c:d]):
+            text.append(f"{{+{added}+}}" if added.strip() else added, style="green" if added.strip() else "")
+    return text
+
+
+def read_scores(run: Path, metric: str | None) -> dict[tuple[str, str, int], Scored] | None:
+    """Return the scores of a run's questions by task, document hash and repeat, or None if it has not been scored.
+
+    run: the run directory.
+    metric: a metric, as `name` or `name,filter`. None selects the first whose values are numbers.
+
+    Raises ShowError if the metric is unknown or the scores are damaged.
+    """
+    path = run / "scores.jsonl"
+    if not path.is_file():
+        return None
+    found: dict[tuple[str, str, int], Scored] = {}
+    known: dict[str, None] = {}
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            try:
+                row = json.loads(line)
+                names = {f"{m},{f}": (m, f) for f, entry in row["filters"].items() for m in entry["lm_eval"]}
+                known.update(dict.fromkeys(names))
+                wanted = [n for n in names if metric in (None, n, names[n][0]) and _is_number(row, *names[n])]
+                if not wanted:
+                    continue
+                name, key = names[wanted[0]]
+                units = row["filters"][key]["answers"]
+                for i, draw in enumerate(row["draws"]):
+                    values = tuple(float(state[name]) for state in units[i if len(units) == len(row["draws"]) else 0])
+                    draw_key = (row["task"], row["doc_hash"], draw["repeat"])
+                    found[draw_key] = Scored(tuple(map(str, row["target"])), wanted[0], values)
+            except (ValueError, KeyError, TypeError, IndexError) as error:
+                raise ShowError(f"{path} is damaged ({error!r}): run `harness-ext score {run}` again") from error
+    if metric is not None and not found:
+        raise ShowError(f"--metric {metric}: the run was not scored by this metric; it has {', '.join(known)}")
+    return found
+
+
+def _is_number(row: Mapping[str, Any], metric: str, key: str) -> bool:
+    return isinstance(row["filters"][key]["lm_eval"][metric], int | float)
+
+
+def _draw_key(transcript: Transcript) -> tuple[str, str, int]:
+    return transcript.task, transcript.doc_hash, transcript.repeat
+
+
+def _seats(transcripts: Sequence[Transcript]) -> list[str]:
+    return list(dict.fromkeys(turn.seat for t in transcripts for turn in t.turns))
+
+
+def _readable(context: str) -> str:
+    """Return a context in readable form: messages that are encoded as JSON become lines of `role: content`."""
+    try:
+        messages = [(message["role"], message["content"]) for message in json.loads(context)]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return context
+    return "\n\n".join(f"{role}: {content}" for role, content in messages)
+
+
+def _shortened(text: str, full: bool) -> str:
+    lines = text.rstrip("\n").split("\n")
+    if full or len(lines) <= CONTEXT_LINES:
+        return "\n".join(lines)
+    return "\n".join([f"… {len(lines) - CONTEXT_LINES} lines (--full)", *lines[-CONTEXT_LINES:]])
+
+
+def _verdict(turn: Turn) -> str:
+    verdict = turn.verdict or {}
+    if "accepted" not in verdict:
+        shown = [f"{k}: {v}" for k, v in verdict.items() if k in ("answer", "agrees", "closes", "continuation")]
+        return safe_line(", ".join(shown))
+    word = "✓ accepted" if verdict["accepted"] else "✗ rejected"
+    details = ["malformed"] if verdict.get("malformed") else []
+    rule = verdict.get("rule")
+    details += [str(rule)] if rule not in (None, "first_word") else []
+    if isinstance(verdict.get("probability"), int | float):
+        details.append(f"{verdict['probability']:.2f}")
+    return safe_line(f"{word} ({', '.join(details)})" if details else word)
+
+
+def _ending(transcript: Transcript, scored: Scored | None) -> Text:
+    from rich.text import Text
+
+    text = Text(f"\nended: {safe_line(transcript.stop)}", style="bold")
+    if transcript.failure is not None:
+        text.append(f"; failed: {safe_line(transcript.failure.message)}", style="red")
+    if scored is not None:
+        marks = " → ".join(_mark(value) for value in scored.answers)
+        style = "green" if scored.answers[-1] >= 1 else "red" if scored.answers[-1] <= 0 else "yellow"
+        text.append(f"; {safe_line(scored.metric)}: ")
+        text.append(marks, style=style)
+        text.append(f"; gold: {safe_line(' | '.join(scored.targets))}")
+    text.append("\n")
+    return text
+
+
+def _mark(value: float) -> str:
+    return {1.0: "right", 0.0: "wrong"}.get(value, f"{value:.3g}")

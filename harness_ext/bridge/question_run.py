@@ -1,0 +1,209 @@
+"""One call from lm-eval, answered in three steps: read what is known, ask for the rest, finish."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from harness_ext.backends.base import Backend
+from harness_ext.bridge.session import Session, torch_seed
+from harness_ext.engine.budget import total_spending
+from harness_ext.engine.engine import Engine
+from harness_ext.engine.progress import Progress
+from harness_ext.engine.queues import CallPolicy
+from harness_ext.errors import RunFailed
+from harness_ext.protocol import Protocol, Question
+from harness_ext.records import Identity, Transcript
+from harness_ext.records.run_directory import read_transcripts, write_json
+from harness_ext.records.summary import Summary
+
+Answer = TypeVar("Answer")
+
+
+class QuestionRun(Generic[Answer]):
+    """Answers numbered questions and collects in `answers`, by number, what lm-eval gets for each.
+
+    session: the evaluation that the questions belong to.
+    protocol: answers a question.
+    read: extracts lm-eval's answer from a transcript: its text, or the log-likelihoods of its choices.
+    on_answer: called with number and answer as soon as a question is answered, also if an earlier run answered it.
+        Default none.
+
+    Call `read_known`, `ask` and `finish`, in this order.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        protocol: Protocol,
+        read: Callable[[Transcript], Answer],
+        on_answer: Callable[[int, Answer], None] | None = None,
+    ) -> None:
+        self.session, self.protocol, self.read = session, protocol, read
+        self.on_answer = on_answer or (lambda number, answer: None)
+        self.answers: dict[int, Answer] = {}
+        self._seed = torch_seed()
+        self._summary = self._new_summary()
+        self._known: dict[Identity, Answer] = {}
+        self._failed_before: dict[Identity, Transcript] = {}
+        self._failures: list[str] = []
+        self._error: Exception | None = None
+
+    def read_known(self) -> None:
+        """Read the run directory: answered questions are not asked again, failed ones are."""
+        for transcript in read_transcripts(self.session.run.path):
+            if transcript.failure is not None:
+                self._failed_before[transcript.identity] = transcript
+            else:
+                self._known[transcript.identity] = self.read(transcript)
+                self._summary.add(transcript)
+
+    def ask(self, questions: Iterable[tuple[int, Question]], count: int, tasks: Iterable[str]) -> None:
+        """Answer the questions that are not known yet. An error that ends the run is kept for `finish` to raise.
+
+        questions: the questions with their numbers.
+        count: how many questions there are, known ones included.
+        tasks: the names of their tasks.
+        """
+        asked_tasks = set(tasks)
+        known = sum(identity[0] in asked_tasks for identity in self._known)
+        self._asked = count
+        # The engine counts the questions that it receives, in their order. Known questions never reach it, so its count
+        # differs from lm-eval's numbers: `numbers[position]` maps it back.
+        numbers: list[int] = []
+
+        def finished(position: int, transcript: Transcript) -> None:
+            self._record(numbers[position], transcript)
+
+        self._run_engine(self._unknown(questions, numbers), max(count - known, 0), finished)
+
+    def finish(self, strict: bool = False) -> None:
+        """Write the summary, then raise the error that ended the run, if any.
+
+        strict: raise RunFailed for unanswered questions even with `on_failure=score`, because no result could stand for
+            a wrong answer.
+
+        Raises the error of this process, RunFailed for an error of another process, or RunFailed for questions without
+        an answer.
+        """
+        for transcript in self._failed_before.values():
+            self._summary.add(transcript)
+        session, ranks = self.session, self.session.ranks
+        # Every `gather` waits for all processes. A process that raised before reaching them would leave the others
+        # hanging, so errors are exchanged first and raised only after the last collective call.
+        errors = ranks.gather(str(self._error) if self._error else None)
+        failures = [failure for part in ranks.gather(self._failures) for failure in part]
+        unfinished = sum(ranks.gather(self._asked - len(self.answers)))
+        budgets = [state for state in ranks.gather(session.budget and session.budget.state) if state is not None]
+        if ranks.rank == 0:
+            self._write_summary(unfinished, budgets)
+        ranks.barrier()
+        if self._error is not None:
+            raise self._error
+        if other := next((error for error in errors if error), None):
+            raise RunFailed(f"another process of this run ended early: {other}")
+        if failures and (strict or session.plan.options.on_failure == "stop"):
+            raise RunFailed(_failure_message(failures, session.run.path))
+
+    def _unknown(self, questions: Iterable[tuple[int, Question]], numbers: list[int]) -> Iterator[Question]:
+        for number, question in questions:
+            # Hashing a question takes time, so a new run skips it.
+            identity = question.identity(self._seed) if self._known else None
+            if identity in self._known:
+                self._answered(number, self._known[identity])
+            else:
+                numbers.append(number)
+                yield question
+
+    def _record(self, number: int, transcript: Transcript) -> None:
+        protocol = self.session.plan.protocol
+        self.session.run.add(transcript)
+        if protocol.readable is not None:
+            self.session.run.append(protocol.readable, protocol.write_up(transcript))
+        self._summary.add(transcript)
+        self._failed_before.pop(transcript.identity, None)
+        answer = self.read(transcript)
+        if transcript.failure is None:
+            self._answered(number, answer)
+        else:
+            self.answers[number] = answer
+            self._failures.append(f"{transcript.task}, document {transcript.doc_id}: {transcript.failure.message}")
+
+    def _answered(self, number: int, answer: Answer) -> None:
+        self.answers[number] = answer
+        self.on_answer(number, answer)
+
+    def _run_engine(
+        self, questions: Iterator[Question], total: int, finished: Callable[[int, Transcript], None]
+    ) -> None:
+        session, options = self.session, self.session.plan.options
+        policy = CallPolicy(truncate=options.on_overflow == "truncate", keep_empty=options.on_empty == "keep")
+        engine = Engine(session.store, options.window, policy, self._seed, session.budget)
+        try:
+            if options.progress == "off" or session.ranks.rank != 0:
+                engine.run(self.protocol, session.plan.seats, questions, finished)
+            else:
+                with Progress(total, self._seat_names(), True if options.progress == "on" else None) as progress:
+                    engine.run(self.protocol, session.plan.seats, questions, finished, [progress])
+        except KeyboardInterrupt:
+            print("[harness-ext] interrupted; run the same command again to continue from here", file=sys.stderr)
+            raise
+        except Exception as error:
+            # `finish` raises it, because the other processes wait there and have to learn of it.
+            self._error = error
+        finally:
+            session.run.close()
+
+    def _new_summary(self) -> Summary:
+        return Summary(lambda seat: self.session.plan.seats[seat].cost)
+
+    def _write_summary(self, unfinished: int, budgets: Sequence[tuple[float | None, bool]]) -> None:
+        session, demonstration = self.session, self.session.plan.demonstration
+        session.tables.merge(session.ranks.world)
+        if session.ranks.world > 1:
+            # This process has counted its own questions only; the merged records contain those of all processes.
+            session.run.merge()
+            self._summary = self._new_summary()
+            for transcript in read_transcripts(session.run.path):
+                self._summary.add(transcript)
+        session.summary = {**self._summary.to_json(), "unfinished": unfinished}
+        if budgets:
+            session.summary["budget"] = {"cap": session.plan.options.budget, **total_spending(budgets)}
+        write_json(session.run.path / "summary.json", {"demonstration_pair": demonstration, **session.summary})
+        if same_calls := self._summary.events["same_call"]:
+            print(f"[harness-ext] {same_calls} {SAME_CALL}", file=sys.stderr)
+        print(f"[harness-ext] records of this run: {session.run.path}", file=sys.stderr)
+        if demonstration:
+            print(DEMONSTRATION, file=sys.stderr)
+
+    def _seat_names(self) -> dict[Backend, str]:
+        names: dict[Backend, str] = {}
+        for name, setup in self.session.plan.seats.items():
+            names[setup.backend] = f"{names[setup.backend]}+{name}" if setup.backend in names else name
+        return names
+
+
+def _failure_message(failures: Sequence[str], run: Path, shown: int = 10) -> str:
+    lines = [f"{len(failures)} questions have no answer; all others are finished and stored in {run}:"]
+    lines += [f"  - {failure}" for failure in failures[:shown]]
+    if len(failures) > shown:
+        lines.append(f'  - and {len(failures) - shown} more, in the run\'s transcripts.jsonl (`"status": "failed"`)')
+    lines.append(f"Run the same command again to retry only these: {shlex.join(['lm_eval', *sys.argv[1:]])}")
+    lines.append("Or give `on_failure=score` to score them as wrong; the summary counts them.")
+    return "\n".join(lines)
+
+
+SAME_CALL = (
+    "calls repeated a greedy call of the same question: agents or draws that decode one model greedily always agree, "
+    "so one answer is counted several times. Let them sample (`--gen_kwargs do_sample=True,temperature=0.8`), or give "
+    "them different models or system messages"
+)
+DEMONSTRATION = """\
++----------------------------------------------------------------------------+
+| No model was named, so the built-in demonstration pair was used. It is a   |
+| tiny pair trained on invented stories; its results say nothing about other |
+| models. Name yours: student=<backend>:<model>,teacher=<backend>:<model>    |
++----------------------------------------------------------------------------+"""

@@ -1,0 +1,109 @@
+"""One evaluation: its plan, and everything that it writes to."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness_ext import __version__
+from harness_ext.bridge.choices import Reasoning
+from harness_ext.bridge.exports import Tables
+from harness_ext.config.run_plan import RUNS, RunPlan
+from harness_ext.engine.budget import Budget, open_budget
+from harness_ext.engine.ranks import Ranks
+from harness_ext.errors import StoreError
+from harness_ext.records.call_store import CallStore
+from harness_ext.records.run_directory import RunDirectory, installed_versions, new_run_path
+
+
+@dataclass
+class Session:
+    """Everything that one evaluation owns, for as long as its lm-eval model exists.
+
+    plan: the checked arguments.
+    ranks: this process's rank in a distributed run, and how many processes there are.
+    store: the call store, or None with `store=off`.
+    budget: this process's share of the budget, or None without one.
+    run: the run directory.
+    tables: the tables of the tasks that have one.
+    summary: the figures after the latest call from lm-eval, as in `summary.json`.
+    """
+
+    plan: RunPlan
+    ranks: Ranks
+    store: CallStore | None
+    budget: Budget | None
+    run: RunDirectory
+    tables: Tables
+    summary: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, plan: RunPlan, label: str) -> Session:
+        """Open everything that the plan names. Raises StoreError if a folder cannot be written."""
+        ranks, options = Ranks.current(), plan.options
+        store = CallStore(Path(options.store).expanduser()) if options.store != "off" else None
+        run = _open_run(plan, label, ranks)
+        budget = open_budget(options.budget, plan.seats, ranks.world)
+        return cls(plan, ranks, store, budget, run, Tables(run.path, label, ranks.rank))
+
+
+def _open_run(plan: RunPlan, label: str, ranks: Ranks) -> RunDirectory:
+    path = plan.options.run_dir.expanduser() if plan.options.run_dir else None
+    try:
+        if path is None:
+            path = Path(ranks.gather(str(new_run_path(RUNS, label)) if ranks.rank == 0 else None)[0])
+        run = RunDirectory(path, _run_config(plan, label), ranks.rank, ranks.world)
+    except OSError as error:
+        raise StoreError(
+            f"the run directory {path or RUNS} cannot be created: {error}. Name a writable folder (`run_dir=<folder>`)"
+        ) from error
+    ranks.barrier()
+    return run
+
+
+def _run_config(plan: RunPlan, label: str) -> dict[str, Any]:
+    """Return the content of `config.json`. A run directory is only resumed by a run with the same `identity`."""
+    seed, reasoning = torch_seed(), Reasoning.of(plan.options)
+    # Samples drawn with another seed are different samples, so the seed belongs to the identity of a protocol or seat
+    # that samples. If only the task samples, the seed is part of its questions' identities instead.
+    samples = plan.protocol.samples or any(setup.samples for setup in plan.seats.values())
+    return {
+        "harness_ext": __version__,
+        "label": label,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "versions": installed_versions(),
+        "seeds": {"torch": seed},
+        "demonstration_pair": plan.demonstration,
+        "run": {k: v for k, v in vars(plan.options).items() if k != "run_dir"},
+        "seats": {
+            name: {
+                "chat": setup.chat,
+                "price_in": setup.price_in,
+                "price_out": setup.price_out,
+                **setup.own,
+                **setup.backend.info(),
+            }
+            for name, setup in plan.seats.items()
+        },
+        "identity": {
+            "protocol": type(plan.protocol).__qualname__,
+            "options": dict(vars(plan.protocol)),
+            "seats": {
+                name: {"fingerprint": setup.backend.fingerprint, "chat": setup.chat, **setup.own}
+                for name, setup in plan.seats.items()
+            },
+            "seed": seed if samples else None,
+            "on_overflow": plan.options.on_overflow,
+            "on_empty": plan.options.on_empty,
+            "reasoning": vars(reasoning) if reasoning else None,
+        },
+    }
+
+
+def torch_seed() -> int:
+    """Return lm-eval's torch seed. lm-eval does not pass it to models, so it is read back from torch."""
+    torch = sys.modules.get("torch")
+    return int(torch.initial_seed()) if torch is not None else 0

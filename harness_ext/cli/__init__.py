@@ -1,0 +1,114 @@
+"""The command `harness-ext`: a table of subcommands, each of which is imported only when it is called.
+
+docs/cli.md lists the commands, their exit statuses and the environment variables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from harness_ext import __version__
+from harness_ext.errors import FAILED, INTERRUPTED, OK
+
+
+@dataclass(frozen=True)
+class Command:
+    """A subcommand.
+
+    target: its function, as `module:function` below `harness_ext`. The function is called with the arguments after the
+        command's name; it returns an exit status (None means 0) or raises SystemExit.
+    help: its line in `harness-ext --help`.
+    """
+
+    target: str
+    help: str
+
+    def load(self) -> Callable[[list[str]], int | None]:
+        """Import the command's module and return its function."""
+        module, _, function = self.target.partition(":")
+        loaded: Callable[[list[str]], int | None] = getattr(importlib.import_module(f"harness_ext.{module}"), function)
+        return loaded
+
+
+COMMANDS = {
+    "lm-eval": Command("cli:lm_eval", "run lm-eval's own command line with the plugins loaded"),
+    "score": Command(
+        "analysis.scoring.command:main", "score every answer of a run: accuracy per round, flips, oracle, leaks"
+    ),
+    "show": Command("analysis.show:main", "print transcripts: turns, verdicts, changes, correctness"),
+    "compare": Command("analysis.compare.command:main", "compare runs: paired differences, tests, flips, cost"),
+    "estimate": Command(
+        "analysis.estimate:main", "estimate calls, tokens, time and price of a run from a few questions"
+    ),
+    "doctor": Command("cli.doctor:main", "report versions, plugins and devices, and what is missing"),
+    "enhance": Command("enhance.command:main", "add rationales and preferences from a teacher to training rows"),
+    "finetune": Command("finetune.command:main", "train a student, a teacher or an adapter"),
+    "checkpoints": Command("finetune.checkpoints_command:main", "evaluate every epoch of a training run"),
+    "export": Command("cli:export", "export a trained model as a plain folder, or logged samples as tables"),
+    "new-task": Command("cli.new_task.command:main", "create the files of a task from your data and try it out"),
+    "slurm": Command("finetune.slurm:main", "write a batch script for training on one or more nodes"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `harness-ext` with `arguments` (default: those of the process) and return its exit status."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    name = _parser().parse_args(arguments[:1]).command
+    try:
+        return COMMANDS[name].load()(arguments[1:]) or OK
+    except KeyboardInterrupt:
+        print("harness-ext: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def export(arguments: list[str]) -> int:
+    """Export what the first path contains: lm-eval samples as tables, or a trained model as a folder."""
+    from pathlib import Path
+
+    from harness_ext.bridge import exports as tables
+    from harness_ext.finetune import export_model as models
+
+    source = next((Path(a) for a in arguments if not a.startswith("-")), None)
+    if source is None:
+        tables.parser().print_help()
+        print("\nor, for a trained model:\n")
+    return models.main(arguments) if source is None or not tables.samples_in(source) else tables.main(arguments)
+
+
+def lm_eval(arguments: list[str]) -> int:
+    """Run lm-eval's command line with `arguments`, loading the plugins even without the start-up file."""
+    from harness_ext.bridge import startup
+
+    startup.enforce()
+    try:
+        from lm_eval.__main__ import cli_evaluate
+    except ImportError as error:
+        print(f"harness-ext: lm-eval cannot be imported ({error}).\nRemedy: pip install 'lm_eval[hf]'", file=sys.stderr)
+        return FAILED
+    sys.argv = ["lm-eval", *arguments]
+    cli_evaluate()
+    return OK
+
+
+def _parser() -> argparse.ArgumentParser:
+    width = max(map(len, COMMANDS))
+    parser = argparse.ArgumentParser(
+        prog="harness-ext",
+        usage="harness-ext COMMAND [ARGUMENTS …]",
+        description="Multi-agent protocols as models of the lm-evaluation-harness.",
+        epilog="commands:\n"
+        + "\n".join(f"  {name:<{width}}  {command.help}" for name, command in COMMANDS.items())
+        + "\n\nRun `harness-ext COMMAND --help` for the arguments of a command.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"harness-ext {__version__}")
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of the commands below")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

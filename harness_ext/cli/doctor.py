@@ -1,0 +1,211 @@
+"""`harness-ext doctor`: reports what is installed, what lm-eval finds, where models can run and what is missing."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.metadata
+import platform
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from harness_ext import __file__ as package_file
+from harness_ext import __version__
+from harness_ext.bridge import plugins, startup
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
+
+DISTRIBUTION = "harness-ext"
+State = Literal["ok", "note", "problem"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report.
+
+    state: `ok`; `note`, for a setting or an optional part; or `problem`, for something that cannot work.
+    text: what was found.
+    remedy: what to do about it. Default nothing.
+    """
+
+    state: State
+    text: str
+    remedy: str = ""
+
+
+def main(arguments: list[str]) -> int:
+    """Print the report and return 0, or 1 if it contains a problem."""
+    argparse.ArgumentParser(prog="harness-ext doctor", description=__doc__).parse_args(arguments)
+    sections = {
+        "Versions": versions,
+        "Start-up file": startup_file,
+        "Models": models,
+        "Task packs": task_packs,
+        "Devices": devices,
+        "Extras": extras,
+    }
+    problems = 0
+    for title, section in sections.items():
+        print(title)
+        for finding in section():
+            problems += finding.state == "problem"
+            print(f"  {finding.state:<8} {finding.text}")
+            if finding.remedy:
+                print(f"  {'':<8} -> {finding.remedy}")
+    print("No problems found." if not problems else f"{problems} problem(s) found.")
+    return 1 if problems else 0
+
+
+def versions() -> Iterator[Finding]:
+    """Report the versions of Python, of this package and of its required dependencies."""
+    yield Finding("ok", f"Python {platform.python_version()}, {sys.executable}")
+    yield Finding("ok", f"{DISTRIBUTION} {__version__}, {Path(package_file).parent}")
+    try:
+        absent = missing("")
+    except importlib.metadata.PackageNotFoundError:
+        remedy = "run `pip install .` in the checkout"
+        yield Finding("problem", f"{DISTRIBUTION} runs from a checkout and is not installed", remedy)
+        return
+    except ModuleNotFoundError as error:  # `packaging` itself, if this package was installed without dependencies
+        yield Finding("problem", f"{error.name} is not installed", f"pip install --upgrade {DISTRIBUTION}")
+        return
+    for requirement in sorted(required("")):
+        if requirement not in absent:
+            yield Finding("ok", f"{requirement} {importlib.metadata.version(requirement)}")
+    for requirement, why in sorted(absent.items()):
+        yield Finding("problem", f"{requirement}: {why}", f"pip install --upgrade {DISTRIBUTION}")
+
+
+def startup_file() -> Iterator[Finding]:
+    """Report whether `lm_eval` itself, without `harness-ext lm-eval`, loads plugins."""
+    by_hand = "use `harness-ext lm-eval …` instead of `lm_eval …`"
+    folder = next((entry for entry in sys.path if Path(entry, "harness_ext.pth").is_file()), None)
+    if startup.switched_off():
+        yield Finding("note", "turned off by HARNESS_EXT_NO_PLUGINS", f"unset HARNESS_EXT_NO_PLUGINS, or {by_hand}")
+    elif startup.installed():
+        yield Finding("ok", f"read from {folder}" if folder else "active")
+    elif folder is None:
+        yield Finding("note", "not installed: no harness_ext.pth in site-packages", f"pip install ., or {by_hand}")
+    else:
+        yield Finding("problem", f"{folder}/harness_ext.pth was not read (python -S or -I?)", by_hand)
+
+
+def models() -> Iterator[Finding]:
+    """Report which `lm_eval.models` entry points lm-eval knows."""
+    try:
+        importlib.import_module("lm_eval.models")
+        from lm_eval.api.registry import model_registry
+
+        native = plugins.discovers_models()
+        plugins.register_models()
+    except Exception as error:  # any failure of lm-eval is what this report is meant to show
+        yield Finding("problem", f"lm-eval does not load ({error})", "pip install --force-reinstall --no-deps lm_eval")
+        return
+    if native:
+        yield Finding("note", "this lm-eval discovers models itself, so the start-up file does not register them")
+    for point in plugins.installed(plugins.MODELS):
+        text = f"{point.name} = {point.value} ({plugins.owner(point)})"
+        try:
+            point.load()
+        except Exception as error:
+            yield Finding("problem", f"{text} does not load: {type(error).__name__}: {error}")
+            continue
+        if native or (point.name in model_registry and model_registry.get(point.name) is point.load()):
+            yield Finding("ok", text)
+        else:
+            yield Finding("note", f"{text}: the name belongs to another model", "use another of its names")
+
+
+def task_packs() -> Iterator[Finding]:
+    """Report the `lm_eval.tasks` entry points and how many task files each contains."""
+    for point in plugins.installed(plugins.TASKS):
+        text = f"{point.name} = {point.value} ({plugins.owner(point)})"
+        try:
+            folders = plugins.pack_folders(point)
+        except Exception as error:
+            yield Finding("problem", f"{text} does not load: {error}")
+            continue
+        files = sum(1 for folder in folders for _ in folder.rglob("*.yaml"))
+        yield Finding("ok", f"{text}: {files} YAML files in {', '.join(map(str, folders))}")
+
+
+def devices() -> Iterator[Finding]:
+    """Report the devices on which models can run."""
+    try:
+        import torch
+    except Exception as error:
+        yield Finding("problem", f"torch does not load ({error})", "pip install torch")
+        return
+    for index in range(torch.cuda.device_count()):
+        gpu = torch.cuda.get_device_properties(index)
+        yield Finding("ok", f"cuda:{index} {gpu.name}, {gpu.total_memory / 2**30:.0f} GiB")
+    if not torch.cuda.is_available():
+        yield Finding("note", "no CUDA device; small models run on the CPU")
+    if torch.backends.mps.is_available():
+        yield Finding("ok", "mps")
+    yield Finding("ok", f"cpu, {torch.get_num_threads()} threads, torch {torch.__version__}")
+
+
+def extras() -> Iterator[Finding]:
+    """Report what each optional extra still lacks."""
+    try:
+        names = importlib.metadata.metadata(DISTRIBUTION).get_all("Provides-Extra") or []
+        missing("")
+    except ModuleNotFoundError:  # already reported by `versions`
+        return
+    for name in names:
+        if name == "all":
+            continue
+        absent = missing(name)
+        if absent:
+            remedy = f"pip install '{DISTRIBUTION}[{name}]' (in a checkout: pip install '.[{name}]')"
+            yield Finding("note", f"{name}: {'; '.join(f'{key} {why}' for key, why in absent.items())}", remedy)
+        else:
+            yield Finding("ok", name)
+
+
+def required(extra: str, distribution: str = DISTRIBUTION) -> dict[str, Requirement]:
+    """Return the requirements that an extra adds, by project name.
+
+    The extras of requirements (`lm_eval[hf]`) are followed, but not their other dependencies.
+
+    extra: name of the extra, or "" for the requirements without any extra.
+    distribution: the distribution to inspect. Default `harness-ext`.
+
+    Raises PackageNotFoundError if `distribution` is not installed.
+    """
+    from packaging.requirements import Requirement
+
+    found: dict[str, Requirement] = {}
+    for line in importlib.metadata.requires(distribution) or []:
+        requirement = Requirement(line)
+        marker = requirement.marker
+        if extra and (marker is None or marker.evaluate({"extra": ""})):
+            continue
+        if marker is not None and not marker.evaluate({"extra": extra}):
+            continue
+        found.setdefault(requirement.name, requirement)
+        for inner in requirement.extras:
+            try:
+                found = {**required(inner, requirement.name), **found}
+            except importlib.metadata.PackageNotFoundError:
+                break
+    return found
+
+
+def missing(extra: str) -> dict[str, str]:
+    """Return the projects of `required(extra)` that are missing or have the wrong version, and what is wrong."""
+    absent = {}
+    for name, requirement in required(extra).items():
+        try:
+            version = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            absent[name] = "is not installed"
+            continue
+        if not requirement.specifier.contains(version, prereleases=True):
+            absent[name] = f"is {version}, but {requirement.specifier} is needed"
+    return absent

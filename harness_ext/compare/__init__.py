@@ -1,1 +1,0 @@
-"""Comparing runs question by question: intervals, paired tests, flips, cost."""

@@ -1,0 +1,1 @@
+"""Turns lm-eval's model arguments into a checked run."""

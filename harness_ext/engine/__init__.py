@@ -1,0 +1,1 @@
+"""Runs a protocol over many questions: device queues, budget, progress and distributed ranks."""

@@ -1,0 +1,181 @@
+"""The run directory: the configuration, transcripts and summary of one evaluation. Transcripts are only appended to."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import IO, Any
+
+from harness_ext.errors import StoreError
+from harness_ext.files import atomic_write
+from harness_ext.records.transcript import Identity, Transcript
+
+_encode = json.JSONEncoder(ensure_ascii=False).encode
+
+
+class RunDirectory:
+    """The folder of one evaluation: `config.json`, `transcripts.jsonl`, `summary.json`.
+
+    A folder that contains the same evaluation is continued; one that contains another evaluation is refused. In a
+    distributed run, each process writes a file of its own, and rank 0 merges them.
+
+    path: the folder.
+    config: the configuration; the evaluation is the same if `identity` in it is.
+    rank: the number of this process, from 0. Default 0.
+    world: the number of processes. Default 1.
+    """
+
+    def __init__(self, path: Path, config: Mapping[str, Any], rank: int = 0, world: int = 1) -> None:
+        self.path = path
+        self.rank, self.world = rank, world
+        self._file: IO[str] | None = None
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            known = path / "config.json"
+            if known.exists():
+                self._check_same(json.loads(known.read_text(encoding="utf-8")), config)
+            elif rank == 0:
+                write_json(known, config)
+            self._part = path / ("transcripts.jsonl" if world == 1 else f"transcripts.{rank}.jsonl")
+        except (OSError, ValueError) as error:  # ValueError: config.json is not JSON
+            raise StoreError(
+                f"the run directory {path} cannot be used: {error}. Give a writable folder (`run_dir=<folder>`)"
+            ) from error
+
+    def _check_same(self, there: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+        wanted = json.loads(json.dumps(config.get("identity"), default=str))
+        found = there.get("identity") if isinstance(there, dict) else None
+        if not isinstance(found, dict):
+            raise ValueError(f"{self.path / 'config.json'} does not describe an evaluation")
+        if found != wanted:
+            differing = sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k))
+            raise StoreError(
+                f"the run directory {self.path} contains another evaluation (different: {', '.join(differing)}). "
+                "Give another folder (`run_dir=<folder>`), or leave `run_dir` out for a new one"
+            )
+
+    def add(self, transcript: Transcript) -> None:
+        """Append a transcript. Raises StoreError if the disk is full or the folder is gone."""
+        try:
+            if self._file is None:
+                self._file = _open_to_append(self._part)
+            self._file.write(_encode(transcript.to_json()) + "\n")
+            self._file.flush()  # from here on, the line survives even if the process is killed
+        except OSError as error:
+            raise StoreError(
+                f"the transcripts in {self.path} cannot be written: {error}. Finished calls are in the store: "
+                "make room, then run the same command again"
+            ) from error
+
+    def append(self, name: str, text: str) -> None:
+        """Append text to a readable file of the run, which is never overwritten. Raises StoreError."""
+        path = self.path / (name if self.world == 1 else f"{Path(name).stem}.{self.rank}{Path(name).suffix}")
+        try:
+            with path.open("a", encoding="utf-8", errors="replace") as file:
+                file.write(text)
+        except OSError as error:
+            raise StoreError(f"{path} cannot be written: {error}. Make room and run the same command again") from error
+
+    def close(self) -> None:
+        """Close the transcript file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def answered(self) -> Iterator[Transcript]:
+        """Yield the transcripts of the questions that already have an answer."""
+        return (t for t in read_transcripts(self.path) if t.failure is None)
+
+    def merge(self) -> None:
+        """Append the transcripts of all ranks to `transcripts.jsonl`; called by rank 0 at the end.
+
+        Each question is appended once, and once more if an answer follows a failure, so that a merge can be repeated.
+        Raises StoreError.
+        """
+        merged = self.path / "transcripts.jsonl"
+        try:
+            have = {(t.identity, t.failure is None) for t in _read_lines(merged)} if merged.exists() else set()
+            with _open_to_append(merged) as file:
+                for transcript in _newest(sorted(self.path.glob("transcripts.*.jsonl"))):
+                    answered = transcript.failure is None
+                    if have.isdisjoint({(transcript.identity, answered), (transcript.identity, True)}):
+                        file.write(_encode(transcript.to_json()) + "\n")
+        except OSError as error:
+            raise StoreError(
+                f"the transcripts in {self.path} cannot be merged: {error}. Make room, then run the same command again"
+            ) from error
+
+
+def read_transcripts(run: Path) -> Iterator[Transcript]:
+    """Yield a run's transcripts, one per question: the newest answer, or the newest failure if there is no answer.
+
+    An incomplete line that a killed process left is skipped.
+    """
+    return _newest([f for f in [run / "transcripts.jsonl", *sorted(run.glob("transcripts.*.jsonl"))] if f.exists()])
+
+
+def _newest(files: Sequence[Path]) -> Iterator[Transcript]:
+    # The files are read twice, so that only positions, and not all transcripts, are in memory at once.
+    newest: dict[Identity, tuple[bool, int]] = {}
+    for position, transcript in enumerate(t for f in files for t in _read_lines(f)):
+        rank = (transcript.failure is None, position)
+        newest[transcript.identity] = max(rank, newest.get(transcript.identity, rank))
+    wanted = {position for _, position in newest.values()}
+    for position, transcript in enumerate(t for f in files for t in _read_lines(f)):
+        if position in wanted:
+            yield transcript
+
+
+def _read_lines(path: Path) -> Iterator[Transcript]:
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for line in file:
+            try:
+                yield Transcript.from_json(json.loads(line))
+            except (ValueError, KeyError, TypeError, AttributeError):
+                continue
+
+
+def _open_to_append(path: Path) -> IO[str]:
+    """Open a file of lines for appending. An incomplete line that a killed process left is kept and terminated."""
+    file = path.open("a", encoding="utf-8", errors="replace")
+    if file.tell():
+        with path.open("rb") as there:
+            there.seek(-1, os.SEEK_END)
+            if there.read(1) != b"\n":
+                file.write("\n")
+    return file
+
+
+def installed_versions() -> dict[str, str]:
+    """Return the versions of Python and of the installed packages that an evaluation depends on."""
+    found = {"python": platform.python_version()}
+    for name in ("lm_eval", "torch", "transformers", "accelerate", "peft", "datasets"):
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write a JSON file atomically: it is either complete or not there."""
+    with atomic_write(path, errors="replace") as file:
+        file.write(json.dumps(data, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def new_run_path(root: Path, label: str) -> Path:
+    """Create and return a new folder `<root>/<label>-<time>`. Since it then exists, no other run can take it."""
+    stem = f"{re.sub(r'[^A-Za-z0-9._-]+', '_', label)}-{time.strftime('%Y%m%d-%H%M%S')}"
+    number = 1
+    while True:
+        path = root / (stem if number == 1 else f"{stem}-{number}")
+        try:
+            path.mkdir(parents=True, exist_ok=False)
+            return path
+        except FileExistsError:
+            number += 1

@@ -1,0 +1,135 @@
+"""A run's figures, computed from its transcripts alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from harness_ext.records.results import Completion
+from harness_ext.records.transcript import Transcript, Turn
+from harness_ext.records.usage import SeatCost, Usage, add
+
+DRAFTS = ("draft", "refine")
+# Kinds of turns whose text can become part of the answer, and kinds of turns that begin a round.
+WRITTEN = (*DRAFTS, "continue", "correct", "reply", "ruling")
+ROUNDS = ("refine", "continue")
+
+
+@dataclass
+class Summary:
+    """Counts over transcripts. `to_json` returns the content of `summary.json`.
+
+    costs: returns what turns a seat's tokens into FLOPs and money. It is called for each turn, since the size of a
+        model may be known only once it is loaded.
+    """
+
+    costs: Callable[[str], SeatCost]
+    questions: int = 0
+    answered: int = 0
+    turns: int = 0
+    generated: int = 0
+    cut: int = 0
+    rounds: dict[int, int] = field(default_factory=dict)
+    failures: Counter[str] = field(default_factory=Counter)
+    stops: Counter[str] = field(default_factory=Counter)
+    events: Counter[str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)
+    reviews: Counter[str] = field(default_factory=Counter)
+    usage: dict[str, dict[str, Usage]] = field(default_factory=dict)
+    totals: dict[str, Any] = field(default_factory=dict)
+    tokens: dict[str, int | None] = field(default_factory=lambda: {"kept": 0, "discarded": 0, "verification": 0})
+
+    def add(self, transcript: Transcript) -> None:
+        """Count one question."""
+        self.questions += 1
+        self.turns += len(transcript.turns)
+        if transcript.failure is not None:
+            self.failures[transcript.failure.code] += 1
+            self._count_faults(transcript.failure.faults)
+        else:
+            self.answered += 1
+            self.stops[transcript.stop] += 1
+        for name, number in ((transcript.details or {}).get("totals") or {}).items():
+            self.totals[name] = add(self.totals.get(name, 0), number)
+        named = max(((turn.verdict or {}).get("round", 0) for turn in transcript.turns), default=0)
+        rounds = named or sum(turn.kind in ROUNDS for turn in transcript.turns)
+        self.rounds[rounds] = self.rounds.get(rounds, 0) + 1
+        kept = None if transcript.details and "totals" in transcript.details else _kept(transcript)
+        for turn in transcript.turns:
+            kinds = self.usage.setdefault(turn.seat, {})
+            kinds[turn.kind] = kinds.get(turn.kind, Usage()) + self.costs(turn.seat).usage(turn)
+            self._count(turn)
+            # A draft is kept whole. A protocol that composes its answer from several turns notes with each how many of
+            # its tokens it kept. All other tokens were discarded, or spent on verification.
+            rest = "verification" if turn.kind not in WRITTEN else "discarded"
+            new, noted = turn.result.completion_tokens, (turn.verdict or {}).get("kept", 0)
+            of_answer, other = (new, 0) if turn is kept else (noted, add(new, None if noted is None else -noted))
+            self.tokens["kept"] = add(self.tokens["kept"], of_answer)
+            self.tokens[rest] = add(self.tokens[rest], other)
+
+    def _count(self, turn: Turn) -> None:
+        self.generated += isinstance(turn.result, Completion)
+        self.cut += turn.finish == "length"
+        for note in (*turn.notes, *turn.result.notes):
+            self.events[note] += 1
+        if not turn.reused:
+            self._count_faults(turn.result.faults)
+        if turn.finish == "length":
+            self.events[f"{turn.kind}_cut_at_limit"] += 1
+        if isinstance(turn.result, Completion) and not turn.text.strip():
+            self.events[f"{turn.kind}_empty"] += 1
+        if turn.verdict is not None and "accepted" in turn.verdict:
+            self.reviews["total"] += 1
+            self.reviews["accepted"] += bool(turn.verdict["accepted"])
+            self.reviews["malformed"] += bool(turn.verdict.get("malformed"))
+            strict = turn.verdict.get("malformed") or turn.verdict.get("rule") in (None, "first_word", "logprob")
+            self.reviews["loose"] += not strict
+
+    def _count_faults(self, faults: Sequence[str]) -> None:
+        for fault in faults:
+            self.faults[fault] += 1
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the summary as JSON values. A rate is null if there is nothing to count."""
+        seats = {
+            seat: {"total": asdict(Usage.total(kinds.values())), **{k: asdict(u) for k, u in kinds.items()}}
+            for seat, kinds in self.usage.items()
+        }
+        return {
+            "questions": self.questions,
+            "answered": self.answered,
+            "failed": self.questions - self.answered,
+            "failures": self.failures,
+            "stops": self.stops,
+            "turns_per_question": _rate(self.turns, self.questions),
+            "rounds": {
+                "mean": _rate(sum(n * count for n, count in self.rounds.items()), self.questions),
+                "max": max(self.rounds, default=None),
+                "questions": {str(n): self.rounds[n] for n in sorted(self.rounds)},
+            },
+            "reviews": {
+                **self.reviews,
+                "acceptance_rate": _rate(self.reviews["accepted"], self.reviews["total"]),
+                "malformed_rate": _rate(self.reviews["malformed"], self.reviews["total"]),
+            },
+            "cut_at_limit_rate": _rate(self.cut, self.generated),
+            "events": self.events,
+            "faults": self.faults,
+            "completion_tokens": self.tokens,
+            **({"totals": self.totals} if self.totals else {}),
+            "usage": seats,
+        }
+
+
+def _kept(transcript: Transcript) -> Turn | None:
+    """Return the turn whose text became the answer: the last draft with this text."""
+    for turn in reversed(transcript.turns):
+        if turn.kind in DRAFTS and turn.text == transcript.text:
+            return turn
+    return None
+
+
+def _rate(part: int, whole: int) -> float | None:
+    return part / whole if whole else None

@@ -1,0 +1,183 @@
+"""Transcripts: everything that was said about a question, in frozen dataclasses that convert to JSON and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from harness_ext.records.results import CallResult, Completion, Finish, Verification, read_result
+
+Identity = tuple[str, int, str, int, int, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One call of a seat within a question.
+
+    seat: the seat that was called.
+    kind: the protocol's name for the call (draft, review, refine, …).
+    key: the call's key in the store.
+    result: the result. Its `seconds` and `faults` depend on the run, everything else on the question alone.
+    verdict: what the protocol read from the result, as JSON values.
+    notes: what was done to the prompt (`system_merged`, …).
+    reused: whether the result came from the store or was shared with an identical call; depends on the run.
+    """
+
+    seat: str
+    kind: str
+    key: str
+    result: CallResult
+    verdict: Mapping[str, Any] | None = None
+    notes: tuple[str, ...] = ()
+    reused: bool = False
+
+    @property
+    def text(self) -> str:
+        """Return the text that the model wrote; empty if it was asked to score or verify one."""
+        return self.result.text if isinstance(self.result, Completion) else ""
+
+    @property
+    def finish(self) -> Finish | None:
+        """Return how the text ended, if that is known."""
+        return self.result.finish if isinstance(self.result, Completion) else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the turn as it is written to transcripts. Everything that depends on the run is under `timing`.
+
+        Token ids and the results of a verification are left out: the call store has them.
+        """
+        result = self.result
+        if isinstance(result, Verification):
+            found = {"text": "", "verified": len(result.ranks), **CallResult.to_json(result)}
+        else:
+            found = result.to_json()
+            found.pop("ids", None)
+        timing = {"seconds": round(found.pop("seconds", 0.0), 6), "reused": self.reused}
+        if faults := found.pop("faults", None):
+            timing["faults"] = faults
+        notes = [*self.notes, *found.pop("notes", ())]
+        return {
+            "seat": self.seat,
+            "kind": self.kind,
+            **found,
+            **({"verdict": dict(self.verdict)} if self.verdict is not None else {}),
+            **({"notes": notes} if notes else {}),
+            "key": self.key,
+            "timing": timing,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Turn:
+        """Parse what `to_json` returned."""
+        rest = dict(data)
+        timing = rest.pop("timing")
+        seat, kind, key = rest.pop("seat"), rest.pop("kind"), rest.pop("key")
+        verdict, notes = rest.pop("verdict", None), tuple(rest.pop("notes", ()))
+        # Version 1 did not write `verified`: there, only the kind tells a verification from an empty text.
+        if rest.pop("verified", None) is not None or kind == "verify":
+            rest["checks"] = {"logprobs": [], "ranks": [], "above": [], "best": [], "instead": [], "drawn": []}
+        result = read_result({**rest, "seconds": timing["seconds"], "faults": timing.get("faults", ())})
+        return cls(seat, kind, key, result, verdict, notes, timing["reused"])
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """What a protocol returns for a question.
+
+    text: the final text.
+    stop: why the protocol stopped (`accepted`, `max_rounds`, …). Default `done`.
+    details: what the protocol records in addition to its turns, as JSON values. The numbers under its key `totals` are
+        summed over all questions. Default None.
+    """
+
+    text: str
+    stop: str = "done"
+    details: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a question has no answer.
+
+    code: the kind of failure, by which summaries count.
+    message: the cause.
+    faults: what went wrong in each attempt of the call. Default: none.
+    """
+
+    code: str
+    message: str
+    faults: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """Everything that was said about one question.
+
+    task: the name of the task.
+    doc_id, doc_hash: lm-eval's number and hash of the document.
+    repeat: the number of the repeat, from 0.
+    index: the request's position among those of its document, from 0.
+    question: a hash of context and generation settings.
+    context: the context.
+    turns: the answered calls, in the order in which the protocol made them.
+    text: the final text.
+    stop: why the protocol stopped.
+    failure: why there is no answer; None if there is one.
+    details: the protocol's own records (`Solution.details`).
+    """
+
+    task: str
+    doc_id: int
+    doc_hash: str
+    repeat: int
+    index: int
+    question: str
+    context: str
+    turns: tuple[Turn, ...]
+    text: str
+    stop: str
+    failure: Failure | None = None
+    details: Mapping[str, Any] | None = None
+
+    @property
+    def identity(self) -> Identity:
+        """Return what identifies this question within an evaluation."""
+        return (self.task, self.doc_id, self.doc_hash, self.repeat, self.index, self.question)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return one line of `transcripts.jsonl`."""
+        return {
+            "task": self.task,
+            "doc_id": self.doc_id,
+            "doc_hash": self.doc_hash,
+            "repeat": self.repeat,
+            "index": self.index,
+            "question": self.question,
+            "status": "ok" if self.failure is None else "failed",
+            "stop": self.stop,
+            "text": self.text,
+            **({"failure": asdict(self.failure)} if self.failure else {}),
+            **({"details": dict(self.details)} if self.details is not None else {}),
+            "context": self.context,
+            "turns": [turn.to_json() for turn in self.turns],
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Transcript:
+        """Parse what `to_json` returned. Raises KeyError or TypeError for anything else."""
+        failure = data.get("failure")
+        return cls(
+            task=data["task"],
+            doc_id=data["doc_id"],
+            doc_hash=data["doc_hash"],
+            repeat=data["repeat"],
+            index=data["index"],
+            question=data["question"],
+            context=data["context"],
+            turns=tuple(Turn.from_json(t) for t in data["turns"]),
+            text=data["text"],
+            stop=data["stop"],
+            failure=Failure(**{**failure, "faults": tuple(failure.get("faults", ()))}) if failure else None,
+            details=data.get("details"),
+        )
