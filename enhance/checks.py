@@ -10,7 +10,7 @@ from typing import Any
 from harness_ext.enhance.row_files import beside, manifest_of, read, text_digest
 from harness_ext.enhance.templates import TemplateSet, read_templates
 from harness_ext.errors import ConfigurationError
-from harness_ext.reading.answers import same_answer
+from harness_ext.reading import same_answer
 
 # All checks, with what each of them flags.
 FLAGS = {

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from harness_ext.reading.answers import Answer, read_answer, same_answer
+from harness_ext.reading import Reading, read_answer, same_answer
 
 _STATED = r"(?i:\banswer(?:[ \t]+(?:is|would be|must be))?[ \t:=]+)"
 _WHOLE = r"(?s)\A(.*)"
@@ -17,7 +17,7 @@ _WHOLE = r"(?s)\A(.*)"
 class AnswerReader:
     """Finds the answer that a text states.
 
-    Without labels and pattern, `harness_ext.reading.answers` reads the answer. Raises ValueError if the pattern is not
+    Without labels and pattern, `harness_ext.reading` reads the answer. Raises ValueError if the pattern is not
     a regular expression with a group.
 
     labels: the letters of the choices and their words, such as `A: True`. An answer is then a letter in brackets, or a
@@ -45,16 +45,16 @@ class AnswerReader:
         return rf"(?:\((?=(?:{letters})\))|{_STATED}\(?)({letters}|(?i:{words}))(?!\w)"
 
     @cached_property
-    def _letters(self) -> list[tuple[Answer | None, Answer | None]]:
-        return [(read_answer(word, _WHOLE), read_answer(letter, _WHOLE)) for letter, word in self.labels.items()]
+    def _letters(self) -> list[tuple[Reading | None, Reading | None]]:
+        return [(self._whole(word), self._whole(letter)) for letter, word in self.labels.items()]
 
-    def last(self, text: str) -> Answer | None:
+    def last(self, text: str) -> Reading | None:
         """Return the last answer that the text states, or None."""
-        return self._lettered(read_answer(text, self._pattern))
+        return self._lettered(read_answer(text, pattern=self._pattern))
 
-    def gold(self, text: str) -> Answer | None:
+    def gold(self, text: str) -> Reading | None:
         """Return a gold answer in the form in which answers are compared."""
-        return self._lettered(read_answer(text, _WHOLE))
+        return self._lettered(self._whole(text))
 
     def says(self, text: str, gold: str) -> bool:
         """Return whether a text states the gold answer or, without labels, contains it as whole words."""
@@ -67,5 +67,9 @@ class AnswerReader:
             return True
         return not self.labels and re.search(rf"(?i)(?<!\w){re.escape(gold.strip())}(?!\w)", text) is not None
 
-    def _lettered(self, answer: Answer | None) -> Answer | None:
+    @staticmethod
+    def _whole(text: str) -> Reading | None:
+        return read_answer(text, pattern=_WHOLE)
+
+    def _lettered(self, answer: Reading | None) -> Reading | None:
         return next((letter for word, letter in self._letters if same_answer(answer, word)), answer)

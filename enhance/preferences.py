@@ -20,7 +20,7 @@ from harness_ext.enhance.templates import TemplateSet
 from harness_ext.enhance.tournament import Contest, ContestRecord, Tournament, judge_by_gold, outcomes
 from harness_ext.errors import ConfigurationError
 from harness_ext.protocol import Question
-from harness_ext.reading.answers import same_answer
+from harness_ext.reading import same_answer
 from harness_ext.records import Message, Transcript
 from harness_ext.records.run_directory import write_json
 

@@ -16,7 +16,7 @@ from harness_ext.enhance.schedules import SCHEDULES, Match, Schedule
 from harness_ext.models.feedback_pair import REVIEW_SYSTEM, REVIEW_USER
 from harness_ext.options import PromptText
 from harness_ext.protocol import Message, Protocol, Question, Role, Seats
-from harness_ext.reading.verdicts import read_verdict
+from harness_ext.reading import read_verdict
 from harness_ext.records import Solution
 
 ScheduleName = Literal["single_elimination", "round_robin", "swiss"]

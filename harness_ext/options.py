@@ -16,7 +16,8 @@ T = TypeVar("T")
 class PromptText(str):
     """A prompt. As an option it is given as the path of a UTF-8 file.
 
-    `fill` replaces the `{name}` marks in it. A file must contain every mark that the default prompt contains.
+    `fill` replaces the `{name}` marks in it. A file must contain every mark that the default prompt contains, except
+    `{demand}`, which repeats what the task asks for.
     """
 
     __slots__ = ()
@@ -32,6 +33,7 @@ class PromptText(str):
 
 
 _MARK = re.compile(r"\{([a-z_]+)\}")
+OPTIONAL_MARKS = frozenset({"demand"})
 
 
 def convert(value: Any, annotation: Any, default: Any = None) -> Any:
@@ -94,7 +96,7 @@ def _read_prompt(value: Any, default: Any) -> PromptText:
         text = PromptText(path.read_text(encoding="utf-8").rstrip("\n"))
     except (OSError, ValueError) as error:  # ValueError: not UTF-8, or not a possible path
         raise ValueError(f"a readable UTF-8 text file ({error})") from error
-    missing = PromptText(default).marks - text.marks if default else frozenset()
+    missing = PromptText(default).marks - text.marks - OPTIONAL_MARKS if default else frozenset()
     if missing:
         marks = ", ".join(f"{{{mark}}}" for mark in sorted(missing))
         raise ValueError(f"a prompt with {marks}, which the file {path} does not contain")

@@ -15,13 +15,12 @@ from typing import ClassVar, Literal
 
 from harness_ext.bridge.protocol_lm import ProtocolLM
 from harness_ext.models.debating import state as debating
+from harness_ext.models.debating.decision import Decision, FinalAnswer
 from harness_ext.models.debating.state import DebateState, Utterance
 from harness_ext.options import PromptText
-from harness_ext.protocol import Capability, Message, Protocol, Question, Role, Seat, Seats, SeatSetup
-from harness_ext.reading.answers import all_agree, check_pattern, cut_run_on
+from harness_ext.protocol import Capability, Protocol, Question, Role, Seat, Seats, SeatSetup
+from harness_ext.reading import all_agree, check_pattern, cut_run_on, read_choice_of
 from harness_ext.records import Solution, Transcript
-
-Decision = Literal["last", "vote", "weighted", "judge"]
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,15 @@ class Debate(Protocol):
             question, seats, agents, self.answer_pattern, self.consensus == "verdict", self.see == "rationale"
         )
         stop = await (self._in_turn(state) if self.topology == "turns" else self._in_rounds(state))
-        return await self._decide(state, stop)
+        final = FinalAnswer(
+            rule=self._decision,
+            in_turn=self.topology == "turns",
+            max_rounds=self.max_rounds,
+            weights=self.weights,
+            judge_user=self.judge_user,
+            confidence_user=self.confidence_user,
+        )
+        return await final.of(state, stop)
 
     def _ordered(self, agents: list[Seat], question: Question, seats: Seats) -> list[Seat]:
         if self.order == "rotated":
@@ -174,78 +181,17 @@ class Debate(Protocol):
 
     def _show(self, state: DebateState, heard: Sequence[Utterance]) -> str:
         prompt = self.stance_user if self.consensus == "verdict" else self.others_user
-        return prompt.fill(others=state.shown(heard))
+        return state.fill(prompt, heard)
 
     async def _ask_judge(self, state: DebateState) -> Utterance | None:
         """Ask the judge to close the debate, and return its final text, or None if the debate stays open."""
         judge = state.seats.judge
-        messages = state.prompt(judge, self.ruling_user.fill(others=state.shown(state.newest())))
+        messages = state.prompt(judge, state.fill(self.ruling_user, state.newest()))
         ruling = await judge.generate(messages, kind="ruling")
-        state.histories[judge.name] = [*messages, Message("assistant", ruling.text)]
-        is_open = not ruling.text.strip() or re.match(r"[\s*_`\"']*open\b[\s*_`\"'.!:]*", ruling.text, re.IGNORECASE)
+        state.histories[judge.name] = [*messages, judge.own_turn(ruling)]
+        is_open = not ruling.text.strip() or read_choice_of(ruling.text, ["open"]) is not None
         state.seats.note(ruling, closes=not is_open)
         return None if is_open else Utterance("judge", len(state.agreement), ruling, cut_run_on(ruling.text)[0], None)
-
-    async def _decide(self, state: DebateState, stop: str | Utterance) -> Solution:
-        if isinstance(stop, Utterance):
-            return self._close(state, stop, "settled")
-        decision = "vote" if stop == "agreed" and self._decision in ("judge", "weighted") else self._decision
-        if decision == "judge":
-            judge = state.seats.judge
-            messages = state.prompt(judge, self.judge_user.fill(others=state.shown(state.newest())))
-            opened = [Message("assistant", state.question.prefix)] if state.question.prefix else []
-            ruling = await judge.generate([*messages, *opened], kind="ruling")
-            if text := cut_run_on(ruling.text)[0].strip():
-                return self._close(state, Utterance("judge", len(state.agreement), ruling, text, None), "judge")
-            state.totals["silent_judge"] += 1
-        if decision == "last":
-            return self._close(state, self._last(state), stop)
-        weights = await self._weights(state) if decision == "weighted" else None
-        result, utterances = state.vote(weights)
-        if result.winner is None:
-            return self._close(state, self._last(state), "unparsable")
-        state.totals["ties"] += result.tie
-        return self._close(state, utterances[result.winner], "tie" if result.tie else stop)
-
-    def _last(self, state: DebateState) -> Utterance:
-        """Return the last utterance; if the utterances of a round were simultaneous, the last agent's."""
-        agents = state.agents[1:] + state.agents[:1] if self.topology == "turns" else state.agents
-        newest = {s.seat: s for s in state.newest()}
-        spoken = [(newest[a.name].round, i, newest[a.name]) for i, a in enumerate(agents) if a.name in newest]
-        return max(spoken, key=lambda entry: entry[:2])[2]
-
-    async def _weights(self, state: DebateState) -> list[float]:
-        """Return the agents' weights: the given ones, or from how sure each agent says it is.
-
-        Confidences are scaled as in ReConcile (Chen et al., arXiv 2309.13007). An agent that states none has the
-        smallest weight.
-        """
-        if self.weights is not None:
-            given = [float(weight) for weight in self.weights.split(":")]
-            return [given[int(agent.name.removeprefix("agent")) - 1] for agent in state.agents]
-        settings = {"until": [], "max_gen_toks": 8, "do_sample": False}
-        said = await asyncio.gather(
-            *(
-                a.generate(state.prompt(a, self.confidence_user), kind="confidence", gen_kwargs=settings)
-                for a in state.agents
-            )
-        )
-        found = [re.search(r"(?<![\d.-])(100|\d{1,2})(?!\d|\.\d)", completion.text) for completion in said]
-        state.totals["malformed_confidences"] += found.count(None)
-        return [_scaled(int(match[1])) if match else _scaled(0) for match in found]
-
-    def _close(self, state: DebateState, utterance: Utterance, stop: str) -> Solution:
-        final = utterance.completion
-        state.seats.note(final, kept=final.completion_tokens)
-        result, utterances = state.vote(round_=0)
-        first = utterances[result.winner].seat if result.winner is not None else None
-        totals = {**state.totals, "agreed": int(stop == "agreed"), **state.agreement_by_round(self.max_rounds)}
-        details = {"author": utterance.seat, "round0_vote": first, "round0_tie": result.tie, "totals": totals}
-        return Solution(utterance.text, stop, details)
-
-
-def _scaled(percent: int) -> float:
-    return next(weight for least, weight in CONFIDENCE_WEIGHTS if percent >= least)
 
 
 class DebateLM(ProtocolLM):
@@ -254,30 +200,37 @@ class DebateLM(ProtocolLM):
     protocol = Debate
 
 
-CONFIDENCE_WEIGHTS = ((100, 1.0), (90, 0.8), (80, 0.5), (61, 0.3), (0, 0.1))
 OTHERS_USER = """\
 These are other answers to the same task:
 
 {others}
 
-Check them against your own reasoning, and say what is wrong with whose. Then write your own best answer, complete and in the form that the task asks for."""  # noqa: E501
+Check them against your own reasoning, and say what is wrong with whose. Then write your own best answer, complete and in the form that the task asks for.
+
+{demand}"""  # noqa: E501
 STANCE_USER = """\
 These are other answers to the same task:
 
 {others}
 
-Check them against your own reasoning. Begin your reply with the single word `Agree.` if you agree with them, or `Disagree.` if you do not. Then write your own best answer, complete and in the form that the task asks for."""  # noqa: E501
+Check them against your own reasoning. Begin your reply with the single word `Agree.` if you agree with them, or `Disagree.` if you do not. Then write your own best answer, complete and in the form that the task asks for.
+
+{demand}"""  # noqa: E501
 RULING_USER = """\
 Several agents debate this task. Their newest answers:
 
 {others}
 
-If it is clear which answer is right, or if more debate will not help, write the final answer yourself, complete and in the form that the task asks for. If the debate should go on, reply with the single word `Open.`"""  # noqa: E501
+If the debate should go on, reply with the single word `Open.` If it is clear which answer is right, or if more debate will not help, write the final answer yourself, complete and in the form that the task asks for.
+
+{demand}"""  # noqa: E501
 JUDGE_USER = """\
 Several agents have debated this task. Their last answers:
 
 {others}
 
-You decide. Write the final answer, complete and in the form that the task asks for."""
+You decide. Write the final answer, complete and in the form that the task asks for.
+
+{demand}"""
 CONFIDENCE_USER = """\
 How sure are you that your last answer is right? Reply with a whole number from 0 (surely wrong) to 100 (surely right), and nothing else."""  # noqa: E501

@@ -14,7 +14,8 @@ from typing import Any, ClassVar
 
 from harness_ext.bridge.protocol_lm import ProtocolLM
 from harness_ext.protocol import Protocol, Question, Role, Seat, Seats, SeatSetup
-from harness_ext.reading.answers import check_pattern, read_answer, vote
+from harness_ext.reading import answer_form, check_pattern, read_answer, vote
+from harness_ext.reading.recorded import to_record
 from harness_ext.records import Completion, Solution, Turn, Usage
 from harness_ext.records.costs import Measure, amount, draft_cost, question_cost
 
@@ -72,9 +73,12 @@ class SelfConsistency(Protocol):
         drafts = await asyncio.gather(
             *(seat.generate(question.context, kind="draft", gen_kwargs=settings) for _ in draws)
         )
-        answers = [read_answer(question.prefix + draft.text, self.answer_pattern) for draft in drafts]
+        form = answer_form(question.text)
+        answers = [
+            read_answer(question.prefix + draft.text, form=form, pattern=self.answer_pattern) for draft in drafts
+        ]
         for draft, answer in zip(drafts, answers, strict=True):
-            seats.note(draft, answer=answer.text if answer else None)
+            seats.note(draft, **to_record(answer))
         result = vote(answers)
         winner = drafts[result.winner or 0]
         seats.note(winner, kept=winner.completion_tokens)

@@ -225,7 +225,8 @@ def _end(
     elif first is not None and (stop == "repetition" or not text.strip()):
         stop, text = "repetition" if stop == "repetition" else "empty_correction", first.text
         trace.restart("student", text, first.completion)
-    return Solution(text, stop, trace.close(seats, text))
+    # The units of a reply include its thought, which the teacher judges too; only the answer is scored.
+    return Solution(seats.student.answer_in(text), stop, trace.close(seats, text))
 
 
 class SpeculativePairLM(ProtocolLM):

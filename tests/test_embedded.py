@@ -17,7 +17,7 @@ from harness_ext.finetune.recipes.embedded_pair.prompts import (
     REVIEW_AGAIN,
     REVIEW_SYSTEM,
     REVIEW_USER,
-    prompts_hash,
+    trained_prompts,
 )
 from harness_ext.finetune.recipes.embedded_pair.tokenizer import build_tokenizer, fixed_texts
 from harness_ext.tasks.babi_stories.rows import draw
@@ -64,8 +64,8 @@ def test_the_tokenizer_is_that_of_the_recipe(seat: str) -> None:
 
 @pytest.mark.parametrize("seat", SEATS)
 def test_the_prompts_are_those_of_the_training(seat: str) -> None:
-    trained_on = json.loads((model_path(seat) / PROMPTS_FILE).read_text(encoding="utf-8"))["sha256"]
-    assert trained_on == prompts_hash(), (
+    trained_on = json.loads((model_path(seat) / PROMPTS_FILE).read_text(encoding="utf-8"))
+    assert trained_on == trained_prompts(), (
         "A prompt was changed after the embedded pair was trained: train it again (docs/embedded-pair.md)."
     )
 

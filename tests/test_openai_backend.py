@@ -140,7 +140,7 @@ def reply_with(said: dict[str, Any], finish: str | None = "stop", **usage: Any) 
         (reply_with({"content": "a"}, "tool_calls"), "a", None, ()),
         (reply_with({"content": "a"}, None), "a", None, ()),
         (reply_with({"content": None}, "length"), "", "length", ()),
-        (reply_with({"content": None, "reasoning_content": "long"}, "length"), "", "length", ()),
+        (reply_with({"content": None, "reasoning_content": "long"}, "length"), "", "length", ("thought_unfinished",)),
         (reply_with({"content": "", "refusal": "I will not."}), "", "stop", ("refused",)),
         (reply_with({"content": "a"}, "content_filter"), "a", None, ("content_filter",)),
         (reply_with({"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}), "ab", "stop", ()),

@@ -215,7 +215,7 @@ def test_specifications_that_name_no_model(spec: str, message: str) -> None:
 def test_limits_of_options() -> None:
     assert "`window` and `reason_max_tokens` must be 1 or more" in problems_of(FeedbackPair, {**pair(), "window": 0})
     (problem,) = problems_of(FeedbackPair, {**pair(), "max_rounds": -1})
-    assert "`max_rounds` must be 0 or more" in problem
+    assert "`max_rounds` and `max_malformed` must be 0 or more" in problem
 
 
 def test_missing_capabilities_are_reported() -> None:
@@ -274,4 +274,4 @@ def test_a_seats_object_must_be_a_model() -> None:
 
 
 def test_the_default_prompts_have_their_marks() -> None:
-    assert PromptText(REFINE_USER).marks == {"review"}
+    assert PromptText(REFINE_USER).marks == {"review", "demand"}

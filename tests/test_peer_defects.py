@@ -26,8 +26,7 @@ from harness_ext.models.debate import Debate
 from harness_ext.models.feedback_pair import FeedbackPair, FeedbackPairLM
 from harness_ext.models.self_consistency import SelfConsistency, SelfConsistencyLM
 from harness_ext.protocol import Question
-from harness_ext.reading.answers import read_answer, same_answer, vote
-from harness_ext.reading.verdicts import read_verdict
+from harness_ext.reading import read_answer, read_verdict, same_answer, vote
 from harness_ext.records import Transcript
 from harness_ext.records.run_directory import read_transcripts
 
@@ -199,7 +198,8 @@ def test_defect_11_magic_words_stop_the_loop(review: str) -> None:
     """Self-Refine stops at the substring "it is correct". Here only a structured verdict stops the loop."""
     assert not read_verdict(review).accepted
     student, teacher = scripted_pair(lambda p: f"draft {len(p)}", lambda p: review)
-    assert solve(FeedbackPair(max_rounds=2), [Question("q")], student=student, teacher=teacher)[0].stop == "max_rounds"
+    protocol = FeedbackPair(max_rounds=2, max_malformed=0)
+    assert solve(protocol, [Question("q")], student=student, teacher=teacher)[0].stop == "max_rounds"
 
 
 def test_defect_12_model_text_is_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -248,3 +249,30 @@ def test_the_last_of_equal_drafts_is_kept() -> None:
     summary = Summary(lambda seat: SeatCost())
     summary.add(Transcript("t", 0, "", 0, 0, "", "", said, "a", "cycle"))
     assert summary.tokens == {"kept": 9, "discarded": 1, "verification": 0}
+
+
+def decided(seat: str, unread: int, total: int, **verdict: Any) -> list[Turn]:
+    return [
+        Turn(seat, "review", "", Completion("x"), {**verdict, "malformed": number < unread}) for number in range(total)
+    ]
+
+
+@pytest.mark.parametrize(("unread", "total", "warns"), [(46, 46, True), (1, 5, True), (1, 6, False), (4, 4, False)])
+def test_a_seat_whose_decisions_are_not_read_is_named_with_the_remedy(unread: int, total: int, warns: bool) -> None:
+    summary = Summary(lambda seat: SeatCost())
+    turns = tuple(decided("teacher", unread, total))
+    summary.add(Transcript("t", 0, "", 0, 0, "", "", turns, "", "done"))
+    found = summary.to_json()["warnings"]
+    assert len(found) == warns
+    if warns:
+        assert found[0].startswith(f"`teacher`: {unread} of {total} ")
+        assert "teacher.chat" in found[0]
+
+
+def test_votes_that_are_not_read_have_a_remedy_of_their_own() -> None:
+    summary = Summary(lambda seat: SeatCost())
+    turns = tuple(Turn("agent1", "draft", "", Completion("x"), {"answer": None}) for _ in range(9))
+    summary.add(Transcript("t", 0, "", 0, 0, "", "", turns, "", "done"))
+    (warning,) = summary.to_json()["warnings"]
+    assert "`agent1`: 9 of 9 (100%) answers could not be read" in warning
+    assert "answer_pattern" in warning

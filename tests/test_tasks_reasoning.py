@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,20 @@ from lm_eval.tasks import TaskManager
 from reasoning_replies import BOOLEAN, CHOICES, FIVE, NUMBERS
 from tasks_support import RuleLM, evaluate, real_rows, task_manager, write_rows
 
+from harness_ext import reading as readers
 from harness_ext.data import DataError
-from harness_ext.tasks.reasoning.extraction import read_choice, read_number
 from harness_ext.tasks.reasoning.forms import CHOICE_INSTRUCTION, NUMBER_INSTRUCTION, score_choice, score_number
 from harness_ext.tasks.reasoning.shots import choice, number
+
+
+def read_number(reply: str, question: str = "") -> Fraction | None:
+    found = readers.read_number(reply, question)
+    return found and found.number
+
+
+def read_choice(reply: str, choices: Sequence[str], question: str = "") -> int | None:
+    found = readers.read_choice(reply, choices, question)
+    return None if found is None else "ABCDE".index(found.value)
 
 
 def reading(gold: str | None) -> Fraction | None:
@@ -199,6 +209,20 @@ def test_with_a_chat_template_the_instruction_is_the_system_message(folder: Path
     assert system["content"] == CHOICE_INSTRUCTION
     assert target["content"].endswith("\nAnswer: (B)")
     assert question["content"] == CONTEXTS["ecqa_cot"][0]
+
+
+def test_without_examples_a_chat_model_is_told_the_form_last(folder: Path, manager: TaskManager) -> None:
+    """With examples, and for base models, the context is unchanged."""
+    from harness_ext.tasks.reasoning.forms import CHOICE_DEMAND, NUMBER_DEMAND
+
+    for name, demand in (("creak_cot", CHOICE_DEMAND), ("gsm8k_cot_answer", NUMBER_DEMAND)):
+        task = manager.load([name])["tasks"][name]
+        doc = task.eval_docs[0]
+        told = task.fewshot_context(doc, 0, apply_chat_template=True, chat_template=lambda m, **_: m)
+        assert told[-1]["content"].endswith(f"\n\n{demand}")
+        shown = task.fewshot_context(doc, 2, apply_chat_template=True, chat_template=lambda m, **_: m)
+        assert demand not in shown[-1]["content"]
+        assert task.fewshot_context(doc, 0).endswith("\nA:")
 
 
 def test_a_row_without_a_gold_number_is_reported(folder: Path) -> None:

@@ -21,8 +21,9 @@ from tasks_support import RuleLM, evaluate, real_rows, task_manager, write_rows
 from harness_ext.bridge import exports as tables
 from harness_ext.cli import main
 from harness_ext.data import DataError
+from harness_ext.reading import JsonReply
+from harness_ext.reading import read_json_choice as read_reply
 from harness_ext.tasks.scienceqa import metrics
-from harness_ext.tasks.scienceqa.json_replies import JsonReply, read_reply
 from harness_ext.tasks.scienceqa.rows import image_question_text, images
 
 BASE: dict[str, Any] = {

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness_ext.errors import FAILED, OK, HarnessExtError
-from harness_ext.records import Loglikelihood, Transcript, Turn
+from harness_ext.records import Completion, Loglikelihood, Transcript, Turn
 from harness_ext.records.run_directory import read_transcripts
 from harness_ext.terminal import console, safe_line, safe_text
 
@@ -143,6 +143,8 @@ def render(transcript: Transcript, scored: Scored | None, seats: Mapping[str, st
         if notes:
             head.append(f"  ({safe_line(', '.join(notes))})", style="dim")
         yield head
+        if isinstance(turn.result, Completion) and turn.result.thought:
+            yield Text(_shortened(safe_text(turn.result.thought), full), style="dim italic")
         text = safe_text(turn.text)
         if isinstance(turn.result, Loglikelihood):
             yield Text(f"log-probability {turn.result.logprob:.4f}")

@@ -6,11 +6,13 @@ import abc
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 
 from harness_ext.errors import CallFailed
+from harness_ext.reading.thoughts import DEFAULT_MARKERS, Markers
 from harness_ext.records import CallResult, Message
-from harness_ext.records.chat import PLAIN_STOP, ChatContext, plain_form
+from harness_ext.records.chat import PLAIN_STOPS, ChatContext, plain_form
 from harness_ext.records.images import Image
 
 Capability = Literal[
@@ -48,6 +50,8 @@ class GenerateRequest:
     seed: the random seed, for backends that accept one per request. Each draw of a prompt has its own, and always the
         same one. Default 0.
     images: the images, in the order of the `<image>` marks in the prompt's messages. Default: none.
+    thought_markers: pairs of marks that begin and end a thought. Stop sequences apply to the answer after it. Default:
+        the usual ones; None if stop sequences apply to the whole text.
     """
 
     prompt: str
@@ -57,6 +61,7 @@ class GenerateRequest:
     keep_ids: bool = False
     seed: int = 0
     images: tuple[Image, ...] = ()
+    thought_markers: Markers | None = DEFAULT_MARKERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +145,7 @@ class Backend(abc.ABC):
     default_max_gen_toks: the length limit of replies, in tokens, if a task sets none. Default 256.
     remedy: appended to the error about a missing capability: what the user can do about it. Default: nothing.
     tokens: its tokenizer, if it accepts token ids. Default None.
+    prompts: prompts of protocols that the model was trained on, by option name. Default: none.
     loaded: whether the weights are loaded.
     """
 
@@ -152,6 +158,7 @@ class Backend(abc.ABC):
     default_max_gen_toks: int = 256
     remedy: str = ""
     tokens: Tokens | None = None
+    prompts: Mapping[str, str] = MappingProxyType({})
     loaded: bool = False
 
     def __init__(self) -> None:
@@ -188,6 +195,10 @@ class Backend(abc.ABC):
         """Return whether conversations are rendered with the model's own chat template by default."""
         return False
 
+    def uses_template(self, chat: ChatMode) -> bool:
+        """Return whether conversations are rendered with the model's chat template, not in the plain form."""
+        return chat == "on" or (chat == "auto" and self.chat_default)
+
     def render_chat(self, messages: Sequence[Message]) -> Prompt:
         """Render a conversation with the model's own chat template.
 
@@ -205,9 +216,9 @@ class Backend(abc.ABC):
             prompt = prompt.messages
         elif isinstance(prompt, str):
             return Prompt(prompt)
-        if chat == "on" or (chat == "auto" and self.chat_default):
+        if self.uses_template(chat):
             return self.render_chat(prompt)
-        return Prompt(plain_form(prompt), lead=" ", stops=(PLAIN_STOP,))
+        return Prompt(plain_form(prompt), lead=" ", stops=PLAIN_STOPS)
 
     def info(self) -> dict[str, Any]:
         """Return what the run directory records about the model, as JSON values."""

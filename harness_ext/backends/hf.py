@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -14,13 +15,16 @@ from harness_ext.backends.base import Backend, Deliver, GenerateRequest, Prompt,
 from harness_ext.backends.constructor import typed_arguments
 from harness_ext.backends.hf_beams import search_beams, wants_beams
 from harness_ext.backends.hf_rows import GeneratedRow, completion_of
+from harness_ext.backends.hf_stops import AnswerStops
 from harness_ext.backends.registered_calls import call_lm
 from harness_ext.backends.settings import effective_settings
 from harness_ext.errors import CallFailed, RunAborted
+from harness_ext.reading.thoughts import DEFAULT_MARKERS, Markers
 from harness_ext.records import Loglikelihood, Message
 from harness_ext.records.chat import is_utf8, merge_system
 from harness_ext.records.fingerprint import count_parameters, model_fingerprint, resolve_folder
 
+PROMPTS_FILE = "prompts.json"
 WEIGHT_FILES = frozenset({".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack"})
 
 
@@ -47,6 +51,7 @@ class HFBackend(Backend):
         self.fingerprint = model_fingerprint("hf", args, commit=getattr(self.lm.config, "_commit_hash", None))
         folder = resolve_folder(self.name, args.get("revision"))
         self.parameters = count_parameters(folder) if folder else None
+        self.prompts = trained_prompts(folder) if folder else {}
         self.default_max_gen_toks = self.lm.max_gen_toks
 
     def load(self) -> None:
@@ -109,16 +114,21 @@ class HFBackend(Backend):
             indices = [whole[i] for i in group]
             if beams := [i for i in indices if wants_beams(requests[i])]:
                 search_beams(self.lm, requests, beams, deliver)
-            if plain := [i for i in indices if not wants_beams(requests[i])]:
-                self._generate_group(requests, plain, deliver)
+            plain = [i for i in indices if not wants_beams(requests[i])]
+            for markers in dict.fromkeys(requests[i].thought_markers for i in plain):
+                alike = [i for i in plain if requests[i].thought_markers == markers]
+                self._generate_group(requests, alike, markers, deliver)
         if begun:
             verify_hf.continue_replies(self.lm, [requests[i] for i in begun], lambda i, c: deliver(begun[i], c))
 
     def verify(self, requests: Sequence[VerifyRequest], deliver: Deliver) -> None:
         verify_hf.verify(self.lm, requests, deliver)
 
-    def _generate_group(self, requests: Sequence[GenerateRequest], group: list[int], deliver: Deliver) -> None:
+    def _generate_group(
+        self, requests: Sequence[GenerateRequest], group: list[int], markers: Markers | None, deliver: Deliver
+    ) -> None:
         self.lm.rows.clear()
+        self.lm.thought_markers = markers
 
         def found(index: int, text: str) -> None:
             # HFLM reports a batch's results in the order of its rows.
@@ -139,6 +149,15 @@ class HFBackend(Backend):
     def info(self) -> dict[str, Any]:
         args = {k: v for k, v in self.args.items() if isinstance(v, str | int | float | bool) or v is None}
         return super().info() | {"backend": "hf", "args": args, "max_length": self.lm.max_length}
+
+
+def trained_prompts(folder: Path) -> dict[str, str]:
+    """Return the prompts that a model was trained on, from the file `prompts.json` in its folder, if there is one."""
+    try:
+        found = json.loads((folder / PROMPTS_FILE).read_text(encoding="utf-8"))
+        return {str(name): str(text) for name, text in found.get("prompts", {}).items()}
+    except (OSError, ValueError, AttributeError):
+        return {}
 
 
 def scored(result: Any, read: int | None, cached: int | None, seconds: float) -> Loglikelihood:
@@ -208,6 +227,7 @@ def count_scored(lm: Any, request: ScoreRequest) -> int:
 def _lazy_hflm_class() -> Any:
     import torch
     from lm_eval.models.huggingface import HFLM
+    from transformers import StoppingCriteriaList
 
     class Unloaded(torch.nn.Module):
         """The placeholder that HFLM uses as its model until the weights are needed."""
@@ -224,6 +244,7 @@ def _lazy_hflm_class() -> Any:
 
         def __init__(self, **kwargs: Any) -> None:
             self.rows: deque[GeneratedRow] = deque()
+            self.thought_markers: Markers | None = DEFAULT_MARKERS
             self.end_ids: frozenset[int] = frozenset()
             super().__init__(**kwargs)
 
@@ -255,11 +276,26 @@ def _lazy_hflm_class() -> Any:
         def _model_generate(self, context: Any, max_length: int, stop: list[str], **kwargs: Any) -> Any:
             started = time.perf_counter()
             lengths = kwargs["attention_mask"].sum(dim=1).tolist()
-            out = super()._model_generate(context=context, max_length=max_length, stop=stop, **kwargs)
-            seconds = (time.perf_counter() - started) / len(lengths)
             width = context.shape[1] if self.backend == "causal" else 0
+            # HFLM's own method, but with another stopping criterion (see `AnswerStops`).
+            with torch.autocast(
+                device_type=self.device.type,
+                dtype=self.mixed_precision_dtype,
+                enabled=self.mixed_precision_dtype is not None,
+            ):
+                out = self.model.generate(
+                    input_ids=context,
+                    max_length=max_length,
+                    stopping_criteria=StoppingCriteriaList(
+                        [AnswerStops(self.tokenizer, stop, width, self.thought_markers)]
+                    ),
+                    pad_token_id=self.tokenizer.pad_token_id,
+                    use_cache=True,
+                    **verify_hf.generate_settings(kwargs),
+                )
+            seconds = (time.perf_counter() - started) / len(lengths)
             self.rows.extend(
-                GeneratedRow(length, tokens[width:], max_length - width, stop, seconds)
+                GeneratedRow(length, tokens[width:], max_length - width, stop, seconds, self.thought_markers)
                 for length, tokens in zip(lengths, out.tolist(), strict=True)
             )
             return out

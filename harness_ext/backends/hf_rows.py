@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from harness_ext.reading.stops import cut_at_stop
+from harness_ext.reading.thoughts import Markers, split_thought
 from harness_ext.records import Completion, Finish
 
 
@@ -17,6 +19,7 @@ class GeneratedRow:
     max_new: the largest number of new tokens.
     stops: the stop sequences.
     seconds: the row's share of the batch's wall time.
+    markers: how thoughts are marked; None if the stop sequences apply to the whole text.
     """
 
     prompt_tokens: int
@@ -24,6 +27,7 @@ class GeneratedRow:
     max_new: int
     stops: list[str]
     seconds: float
+    markers: Markers | None = None
 
 
 def completion_of(lm: Any, text: str, row: GeneratedRow, keep_ids: bool) -> Completion:
@@ -35,6 +39,11 @@ def completion_of(lm: Any, text: str, row: GeneratedRow, keep_ids: bool) -> Comp
     keep_ids: whether to include the token ids.
     """
     used, finish = _used_tokens(lm, row)
+    if row.markers is not None and lm.think_end_token is None:
+        whole = lm.tok_decode(row.tokens[:used])
+        thought = split_thought(whole, row.markers)
+        if thought.start or not thought.finished:  # HFLM has cut the text at a stop sequence inside the thought
+            text = cut_at_stop(whole, row.stops, row.markers)[0]
     ids = tuple(row.tokens[:used]) if keep_ids else None
     return Completion(
         text,
@@ -53,8 +62,7 @@ def _used_tokens(lm: Any, row: GeneratedRow) -> tuple[int, Finish]:
     tokens = row.tokens[:end]
 
     def stopped(length: int) -> bool:
-        text = lm.tok_decode(tokens[:length])
-        return any(stop and stop in text for stop in row.stops)
+        return cut_at_stop(lm.tok_decode(tokens[:length]), row.stops, row.markers)[1]
 
     if not stopped(len(tokens)):
         return len(tokens), "stop" if end is not None or len(tokens) < row.max_new else "length"

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from harness_ext.backends.base import Deliver, GenerateRequest, Tokens, VerifyRequest
 from harness_ext.backends.settings import effective_settings
 from harness_ext.reading.steps import steps
+from harness_ext.reading.stops import cut_at_stop
 from harness_ext.records import Completion, Finish, Verification
 
 LEAST_LOGPROB = -1000.0
@@ -50,16 +51,15 @@ class HFTokens(Tokens):
         end = next((i + 1 for i, token in enumerate(ids) if token in self.lm.end_ids), None)
         kept = list(ids)[: min(end or len(ids), settings["max_gen_toks"])]
         ended = end is not None or len(ids) >= settings["max_gen_toks"]
-        ended = ended or _holds(self.lm.tokenizer.decode(kept), stops)
+        ended = ended or cut_at_stop(self.lm.tokenizer.decode(kept), stops)[1]
         thinking = self.lm.think_end_token
         if isinstance(thinking, int) and thinking in kept:
             kept = kept[len(kept) - kept[::-1].index(thinking) :]
         text = self.lm.tok_decode(kept)
         text = text.lstrip() if isinstance(thinking, int) else text
-        text = postprocess_generated_text(
-            generation=text, stop=stops, think_end_token=thinking if isinstance(thinking, str) else None
-        )
-        return text, ended
+        if isinstance(thinking, str):
+            text = postprocess_generated_text(generation=text, stop=stops, think_end_token=thinking)
+        return cut_at_stop(text, stops)[0], ended
 
     def limit(self, gen_kwargs: Mapping[str, Any]) -> int:
         return int(settings_of(self.lm, gen_kwargs)[0]["max_gen_toks"])
@@ -301,8 +301,10 @@ class _RowEnds:
         if new[-1] in self.lm.end_ids:
             return ("stop",)
         tail = [*(request.reply or ()), *new][-self.lookback :]
-        if _holds(self.lm.tokenizer.decode(tail), self.stops):
-            return ("stop",)
+        if any(stop in self.lm.tokenizer.decode(tail) for stop in self.stops):
+            whole = self.lm.tokenizer.decode([*(request.reply or ()), *new])
+            if cut_at_stop(whole, self.stops)[1]:
+                return ("stop",)
         if len(new) >= self.room[i]:
             return (None if isinstance(request.only, int) and self.room[i] == request.only else "length",)
         if request.only == "step" and len(steps(self.lm.tok_decode(new))) > 1:
@@ -314,10 +316,6 @@ class _RowEnds:
         count, finish = self.ends.get(i, (len(tokens), "length"))
         # `generate` writes at least one token, even for a row without room.
         return (tokens[:count], finish) if self.room[i] > 0 else ([], "length")
-
-
-def _holds(text: str, stops: Sequence[str]) -> bool:
-    return any(stop in text for stop in stops)
 
 
 def _autocast(lm: Any) -> Any:

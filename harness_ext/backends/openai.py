@@ -22,16 +22,26 @@ from harness_ext.backends.base import (
     ScoreRequest,
     VerifyRequest,
 )
-from harness_ext.backends.http_client import Client, Fault
+from harness_ext.backends.http_client import Client
 from harness_ext.backends.openai_verify import ServedTokens, prompt_field, read_verification, verify_body
+from harness_ext.backends.openai_wire import (
+    WirePrompt,
+    first_choice,
+    stops_of,
+    text_of,
+    thought_of,
+    usage_of,
+    with_images,
+)
 from harness_ext.backends.served import Ask, ServedBackend
 from harness_ext.backends.settings import effective_settings
 from harness_ext.errors import CallFailed, LoadError
 from harness_ext.options import build, known_names, suggest
-from harness_ext.records import CallResult, Completion, Finish, Loglikelihood, Message, TokenCounts, Verification
+from harness_ext.reading.stops import cut_at_stop
+from harness_ext.reading.thoughts import Markers, split_thought
+from harness_ext.records import CallResult, Completion, Finish, Loglikelihood, Message, Verification, add
 from harness_ext.records.chat import ChatContext, is_utf8
 from harness_ext.records.fingerprint import model_fingerprint
-from harness_ext.records.images import IMAGE_MARK, Image
 
 DEFAULT_URL = "https://api.openai.com/v1"
 KEY_VARIABLE = "OPENAI_API_KEY"
@@ -80,21 +90,6 @@ class ServerOptions:
             raise ValueError("`api_key_env` takes the name of an environment variable, not the key itself")
 
 
-class WirePrompt(str):
-    """A conversation in its wire format, JSON. It is part of store keys and is inserted into requests unchanged.
-
-    is_open: whether the last message is an assistant message, to be continued.
-    """
-
-    is_open: bool
-
-    def __new__(cls, messages: Sequence[Message]) -> WirePrompt:
-        wire = [{"role": m.role, "content": m.content} for m in messages]
-        prompt = super().__new__(cls, _encode(wire))
-        prompt.is_open = bool(messages) and messages[-1].role == "assistant"
-        return prompt
-
-
 class OpenAIBackend(ServedBackend):
     """A seat backed by a server. Token counts and finish reasons are those that the server reports.
 
@@ -105,6 +100,7 @@ class OpenAIBackend(ServedBackend):
 
     token_counts = "exact"
     _tokens: ServedTokens | None = None
+    _thinks = False  # whether a stop sequence has ended a thought
 
     def __init__(self, model: str, base_url: str, options: ServerOptions) -> None:
         super().__init__()
@@ -197,10 +193,34 @@ class OpenAIBackend(ServedBackend):
                     return await client.post(
                         self._url, self._verify_body(request), lambda d: self._verified(d, request)
                     )
-                stops = stops_of(request.gen_kwargs)
-                return await client.post(self._url, self._body(request, stops), lambda d: self._generated(d, stops))
+                return await self._generate(client, request)
 
             yield ask
+
+    async def _generate(self, client: Client, request: GenerateRequest) -> Completion:
+        stops = stops_of(request.gen_kwargs)
+
+        async def post(sent: list[str]) -> Completion:
+            result = await client.post(
+                self._url, self._body(request, sent), lambda data: self._generated(data, stops, request.thought_markers)
+            )
+            assert isinstance(result, Completion)
+            return result
+
+        sent = [] if self._thinks and request.thought_markers is not None else stops
+        reply = await post(sent)
+        if not sent or request.thought_markers is None or reply.finish != "stop" or not _in_thought(reply, request):
+            return reply
+        # The server applied a stop sequence to the thought. From now on they are applied here, to answers alone.
+        self._thinks = True
+        again = await post([])
+        return replace(
+            again,
+            prompt_tokens=add(reply.prompt_tokens, again.prompt_tokens),
+            completion_tokens=add(reply.completion_tokens, again.completion_tokens),
+            seconds=reply.seconds + again.seconds,
+            notes=(*again.notes, "stopped_in_thought"),
+        )
 
     def _body(self, request: GenerateRequest, stops: list[str]) -> bytes:
         settings = effective_settings(request.gen_kwargs, self.default_max_gen_toks)
@@ -229,20 +249,20 @@ class OpenAIBackend(ServedBackend):
             prompt = f'"messages": {request.prompt}'
         return f"{{{prompt}, {rest[1:]}".encode()
 
-    def _generated(self, data: Any, stops: Sequence[str]) -> Completion:
+    def _generated(self, data: Any, stops: Sequence[str], markers: Markers | None) -> Completion:
         choice = first_choice(data)
+        thought = ""
         if self._is_chat:
             message = choice["message"]
             text, refusal = text_of(message.get("content")), message.get("refusal")
+            thought = thought_of(message)
         else:
             text, refusal = text_of(choice["text"]), None
         reason = choice.get("finish_reason")
         notes = tuple(n for n in ("refused" if refusal else "", reason if reason == "content_filter" else "") if n)
         finish = FINISH.get(str(reason))
-        end = min((at for at in (text.find(stop) for stop in stops) if at >= 0), default=None)
-        if end is not None:
-            text, finish = text[:end], "stop"
-        return Completion(text, finish, **usage_of(data), notes=notes)
+        text, stopped = cut_at_stop(text, stops, markers)
+        return Completion(text, "stop" if stopped else finish, **usage_of(data), notes=notes, thought=thought)
 
     # -- verifying -----------------------------------------------------------------------------------------------
 
@@ -290,55 +310,11 @@ class OpenAIBackend(ServedBackend):
         return super().info() | {"backend": "openai", "model": self.model, "args": vars(self.options)}
 
 
-def with_images(messages: Sequence[Mapping[str, str]], images: Sequence[Image]) -> list[dict[str, Any]]:
-    """Return wire messages with each `<image>` mark replaced by the next image."""
-    left = iter(images)
-    result: list[dict[str, Any]] = []
-    for message in messages:
-        first, *rest = message["content"].split(IMAGE_MARK)
-        parts: list[dict[str, Any]] = [{"type": "text", "text": first}]
-        for text in rest:
-            parts += [{"type": "image_url", "image_url": {"url": next(left).data_url}}, {"type": "text", "text": text}]
-        content = [part for part in parts if part.get("text") != ""] if rest else first
-        result.append({**message, "content": content})
-    return result
-
-
-def stops_of(gen_kwargs: Mapping[str, Any]) -> list[str]:
-    """Return the stop sequences of lm-eval's settings, without empty ones."""
-    until = gen_kwargs.get("until") or []
-    return [stop for stop in ([until] if isinstance(until, str) else until) if stop]
-
-
-def first_choice(data: Any) -> Any:
-    """Return a reply's first choice. Raises Fault, with the server's own error, if there is none."""
-    if not data.get("choices"):
-        raise Fault("no_choices", f"a reply without choices ({str(data.get('error', ''))[:200]})")
-    return data["choices"][0]
-
-
-def text_of(content: Any) -> str:
-    """Return a message's text: its content, or the text parts of its content. Missing content is an empty reply."""
-    if isinstance(content, list):
-        return "".join(part["text"] for part in content if part.get("type") == "text")
-    if content is not None and not isinstance(content, str):
-        raise TypeError(f"content is {type(content).__name__}")
-    return content or ""
-
-
-def usage_of(data: Any) -> TokenCounts:
-    """Return the token counts of a call as the server reports them; None for those that it does not report."""
-
-    def count(found: Any) -> int | None:
-        return found if isinstance(found, int) and not isinstance(found, bool) and found >= 0 else None
-
-    usage = data.get("usage") or {}
-    cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
-    return {
-        "prompt_tokens": count(usage.get("prompt_tokens")),
-        "cached_tokens": count(cached),
-        "completion_tokens": count(usage.get("completion_tokens")),
-    }
+def _in_thought(reply: Completion, request: GenerateRequest) -> bool:
+    """Return whether a reply ended before its thought did."""
+    if reply.thought and not reply.text.strip():
+        return True
+    return not split_thought(reply.text, request.thought_markers or ()).finished
 
 
 def make_openai_backend(name: str, args: Mapping[str, Any]) -> OpenAIBackend:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from harness_ext.config.run_plan import RunOptions
 from harness_ext.options import PromptText
 from harness_ext.protocol import Message, Protocol, Question, Role, Seats
-from harness_ext.reading.answers import cut_run_on
+from harness_ext.reading import cut_run_on
 from harness_ext.records import Loglikelihood, Solution, Transcript
 from harness_ext.records.chat import ChatContext
 

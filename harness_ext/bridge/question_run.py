@@ -173,6 +173,8 @@ class QuestionRun(Generic[Answer]):
         if budgets:
             session.summary["budget"] = {"cap": session.plan.options.budget, **total_spending(budgets)}
         write_json(session.run.path / "summary.json", {"demonstration_pair": demonstration, **session.summary})
+        for warning in self._summary.warnings():
+            print(f"[harness-ext] WARNING {warning}", file=sys.stderr)
         if same_calls := self._summary.events["same_call"]:
             print(f"[harness-ext] {same_calls} {SAME_CALL}", file=sys.stderr)
         print(f"[harness-ext] records of this run: {session.run.path}", file=sys.stderr)

@@ -16,6 +16,8 @@ from harness_ext.engine.budget import Cap, budget_problems
 from harness_ext.errors import CallFailed, ConfigurationError
 from harness_ext.options import PromptText, build, known_names, suggest
 from harness_ext.protocol import Protocol, Role, SeatSetup
+from harness_ext.protocol.seats import Thoughts
+from harness_ext.reading.thoughts import DEFAULT_MARKERS, Markers
 from harness_ext.records import Message
 
 RUNS = Path("harness_ext_runs")
@@ -80,6 +82,13 @@ class SeatOptions:
     system: the seat's own system message, which comes before the task's. Default none.
     gen: generation settings that override those of the task (`gen.temperature=0.7`). Default none.
     images: whether the seat receives a task's images: `auto` sends them, `off` leaves them out. Default `auto`.
+    thoughts: what becomes of a reasoning model's thoughts: `hide` keeps them in the records, apart from the answer,
+        `history` also gives them back to the seat itself in later turns, `off` takes them for a part of the answer.
+        Default `hide`.
+    thought_start, thought_end: the marks around a thought, if they are not among the usual ones (`<think>`, `[THINK]`,
+        harmony's channels, …). Default none.
+    thought_tokens: how many tokens a thought may take beyond the limit that the protocol sets for a review, a rating
+        or the like. Default 0.
     """
 
     chat: ChatMode = "auto"
@@ -88,6 +97,23 @@ class SeatOptions:
     system: PromptText | None = None
     gen: Mapping[str, Any] = field(default_factory=dict)
     images: Literal["auto", "off"] = "auto"
+    thoughts: Thoughts = "hide"
+    thought_start: str | None = None
+    thought_end: str | None = None
+    thought_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        if (self.thought_start is None) != (self.thought_end is None) or "" in (self.thought_start, self.thought_end):
+            raise ValueError("`thought_start` and `thought_end` go together, and neither may be empty")
+        if self.thought_tokens < 0:
+            raise ValueError("`thought_tokens` must be 0 or more")
+
+    @property
+    def thought_markers(self) -> Markers:
+        """Return the marks around a thought, the seat's own ones first."""
+        if self.thought_start is None or self.thought_end is None:
+            return DEFAULT_MARKERS
+        return ((self.thought_start, self.thought_end), *DEFAULT_MARKERS)
 
 
 @dataclass
@@ -127,7 +153,7 @@ def plan_run(
     if protocol_class.team is not None:
         given, members = expand_team(given, protocol_class.team[0], problems)
         names = [*members, *names]
-    secrets = secrets_in(given, frozenset({*known_names(RunOptions), *known_names(protocol_class), "api_key_env"}))
+    secrets = secrets_in(given, _harmless_names(protocol_class))
     if secrets:
         reason = "looks like a secret, and lm-eval copies model arguments into its results"
         raise ConfigurationError([f"`{name}` {reason}: pass it in an environment variable" for name in secrets])
@@ -156,6 +182,9 @@ def plan_run(
                 system=seat_options.system,
                 gen_kwargs=seat_options.gen,
                 images=seat_options.images,
+                thoughts=seat_options.thoughts,
+                thought_markers=seat_options.thought_markers,
+                thought_tokens=seat_options.thought_tokens,
             )
     if protocol is not None:
         problems += _capability_problems(protocol, seats)
@@ -171,6 +200,12 @@ def plan_run(
     if problems or protocol is None or options is None:
         raise ConfigurationError(problems)
     return RunPlan(protocol, options, seats, demonstration)
+
+
+def _harmless_names(protocol_class: type[Protocol]) -> frozenset[str]:
+    """Return the names of options that only sound like secrets (`chunk_tokens`)."""
+    classes = (RunOptions, SeatOptions, protocol_class)
+    return frozenset({"api_key_env", *(name for cls in classes for name in known_names(cls))})
 
 
 def flatten(arguments: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

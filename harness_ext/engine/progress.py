@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
@@ -35,6 +36,8 @@ class Progress:
         self.seats = seats
         self.stream = stream or sys.stderr
         self.done = self.calls = self.failed = self.reviewed = self.accepted = 0
+        self.decisions: Counter[str] = Counter()
+        self.unread: Counter[str] = Counter()
         self.tokens: dict[str, int] = {}
         self.busy: dict[str, float] = {}
         self._started = self._said = time.monotonic()
@@ -83,6 +86,9 @@ class Progress:
             if turn.verdict is not None and "accepted" in turn.verdict:
                 self.reviewed += 1
                 self.accepted += bool(turn.verdict["accepted"])
+            if turn.unread is not None:
+                self.decisions[turn.seat] += 1
+                self.unread[turn.seat] += turn.unread
         self._show()
 
     def status(self) -> str:
@@ -93,6 +99,9 @@ class Progress:
                 parts.append(f"{seat} {tokens / self.busy[seat]:.0f} tokens/s")
         if self.reviewed:
             parts.append(f"accepted {100 * self.accepted / self.reviewed:.0f} % of {self.reviewed} reviews")
+        for seat, unread in self.unread.items():
+            if unread:
+                parts.append(f"{seat} unreadable {100 * unread / self.decisions[seat]:.0f} % of {self.decisions[seat]}")
         if self.failed:
             parts.append(f"{self.failed} FAILED")
         return ", ".join(parts)

@@ -10,7 +10,7 @@ from typing import Any
 
 from harness_ext.records import Identity, Message
 from harness_ext.records.chat import ChatContext, context_messages
-from harness_ext.records.images import Image
+from harness_ext.records.images import IMAGE_MARK, Image
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,15 @@ class Question:
         For a part of a conversation, this is what has been asked so far, without the replies.
         """
         return "\n\n".join(m.content.strip() for m in self.messages if not (self.part and m.role == "assistant"))
+
+    @property
+    def demand(self) -> str:
+        """Return what the task asks for in the end: the last paragraph of its last message.
+
+        A prompt that follows quoted text ends with it, since small models copy what they read last.
+        """
+        last = self.messages[-1].content.strip().rpartition("\n\n")[2] if self.messages else ""
+        return last.replace(IMAGE_MARK, "").strip()  # a mark would stand for one more image
 
     def conversation(self, *later: Message) -> list[Message]:
         """Return the task's messages followed by `later`, and by the prefix of the reply if the task dictates one."""

@@ -13,11 +13,16 @@ from typing import Any, Literal, TypeVar
 from harness_ext.backends.base import Backend, ChatMode, GenerateRequest, Prompt, Request, ScoreRequest, VerifyRequest
 from harness_ext.backends.settings import canonical_settings, stop_sequences
 from harness_ext.errors import CallFailed
-from harness_ext.protocol.question import Question
+from harness_ext.options import PromptText
+from harness_ext.protocol.question import Question, reply_of
+from harness_ext.reading.control_tokens import neutralise
+from harness_ext.reading.thoughts import DEFAULT_MARKERS, Markers, split_thought
 from harness_ext.records import CallResult, Completion, Loglikelihood, Message, SeatCost, Turn, Verification
 from harness_ext.records.chat import ChatContext, context_messages
 from harness_ext.records.images import IMAGE_MARK, NOT_SHOWN, Image, count_marks, without_images
+from harness_ext.records.readability import UNFINISHED
 
+Thoughts = Literal["hide", "history", "off"]
 AnswerCall = Callable[[Backend, str, Request], Awaitable[tuple[CallResult, bool]]]
 Result = TypeVar("Result", bound=CallResult)
 
@@ -34,6 +39,12 @@ class SeatSetup:
     system: a system message put before every conversation. Default None.
     gen_kwargs: generation settings that override those of every call. Default: none.
     images: whether a task's images are sent (`auto`) or left out (`off`). Default `auto`.
+    thoughts: what becomes of a reasoning model's thoughts: `hide` keeps them in the records, apart from the answer;
+        `history` also gives them back to the seat itself in later turns; `off` takes them for a part of the answer.
+        Default `hide`.
+    thought_markers: pairs of marks that begin and end a thought. Default: the usual ones.
+    thought_tokens: how many tokens a thought may take beyond the limit that a protocol sets for a reply (a review, a
+        rating). Default 0.
     """
 
     backend: Backend
@@ -43,12 +54,22 @@ class SeatSetup:
     system: str | None = None
     gen_kwargs: Mapping[str, Any] = field(default_factory=dict)
     images: Literal["auto", "off"] = "auto"
+    thoughts: Thoughts = "hide"
+    thought_markers: Markers = DEFAULT_MARKERS
+    thought_tokens: int = 0
 
     @property
     def own(self) -> dict[str, Any]:
         """Return the settings that differ from the defaults."""
-        settings = {"system": self.system, "gen": dict(self.gen_kwargs), "images": self.images}
-        return {name: value for name, value in settings.items() if value not in (None, {}, "auto")}
+        settings = {
+            "system": self.system,
+            "gen": dict(self.gen_kwargs),
+            "images": self.images,
+            "thoughts": self.thoughts,
+            "thought_markers": None if self.thought_markers == DEFAULT_MARKERS else list(self.thought_markers),
+            "thought_tokens": self.thought_tokens or None,
+        }
+        return {name: value for name, value in settings.items() if value not in (None, {}, "auto", "hide")}
 
     @property
     def samples(self) -> bool:
@@ -151,9 +172,12 @@ class Seats:
             self._waiting -= 1
             if self._ended is not None and not self._waiting:
                 self._ended.set()
-        whole = isinstance(request, GenerateRequest) and request.reply is None
-        if whole and any(turn is not None and turn.key == key for turn in self._slots):
-            notes = (*notes, "same_call")
+        if isinstance(request, GenerateRequest) and request.reply is None and isinstance(result, Completion):
+            if any(turn is not None and turn.key == key for turn in self._slots):
+                notes = (*notes, "same_call")
+            if request.thought_markers is not None and not request.keep_ids:
+                result, found = without_thought(result, request.thought_markers)
+                notes = (*notes, *found)
         if self.question.images and isinstance(result, Completion) and IMAGE_MARK in result.text:
             # Quoted in a later prompt, the mark would stand for another image.
             result = replace(result, text=result.text.replace(IMAGE_MARK, NOT_SHOWN))
@@ -183,6 +207,8 @@ class Seats:
             return _digest("verify", backend.fingerprint, settings, request.prompt, _encode(asked))
         pictures = [image.digest for image in request.images]
         key = _digest("generate", backend.fingerprint, settings, request.prompt, *pictures)
+        if request.thought_markers != DEFAULT_MARKERS:
+            key = _digest(key, _encode(request.thought_markers))
         if request.reply is not None:
             key = _digest(key, _encode([request.reply, request.only]))
         if not sampled:
@@ -223,8 +249,38 @@ class Seat:
         Raises CallFailed, which a protocol need not catch.
         """
         rendered, settings, images = self.rendered(prompt, gen_kwargs)
-        request = GenerateRequest(rendered.text, settings, images=images, **how)
+        markers = None if self.setup.thoughts == "off" else self.setup.thought_markers
+        request = GenerateRequest(rendered.text, settings, images=images, thought_markers=markers, **how)
         return await self._seats._call(self, request, Completion, kind, rendered.notes)
+
+    def prompt(self, name: str, chosen: PromptText, default: str) -> PromptText:
+        """Return the prompt to use: the one that the run chose, or else the one that the seat's model was trained on.
+
+        name: the name of the protocol's option, such as `refine_user`.
+        chosen: the value of the option.
+        default: the option's default.
+        """
+        return PromptText(self.backend.prompts.get(name, chosen)) if chosen == default else chosen
+
+    def limits(self, max_tokens: int) -> dict[str, Any]:
+        """Return the generation settings of a reply whose length the protocol sets: greedy and without stop sequences.
+
+        max_tokens: the length limit of the reply, in tokens, to which the seat's `thought_tokens` are added.
+        """
+        return {"until": [], "max_gen_toks": max_tokens + self.setup.thought_tokens, "do_sample": False}
+
+    def answer_in(self, text: str) -> str:
+        """Return a text without the thought that it may begin with."""
+        return text if self.setup.thoughts == "off" else split_thought(text, self.setup.thought_markers).answer
+
+    def own_turn(self, completion: Completion) -> Message:
+        """Return one of the seat's own replies as a message of its history: with the dictated prefix of the task, and
+        without its thought unless the seat's `thoughts` are part of its history."""
+        text = completion.text
+        if self.setup.thoughts == "history" and completion.thought:
+            begin, end = self.setup.thought_markers[0]
+            text = f"{begin}\n{completion.thought}\n{end}\n\n{text}"
+        return reply_of(self._seats.question, text)
 
     async def verify(
         self, prompt: str | Sequence[Message], reply: Sequence[int], draft: Sequence[int], *, kind: str, **more: Any
@@ -251,6 +307,9 @@ class Seat:
         The settings include the stop sequences that the prompt's format needs.
         """
         prompt, images, notes = self._addressed(prompt)
+        if not isinstance(prompt, str):
+            prompt, found = self._neutralised(prompt)
+            notes = (*notes, *found)
         rendered = self.setup.backend.render(prompt, self.setup.chat)
         if notes:
             rendered = replace(rendered, notes=(*notes, *rendered.notes))
@@ -258,6 +317,18 @@ class Seat:
         if rendered.stops:
             settings = {**settings, "until": [*stop_sequences(settings), *rendered.stops]}
         return rendered, settings, images
+
+    def _neutralised(self, messages: Sequence[Message]) -> tuple[list[Message], tuple[str, ...]]:
+        """Return a conversation in which no control token that a model wrote can begin a turn, and a note if one could.
+
+        The task's own messages stay as they are.
+        """
+        plain = not self.setup.backend.uses_template(self.setup.chat)
+        own = frozenset(self._seats.question.messages)
+        found = [(m.content, 0) if m in own else neutralise(m.content, plain) for m in messages]
+        count = sum(number for _, number in found)
+        neutral = [replace(m, content=text) for m, (text, _) in zip(messages, found, strict=True)]
+        return neutral, ("control_tokens_neutralised",) if count else ()
 
     def samples(self, gen_kwargs: Mapping[str, Any] | None = None) -> bool:
         """Return whether a reply under these settings (by default the task's own) is sampled."""
@@ -310,6 +381,20 @@ class Seat:
     async def loglikelihood_rolling(self, text: str, *, kind: str) -> Loglikelihood:
         """Return the log-probability of a whole text, in windows of the model's context length."""
         return await self._seats._call(self, ScoreRequest(text, "", rolling=True), Loglikelihood, kind)
+
+
+def without_thought(completion: Completion, markers: Markers) -> tuple[Completion, tuple[str, ...]]:
+    """Return a reply with its thought apart from its text, and notes about the thought.
+
+    A reply that ends within its thought has no text.
+    """
+    split = split_thought(completion.text, markers)
+    # A server with a reasoning parser may have separated the thought already.
+    thought = "\n".join(part for part in (completion.thought, split.thought) if part)
+    if split.answer == completion.text and not thought:
+        return completion, ()
+    finished = split.finished and (bool(split.answer.strip()) or not completion.thought)
+    return replace(completion, text=split.answer, thought=thought), ("thought" if finished else UNFINISHED,)
 
 
 def with_system(system: str, prompt: str | Sequence[Message]) -> list[Message]:

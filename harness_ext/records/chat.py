@@ -11,7 +11,7 @@ from harness_ext.records.message import Message
 PLAIN_ROLES = {"system": "Instructions", "user": "User", "assistant": "Assistant"}
 # The tokenizer name that keeps the contexts of this package's models, which carry messages, apart in lm-eval's cache.
 MESSAGES_TOKENIZER = "harness_ext-messages-1"
-PLAIN_STOP = "\n\nUser:"
+PLAIN_STOPS = tuple(f"\n\n{role}:" for role in ("User", "Assistant", "Instructions"))
 
 
 class ChatContext(str):

@@ -47,17 +47,19 @@ _USAGE_FIELDS = tuple(f.name for f in fields(CallResult))
 class Completion(CallResult):
     """A text that a model wrote.
 
-    text: the text, without the stop sequence that ended it.
+    text: the text, without the stop sequence that ended it. In the turns of a question it is the answer alone.
     finish: `stop` (the model or a stop sequence ended it), `length` (the token limit did) or None (unknown).
     ids: the reply's token ids, including the end token; None unless the request asked for them.
+    thought: what a reasoning model thought before it answered, apart from the text. Default: nothing.
     """
 
     text: str
     finish: Finish | None = None
     ids: tuple[int, ...] | None = field(default=None, kw_only=True)
+    thought: str = field(default="", kw_only=True)
 
     def to_json(self) -> dict[str, Any]:
-        found = {"finish": self.finish, "ids": self.ids}
+        found = {"finish": self.finish, "ids": self.ids, "thought": self.thought or None}
         # `super()` without arguments does not work here, since `slots=True` replaces the class by a new one.
         return {
             "text": self.text,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from harness_ext.records.readability import SeatReadability
 from harness_ext.records.results import Completion
 from harness_ext.records.transcript import Transcript, Turn
 from harness_ext.records.usage import SeatCost, Usage, add
@@ -38,6 +39,7 @@ class Summary:
     faults: Counter[str] = field(default_factory=Counter)
     reviews: Counter[str] = field(default_factory=Counter)
     usage: dict[str, dict[str, Usage]] = field(default_factory=dict)
+    readability: dict[str, SeatReadability] = field(default_factory=dict)
     totals: dict[str, Any] = field(default_factory=dict)
     tokens: dict[str, int | None] = field(default_factory=lambda: {"kept": 0, "discarded": 0, "verification": 0})
 
@@ -61,6 +63,7 @@ class Summary:
             kinds = self.usage.setdefault(turn.seat, {})
             kinds[turn.kind] = kinds.get(turn.kind, Usage()) + self.costs(turn.seat).usage(turn)
             self._count(turn)
+            self.readability.setdefault(turn.seat, SeatReadability()).add(turn)
             # A draft is kept whole. A protocol that composes its answer from several turns notes with each how many of
             # its tokens it kept. All other tokens were discarded, or spent on verification.
             rest = "verification" if turn.kind not in WRITTEN else "discarded"
@@ -119,8 +122,14 @@ class Summary:
             "faults": self.faults,
             "completion_tokens": self.tokens,
             **({"totals": self.totals} if self.totals else {}),
+            "readability": {seat: asdict(counts) for seat, counts in self.readability.items()},
+            "warnings": self.warnings(),
             "usage": seats,
         }
+
+    def warnings(self) -> list[str]:
+        """Return what is wrong with the replies of each seat, each with its remedies."""
+        return [warning for seat, counts in self.readability.items() for warning in counts.warnings(seat)]
 
 
 def _kept(transcript: Transcript) -> Turn | None:

@@ -42,6 +42,14 @@ class Turn:
         """Return how the text ended, if that is known."""
         return self.result.finish if isinstance(self.result, Completion) else None
 
+    @property
+    def unread(self) -> bool | None:
+        """Return whether the protocol could not read what it looked for in the text; None if it looked for nothing."""
+        verdict = self.verdict or {}
+        if "malformed" in verdict:
+            return bool(verdict["malformed"])
+        return verdict["answer"] is None if "answer" in verdict else None
+
     def to_json(self) -> dict[str, Any]:
         """Return the turn as it is written to transcripts. Everything that depends on the run is under `timing`.
 

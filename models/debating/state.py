@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
-from harness_ext.protocol import Question, Seat, Seats, reply_of
-from harness_ext.reading.answers import Answer, Vote, cut_run_on, read_answer, same_answer, vote
+from harness_ext.options import PromptText
+from harness_ext.protocol import Question, Seat, Seats
+from harness_ext.reading import AnswerForm, Reading, Vote, answer_form, cut_run_on, read_answer, same_answer, vote
+from harness_ext.reading.recorded import to_record
 from harness_ext.records import Completion, Message, Transcript
 from harness_ext.records.chat import context_messages
 
@@ -33,7 +36,7 @@ class Utterance:
     round: int
     completion: Completion
     text: str
-    answer: Answer | None
+    answer: Reading | None
     agrees: bool | None = None
 
 
@@ -63,6 +66,11 @@ class DebateState:
     histories: dict[str, list[Message]] = field(default_factory=dict)
     totals: Counter[str] = field(default_factory=Counter)
     agreement: dict[int, float] = field(default_factory=dict)
+
+    @cached_property
+    def form(self) -> AnswerForm:
+        """Return what the question asks for, so that votes read replies as the task's score does."""
+        return answer_form(self.question.text)
 
     def newest(self) -> list[Utterance]:
         """Return the latest utterance of each agent that has spoken, in the order of the agents."""
@@ -95,6 +103,10 @@ class DebateState:
             return [*history, Message("user", text)]
         *before, last = self.question.messages
         return [*before, Message("user", f"{last.content.rstrip()}\n\n{text}")]
+
+    def fill(self, prompt: PromptText, heard: Sequence[Utterance]) -> str:
+        """Return a prompt with what others said, and with the task's demand."""
+        return prompt.fill(others=self.shown(heard), demand=self.question.demand)
 
     def shown(self, utterances: Sequence[Utterance]) -> str:
         """Return others' utterances as they are shown to an agent."""
@@ -139,17 +151,18 @@ class DebateState:
             # An empty reply adopts the text that it agrees with, or repeats the agent's own previous text.
             if not text.strip():
                 text = heard[-1].text if agrees else before[-1].text if before else text
-        answer = read_answer(self.question.prefix + text, self.pattern)
+        answer = read_answer(self.question.prefix + text, form=self.form, pattern=self.pattern)
         utterance = Utterance(agent.name, round_, completion, text, answer, agrees)
         self._count(utterance, before[-1] if before else None, heard, ran_on)
         before.append(utterance)
-        self.histories[agent.name] = [*messages, reply_of(self.question, cut_run_on(completion.text)[0])]
+        own = agent.own_turn(replace(completion, text=cut_run_on(completion.text)[0]))
+        self.histories[agent.name] = [*messages, own]
         return utterance
 
     def _visible(self, utterance: Utterance) -> str:
         if self.see_all:
             return (self.question.prefix + utterance.text).strip()
-        return utterance.answer.text if utterance.answer else "(no readable answer)"
+        return utterance.answer.written if utterance.answer else "(no readable answer)"
 
     def _count(self, utterance: Utterance, before: Utterance | None, heard: Sequence[Utterance], ran_on: bool) -> None:
         own = before.answer if before else None
@@ -157,10 +170,9 @@ class DebateState:
         challenged = own is not None and bool(others)
         conformed = challenged and any(same_answer(utterance.answer, other) for other in others)
         changed = before is not None and utterance.answer is not None and not same_answer(utterance.answer, own)
-        verdict: dict[str, Any] = {
-            "round": utterance.round,
-            "answer": utterance.answer.text if utterance.answer else None,
-        }
+        verdict: dict[str, Any] = {"round": utterance.round, **to_record(utterance.answer)}
+        if challenged:
+            verdict["conformed"] = conformed
         if ran_on:
             verdict["cut_run_on"] = True
         if self.stances and heard:

@@ -11,7 +11,7 @@ from math import exp
 from harness_ext.models.speculative.policy import TEXT_UNITS, Judgement, Policy, Proposal
 from harness_ext.options import PromptText
 from harness_ext.protocol import Message
-from harness_ext.reading.ratings import read_rating
+from harness_ext.reading import read_rating
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Judge(Policy):
 
     async def judge(self, proposal: Proposal) -> Judgement:
         seats, teacher = proposal.seats, proposal.seats.teacher
-        limits = {"until": [], "max_gen_toks": self.max_tokens, "do_sample": False}
+        limits = teacher.limits(self.max_tokens)
         calls = [
             teacher.generate(self._messages(proposal, before, unit), kind="judge", gen_kwargs=limits)
             for before, unit in _each(proposal)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
+from harness_ext.reading import read_choice, read_number
 from harness_ext.tasks.gsm8k import rows as gsm8k
-from harness_ext.tasks.reasoning.extraction import read_choice, read_number
 from harness_ext.tasks.teacherlm import rows as teacherlm
 
 if TYPE_CHECKING:
@@ -27,6 +27,12 @@ Then end with a line of its own that gives the result as a plain number, without
 Answer: <number>
 
 """
+CHOICE_DEMAND = """\
+Reason briefly, in a few sentences. Then end with a line of its own that gives the letter of your choice:
+Answer: (<letter>)"""
+NUMBER_DEMAND = """\
+Reason step by step. Then end with a line of its own that gives the result as a plain number, without units:
+Answer: <number>"""
 
 
 def with_target(doc: Doc, rationale: str = "") -> Doc:
@@ -68,11 +74,13 @@ def load_numbers(**_: Any) -> DatasetDict:
 
 def score_choice(doc: Doc, results: Sequence[str]) -> dict[str, float]:
     """Score a reply to a multiple-choice question: `exact_match`, and `unparsable` if no answer was found in it."""
-    choice = read_choice(results[0], doc["choices"], doc["question"].partition(" (A) ")[0])
-    return {"exact_match": float(choice == doc["gold"]), "unparsable": float(choice is None)}
+    found = read_choice(results[0], doc["choices"], doc["question"].partition(" (A) ")[0])
+    right = found is not None and found.value == doc["letters"][doc["gold"]]
+    return {"exact_match": float(right), "unparsable": float(found is None)}
 
 
 def score_number(doc: Doc, results: Sequence[str]) -> dict[str, float]:
     """Score a reply to an arithmetic problem; 18 and 18.00 are equal."""
-    number = read_number(results[0], doc["question"])
-    return {"exact_match": float(number == Fraction(doc["gold"])), "unparsable": float(number is None)}
+    found = read_number(results[0], doc["question"])
+    right = found is not None and found.number == Fraction(doc["gold"])
+    return {"exact_match": float(right), "unparsable": float(found is None)}

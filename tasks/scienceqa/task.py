@@ -10,7 +10,7 @@ from typing import Any
 from lm_eval.api.metrics import mean
 from lm_eval.api.task import ConfigurableTask
 
-from harness_ext.tasks.scienceqa.json_replies import read_reply
+from harness_ext.reading import read_json_choice
 from harness_ext.tasks.scienceqa.metrics import MISSING, measures, score
 
 
@@ -45,7 +45,7 @@ class ScienceQA(ConfigurableTask):  # type: ignore[misc]
 
     def process_results(self, doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float | str]:
         """Score a reply."""
-        reply = read_reply(results[0], doc["choices"])
+        reply = read_json_choice(results[0], doc["choices"])
         right = float(reply.choice == doc["answer"])
         return {
             "acc": right,

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness_ext.finetune.recipes.embedded_pair.prompts import prompts_hash
+from harness_ext.finetune.recipes.embedded_pair.prompts import trained_prompts
 from harness_ext.finetune.recipes.embedded_pair.tokenizer import build_tokenizer
 
 POSITIONS = 8192
@@ -56,5 +56,5 @@ def write_untrained(folder: Path, seed: int) -> int:
     model = LlamaForCausalLM(config)
     model.save_pretrained(str(folder))
     tokenizer.save_pretrained(str(folder))
-    (folder / PROMPTS_FILE).write_text(json.dumps({"sha256": prompts_hash()}) + "\n", encoding="utf-8")
+    (folder / PROMPTS_FILE).write_text(json.dumps(trained_prompts()) + "\n", encoding="utf-8")
     return sum(weights.numel() for weights in model.parameters())

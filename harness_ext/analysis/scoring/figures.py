@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from harness_ext.analysis.scoring.decisions import acceptance_figures, conformity_figures
 from harness_ext.analysis.scoring.replay import ScoringError, numeric
 
 ScoreRow = Mapping[str, Any]
@@ -73,6 +74,8 @@ def metric_figures(
     flips_by_round: the same from each round to the next.
     oracle: the value of the best text of each question.
 
+    If all values are 0 or 1, also what `acceptance_figures` and `conformity_figures` return.
+
     If several agents or draws answer, also:
 
     vote: the value of the vote over round 0.
@@ -128,6 +131,12 @@ def metric_figures(
             )
         ),
     }
+    if better == 1 and {float(value) for unit in units for value in unit} <= {0.0, 1.0}:
+        decisions = {
+            "acceptance": acceptance_figures(rows, metric, key),
+            "conformity": conformity_figures(rows, metric, key),
+        }
+        figures |= {name: found for name, found in decisions.items() if found is not None}
     if several:
         most = max(len(draw) for draw in agents)
         figures |= {

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
-from harness_ext.reading.answers import Answer, read_answer, same_answer
+from harness_ext.reading import Reading, read_answer, same_answer
 from harness_ext.records import Transcript
 from harness_ext.records.summary import DRAFTS
 
+LONGEST_UNMARKED = 3  # words of a gold target that is a number, a letter or a word without saying so
 LONGEST_GOLD = 8  # words; a longer gold answer is a text that no hint repeats as a whole
-_POLAR = frozenset({"yes", "no", "true", "false"})
+_POLAR = {"true": ("true", "yes"), "false": ("false", "no")}
 _NUMBER = re.compile(r"(?<![\w.,])[-−]?\$?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?![\w%]*\d)")
 
 
@@ -34,18 +35,17 @@ def choices_of(task: Any, doc: Any) -> list[str]:
     return [str(choice) for choice in task.doc_to_choice(doc)]
 
 
-def gold_answers(golds: Sequence[str]) -> list[Answer]:
+def gold_answers(golds: Sequence[str]) -> list[Reading]:
     """Return the answers in gold targets (`#### 18` contains 18), without targets whose answer cannot be found."""
-    read = [read_answer(gold) or _short(gold) for gold in golds]
-    return [answer for answer in read if answer is not None]
+    return [answer for gold in golds if (answer := _gold_answer(gold)) is not None]
 
 
-def is_two_way(golds: Sequence[Answer], choices: Sequence[str]) -> bool:
+def is_two_way(golds: Sequence[Reading], choices: Sequence[str]) -> bool:
     """Return whether there are only two possible answers, so that rejecting one reveals the other."""
-    return len(choices) == 2 or (bool(golds) and all(answer.text in _POLAR for answer in golds))
+    return len(choices) == 2 or (bool(golds) and all(answer.kind == "yes_no" for answer in golds))
 
 
-def names(text: str, gold: Answer) -> bool:
+def names(text: str, gold: Reading) -> bool:
     """Return whether a text contains an answer: a number, the letter of a choice, or whole words.
 
     Numbers are compared by value. A letter counts only in the forms `(B)`, `B)`, `option B` and `answer: B`. For words,
@@ -53,14 +53,15 @@ def names(text: str, gold: Answer) -> bool:
     """
     if gold.number is not None:
         return any(_value(m[0]) == gold.number for m in _NUMBER.finditer(text))
-    if len(gold.text) == 1 and gold.text.isalpha():
-        letter = re.escape(gold.text)
+    if gold.kind == "choice":
+        letter = re.escape(gold.value)
         marked = rf"(?:\({letter}\)|(?<!\w){letter}\)|\b(?i:option|choice|answer)\s*(?i:is)?\s*:?\s*{letter}(?!\w))"
         return re.search(marked, text) is not None
-    return re.search(rf"(?<!\w){re.escape(_plain(gold.text))}(?!\w)", _plain(text)) is not None
+    words = _POLAR[gold.value] if gold.kind == "yes_no" else (gold.value,)
+    return any(re.search(rf"(?<!\w){re.escape(_plain(word))}(?!\w)", _plain(text)) for word in words)
 
 
-def hints_of(transcript: Transcript, golds: Sequence[Answer]) -> list[dict[str, Any]]:
+def hints_of(transcript: Transcript, golds: Sequence[Reading]) -> list[dict[str, Any]]:
     """Return one entry per rejecting review: its turn, whether it names a gold answer, and whether it leaks one.
 
     A rejecting review is a turn of kind `review` that was not read as an acceptance. It leaks a gold answer if it names
@@ -78,9 +79,18 @@ def hints_of(transcript: Transcript, golds: Sequence[Answer]) -> list[dict[str, 
     return hints
 
 
-def _short(gold: str) -> Answer | None:
+def _gold_answer(gold: str) -> Reading | None:
+    found = read_answer(gold)
+    # "three blind mice and a cat" is a text, not the number 3.
+    is_text = found is None or (found.rule == "whole" and len(gold.split()) > LONGEST_UNMARKED)
+    return _short(gold) if is_text else found
+
+
+def _short(gold: str) -> Reading | None:
     words = gold.split()
-    return Answer(" ".join(words).casefold()) if 0 < len(words) <= LONGEST_GOLD else None
+    if not 0 < len(words) <= LONGEST_GOLD:
+        return None
+    return Reading("text", gold, " ".join(words).casefold(), (0, len(gold)), "gold")
 
 
 def _plain(text: str) -> str:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness_ext.protocol.conversation import drafts_of
-from harness_ext.reading.answers import Answer, cut_run_on, read_answer, vote
+from harness_ext.reading import Reading, cut_run_on, read_answer, vote
+from harness_ext.reading.recorded import from_record
 from harness_ext.records import Completion, Transcript, Turn
 from harness_ext.records.summary import DRAFTS
 
@@ -80,10 +81,7 @@ def elected(turns: Sequence[Turn]) -> int:
     return vote([_answer(turn) for turn in turns]).winner or 0
 
 
-def _answer(turn: Turn) -> Answer | None:
-    """Return the answer of a turn."""
+def _answer(turn: Turn) -> Reading | None:
+    """Return the answer of a turn: the one that its protocol recorded, or else the one that can be read."""
     verdict = turn.verdict or {}
-    # The protocol's own reading comes first, because the user may have given it a pattern for reading answers.
-    if "answer" in verdict:
-        return Answer(verdict["answer"]) if isinstance(verdict["answer"], str) else None
-    return read_answer(turn.text)
+    return from_record(verdict) if "answer" in verdict else read_answer(turn.text)

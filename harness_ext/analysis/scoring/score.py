@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness_ext import __version__
+from harness_ext.analysis.scoring.decisions import challenges_of, reviews_of
 from harness_ext.analysis.scoring.figures import pooled_figures, task_figures
 from harness_ext.analysis.scoring.leaks import choices_of, gold_answers, gold_texts, hints_of, is_two_way
 from harness_ext.analysis.scoring.replay import AnsweredDocument, Response, Scores, ScoringError, replay, takes_first
@@ -255,6 +256,12 @@ def _row(
                 "stop": draw.transcripts[0].stop,
                 "failed": any(t.failure is not None for t in draw.transcripts),
                 "hints": [hint for t in draw.transcripts for hint in hints_of(t, answers)] if answers else None,
+                "reviews": [review for t in draw.transcripts for review in reviews_of(t)],
+                "challenges": [
+                    challenge
+                    for t, trajectory in zip(draw.transcripts, draw.trajectories, strict=True)
+                    for challenge in challenges_of(t, trajectory)
+                ],
             }
             for draw in document.draws
         ],

@@ -1,0 +1,42 @@
+"""Ends the rows of a batch at stop sequences in their answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from harness_ext.reading.stops import cut_at_stop
+from harness_ext.reading.thoughts import Markers
+
+
+class AnswerStops:
+    """A `StoppingCriteria` of transformers: called with all tokens so far, it returns which rows have ended.
+
+    lm-eval's own criterion also ends a row at a stop sequence inside a thought, which leaves the row without an answer.
+
+    tokenizer: the tokenizer.
+    stops: the stop sequences.
+    width: the padded length of the prompts, in tokens.
+    markers: how thoughts are marked; None if the stop sequences apply to the whole text.
+    """
+
+    def __init__(self, tokenizer: Any, stops: Sequence[str], width: int, markers: Markers | None) -> None:
+        self.tokenizer, self.width, self.markers = tokenizer, width, markers
+        self.stops = [stop for stop in stops if stop]
+        # Decoding all tokens at each step would take quadratic time. A token has at least one byte, so a stop sequence
+        # spans at most as many tokens as it has bytes; four more for a character that is split over tokens.
+        self.lookback = max((len(stop.encode()) for stop in self.stops), default=0) + 4
+        self.ended: set[int] = set()
+
+    def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
+        import torch
+
+        new = input_ids[:, self.width :]
+        open_rows = [row for row in range(len(new)) if row not in self.ended] if self.stops else []
+        tails = self.tokenizer.batch_decode(new[open_rows, -self.lookback :]) if open_rows else []
+        for row, tail in zip(open_rows, tails, strict=True):
+            if any(stop in tail for stop in self.stops):
+                text = tail if self.markers is None else self.tokenizer.decode(new[row])
+                if cut_at_stop(text, self.stops, self.markers)[1]:
+                    self.ended.add(row)
+        return torch.tensor([row in self.ended for row in range(len(new))], device=input_ids.device)

@@ -1,0 +1,96 @@
+"""The wire format of OpenAI-compatible servers: what requests and replies look like."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from harness_ext.backends.http_client import Fault
+from harness_ext.backends.settings import stop_sequences
+from harness_ext.records import Message, TokenCounts
+from harness_ext.records.images import IMAGE_MARK, Image
+
+_encode = json.JSONEncoder(ensure_ascii=False).encode
+
+
+class WirePrompt(str):
+    """A conversation in its wire format, JSON. It is part of store keys and is inserted into requests unchanged.
+
+    is_open: whether the last message is an assistant message, to be continued.
+    """
+
+    is_open: bool
+
+    def __new__(cls, messages: Sequence[Message]) -> WirePrompt:
+        wire = [{"role": m.role, "content": m.content} for m in messages]
+        prompt = super().__new__(cls, _encode(wire))
+        prompt.is_open = bool(messages) and messages[-1].role == "assistant"
+        return prompt
+
+
+def with_images(messages: Sequence[Mapping[str, str]], images: Sequence[Image]) -> list[dict[str, Any]]:
+    """Return wire messages with each `<image>` mark replaced by the next image."""
+    left = iter(images)
+    result: list[dict[str, Any]] = []
+    for message in messages:
+        first, *rest = message["content"].split(IMAGE_MARK)
+        parts: list[dict[str, Any]] = [{"type": "text", "text": first}]
+        for text in rest:
+            parts += [{"type": "image_url", "image_url": {"url": next(left).data_url}}, {"type": "text", "text": text}]
+        content = [part for part in parts if part.get("text") != ""] if rest else first
+        result.append({**message, "content": content})
+    return result
+
+
+def stops_of(gen_kwargs: Mapping[str, Any]) -> list[str]:
+    """Return the stop sequences of lm-eval's settings, without empty ones."""
+    return [stop for stop in stop_sequences(gen_kwargs) if stop]
+
+
+def first_choice(data: Any) -> Any:
+    """Return a reply's first choice. Raises Fault, with the server's own error, if there is none."""
+    if not data.get("choices"):
+        raise Fault("no_choices", f"a reply without choices ({str(data.get('error', ''))[:200]})")
+    return data["choices"][0]
+
+
+def text_of(content: Any) -> str:
+    """Return a message's text: its content, or the text parts of its content. Missing content is an empty reply."""
+    if isinstance(content, list):
+        return "".join(part["text"] for part in content if part.get("type") == "text")
+    if content is not None and not isinstance(content, str):
+        raise TypeError(f"content is {type(content).__name__}")
+    return content or ""
+
+
+def thought_of(message: Mapping[str, Any]) -> str:
+    """Return what a server with a reasoning parser reports as the model's thought.
+
+    vLLM, SGLang, llama.cpp and DeepSeek use the field `reasoning_content`, newer vLLM and OpenRouter `reasoning`, and
+    Mistral parts of the content.
+    """
+    for name in ("reasoning_content", "reasoning"):
+        if isinstance(message.get(name), str) and message[name].strip():
+            return str(message[name]).strip()
+    content = message.get("content")
+    parts = (
+        [part for part in content if part.get("type") in ("reasoning", "thinking")] if isinstance(content, list) else []
+    )
+    found = [value for part in parts for name in ("text", "thinking", "reasoning") if (value := part.get(name))]
+    return "\n".join(text_of(value) if isinstance(value, list) else str(value) for value in found).strip()
+
+
+def usage_of(data: Any) -> TokenCounts:
+    """Return the token counts of a call as the server reports them; None for those that it does not report."""
+
+    def count(found: Any) -> int | None:
+        return found if isinstance(found, int) and not isinstance(found, bool) and found >= 0 else None
+
+    usage = data.get("usage") or {}
+    cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
+    return {
+        "prompt_tokens": count(usage.get("prompt_tokens")),
+        "cached_tokens": count(cached),
+        "completion_tokens": count(usage.get("completion_tokens")),
+    }
