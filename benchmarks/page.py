@@ -22,6 +22,7 @@ from page_tables import (
     load,
     overhead_part,
     protocol_part,
+    reading_part,
     readme_part,
     show_part,
     speculative_part,
@@ -119,6 +120,18 @@ SPECULATIVE = """\
         --output benchmarks/results/speculative.json
 
 The texts of the embedded pair on real bAbI questions, compared with those of `skyline`, in float32 and padded batches:
+"""
+
+READING = """\
+## How much of what chat models write can be read?
+
+    HARNESS_EXT_DATA=<folder> python benchmarks/reading.py --student <spec> --teacher <spec> --limit 20 \\
+        --output benchmarks/results/reading.json
+
+Replies of Qwen2.5-Coder-0.5B-Instruct (the student and both agents) and Qwen2.5-Coder-1.5B-Instruct (the teacher),
+4-bit on llama.cpp's server, with a chat template and without examples. `unparsable answers` is the share of final texts
+that the task cannot read, `unreadable decisions` the number of verdicts or votes that the protocol cannot read. With so
+few rows the scores themselves say little. [reading.md](reading.md) describes what is read.
 """
 
 STOCK = """\
@@ -243,11 +256,12 @@ TOPICS = (
     Topic(
         "protocols",
         "Protocols",
-        "The accuracy and cost of all protocols with the pair that ships with the package.",
+        "The accuracy and cost of all protocols, and how well the replies of real models are read.",
         (
             Section("embedded_pair.md", PAIR, lambda: (RESULTS / "embedded_pair.md").read_text(encoding="utf-8")),
             Section("babi_tasks.md", TASKS, lambda: (RESULTS / "babi_tasks.md").read_text(encoding="utf-8")),
             Section("protocols_table/compare.json", PROTOCOLS, compared_part),
+            Section("reading.json", READING, reading_part),
             Section("speculative.json", SPECULATIVE, speculative_part),
         ),
     ),

@@ -96,6 +96,26 @@ def speculative_part() -> str:
     return "\n".join([table([whole]), table(times), SPECULATIVE_ALONE, table(result["alone"]), words + "\n"])
 
 
+def reading_part() -> str:
+    """Return a row for each run: what the harness could not read, and what the protocol could not read."""
+    result = load("reading.json")
+    rows = []
+    for run in result["runs"]:
+        seats = run["readability"].values()
+        decisions, unread = (sum(seat[name] for seat in seats) for name in ("decisions", "unread"))
+        rows.append(
+            {
+                "model": run["model"],
+                "task": run["task"],
+                "rows": run["rows"],
+                "exact match": run["exact_match"],
+                "unparsable answers": _number(run.get("unparsable"), ".3f"),
+                "unreadable decisions": f"{unread} of {decisions}" if decisions else "",
+            }
+        )
+    return f"{table(rows)}\n{result['machine']}.\n"
+
+
 def creak_part() -> str:
     result = load("enhance_creak.json")
     prepared = result["prepared"]
