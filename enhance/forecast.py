@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from harness_ext.analysis.estimate import spread_evenly
 from harness_ext.backends.settings import effective_settings
 from harness_ext.config.run_plan import RunPlan
+from harness_ext.decisions import as_state, decision_prompt
 from harness_ext.enhance.annotate import Annotate, AnnotateJob
 from harness_ext.enhance.call_costs import Pace, SeatEstimate, batched_share, count_tokens, counting
 from harness_ext.enhance.candidates import Candidates
@@ -16,7 +17,7 @@ from harness_ext.enhance.preferences import PreferenceJob
 from harness_ext.enhance.row_files import read
 from harness_ext.enhance.running import run_questions
 from harness_ext.enhance.schedules import round_sizes
-from harness_ext.enhance.tournament import Tournament
+from harness_ext.enhance.tournament import WHICH_IS_BETTER, Tournament
 from harness_ext.models.feedback_pair import REVIEW_SYSTEM, REVIEW_USER
 from harness_ext.options import PromptText
 from harness_ext.protocol import Question
@@ -97,9 +98,14 @@ def preferences(
             rounds = round_sizes(protocol.schedule, n, protocol.rounds)
             sizes += [0] * (len(rounds) - len(sizes))
             sizes = [size + (rounds[i] if i < len(rounds) else 0) for i, size in enumerate(sizes)]
-            shown = pairwise_messages(protocol.judge_system, protocol.judge_user, task, candidate, candidate)
+            if protocol.style == "choice":
+                state = as_state({"task": task, "answer 1": candidate, "answer 2": candidate})
+                shown = [Message("user", decision_prompt(state, WHICH_IS_BETTER))]
+            else:
+                shown = pairwise_messages(protocol.judge_system, protocol.judge_user, task, candidate, candidate)
             conversations += [shown] * (sum(rounds) * (2 if protocol.orders == "both" else 1))
-        one = _seat(judges, "judge", conversations, protocol.judge_max_tokens, replace(assume, tokens=None))
+        most = 1 if protocol.style == "choice" else protocol.judge_max_tokens
+        one = _seat(judges, "judge", conversations, most, replace(assume, tokens=None))
         found.append(replace(one, discount=batched_share(sizes, assume.batched, assume.discount)))
     return found
 

@@ -43,7 +43,10 @@ def add(stages: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     make.add_argument("--rounds", type=int, default=0, help="number of rounds (default: all; ceil(log2 k) for Swiss)")
     make.add_argument("--orders", default="both", choices=("both", "one"), help="orders in which to show a pair")
     make.add_argument(
-        "--style", default="pairwise", choices=("pairwise", "review"), help="show two candidates at a time, or one"
+        "--style",
+        default="pairwise",
+        choices=("pairwise", "choice", "review"),
+        help="show two candidates and read the reply, show two and ask a choice question, or show one",
     )
     make.add_argument("--fallbacks", default="json_inside,key", help="rules for replies that are not JSON, or `none`")
     make.add_argument("--judge_max_tokens", type=int, default=350, help="tokens per judge reply (default: 350)")

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+from harness_ext.decisions import Choice
 from harness_ext.enhance.judging import FALLBACKS, JUDGE_SYSTEM, JUDGE_USER, RULES, pairwise_messages, read_choice
 from harness_ext.enhance.ranking import MatchOutcome
 from harness_ext.enhance.schedules import SCHEDULES, Match, Schedule
@@ -41,7 +42,9 @@ class JudgeReply:
     round: number of the round, from 1; 0 for the review of a single candidate.
     match: the match that the reply belongs to.
     first, second: the candidates in the order shown; `second` is None for a review.
-    text: the reply.
+    text: the reply; a decision is written in the form that `pairwise` asks for.
+    preference: the probability that the judge prefers the first candidate, if its reply was a decision with
+        probabilities. Default None.
     """
 
     round: int
@@ -49,6 +52,7 @@ class JudgeReply:
     first: int
     second: int | None
     text: str
+    preference: float | None = None
 
 
 @dataclass(frozen=True)
@@ -81,8 +85,9 @@ class Tournament(Protocol):
     rounds: number of rounds; 0 plays all rounds, and ceil(log2 n) rounds of a Swiss schedule. Default 0.
     orders: `both` shows each pair in both orders, and the match is a tie unless the judge prefers the same candidate
         twice; `one` shows it once. Default `both`.
-    style: `pairwise` shows two candidates and expects JSON; `review` shows one at a time, as `feedback_pair` does, and
-        an accepted candidate beats a rejected one. Default `pairwise`.
+    style: `pairwise` shows two candidates and expects JSON; `choice` shows two and asks a choice question, whose
+        probabilities are averaged over both orders; `review` shows one at a time, as `feedback_pair` does, and an
+        accepted candidate beats a rejected one. Default `pairwise`.
     fallbacks: rules for replies that are not JSON, separated by commas, or `none`. Default `json_inside,key`.
     judge_max_tokens: maximum tokens of a judge's reply. Default 350.
     judge_system: the judge's system message.
@@ -93,7 +98,7 @@ class Tournament(Protocol):
     schedule: ScheduleName = "single_elimination"
     rounds: int = 0
     orders: Literal["both", "one"] = "both"
-    style: Literal["pairwise", "review"] = "pairwise"
+    style: Literal["pairwise", "choice", "review"] = "pairwise"
     fallbacks: str = ",".join(FALLBACKS)
     judge_max_tokens: int = 350
     judge_system: PromptText = field(default_factory=lambda: PromptText(JUDGE_SYSTEM))
@@ -117,7 +122,7 @@ class Tournament(Protocol):
         matches, played, number = next(play, None), list[tuple[int, int, int]](), 0
         while matches:
             number += 1
-            if self.style == "pairwise":
+            if self.style != "review":
                 asked = [(m, pair) for m in matches for pair in ((m, m[::-1]) if self.orders == "both" else (m,))]
                 replies += await asyncio.gather(*(self._compare(question, seats, number, m, p) for m, p in asked))
             played += [(number, *match) for match in matches]
@@ -130,6 +135,15 @@ class Tournament(Protocol):
 
     async def _compare(self, question: Contest, seats: Seats, number: int, match: Match, shown: Match) -> JudgeReply:
         first, second = (question.candidates[i].strip() for i in shown)
+        if self.style == "choice":
+            state = {"task": question.text, "answer 1": first, "answer 2": second}
+            decision = (await seats.judge.decide(state, {"better": WHICH_IS_BETTER}, kind="comparison"))["better"]
+            seats.note(decision, malformed=decision.choice is None)
+            share = decision.probability("answer 1")
+            # Written in the form of `pairwise`, so that everything that reads replies reads decisions too.
+            preferred = {"answer 1": 1, "answer 2": 2}.get(decision.choice or "")
+            text = "" if preferred is None else json.dumps({"preferred": preferred})
+            return JudgeReply(number, match, *shown, text, share)
         messages = pairwise_messages(self.judge_system, self.judge_user, question.text, first, second)
         reply = await seats.judge.generate(messages, kind="comparison", gen_kwargs=self._limits)
         return JudgeReply(number, match, *shown, reply.text)
@@ -143,6 +157,12 @@ class Tournament(Protocol):
     @property
     def _limits(self) -> dict[str, object]:
         return {"until": [], "max_gen_toks": self.judge_max_tokens, "do_sample": False}
+
+
+WHICH_IS_BETTER = Choice(
+    "Which answer to the task is better? Weigh first which is correct, then which follows the task better.",
+    ("answer 1", "answer 2"),
+)
 
 
 def read_fallbacks(text: str) -> tuple[str, ...]:
@@ -186,7 +206,19 @@ def gold_winner(match: Match, correct: Sequence[bool]) -> int | None:
 
 
 def winner_of(match: Match, replies: Sequence[JudgeReply], fallbacks: str) -> int | None:
-    """Return the winner of a match: the candidate that all of the judge's replies on it prefer, else None for a tie."""
+    """Return the winner of a match, or None for a tie.
+
+    By probabilities, it is the candidate that the judge prefers on average over both orders; otherwise the one that all
+    of its replies prefer.
+    """
+    shares = [
+        reply.preference if reply.first == match[0] else 1 - reply.preference
+        for reply in replies
+        if reply.match == match and reply.preference is not None
+    ]
+    if shares:
+        mean = sum(shares) / len(shares)
+        return None if mean == 0.5 else match[0] if mean > 0.5 else match[1]
     choices = {named(reply, fallbacks) for reply in replies if reply.second is not None and reply.match == match}
     if choices:
         return choices.pop() if len(choices) == 1 else None

@@ -11,7 +11,7 @@ FAILED = 1
 USAGE = 2
 INTERRUPTED = 130
 
-FailureCode = Literal["backend", "no_reply", "overflow", "empty", "undecodable", "protocol"]
+FailureCode = Literal["backend", "no_reply", "overflow", "empty", "undecodable", "protocol", "cannot_decide"]
 
 
 class HarnessExtError(Exception):
@@ -40,7 +40,8 @@ class CallFailed(HarnessExtError):
 
     code: the kind of failure, by which summaries count: `backend` (the model raised), `no_reply` (it returned nothing),
         `overflow` (the prompt does not fit), `empty` (an empty reply or prompt that the run does not allow),
-        `undecodable` (the text is not valid Unicode) or `protocol` (the protocol itself raised).
+        `undecodable` (the text is not valid Unicode), `cannot_decide` (the model has no way to make the
+        decision) or `protocol` (the protocol itself raised).
     message: the cause, for users.
     can_cut: of an overflow, whether the model can answer once the beginning of the prompt is cut off.
     faults: what went wrong in each attempt.

@@ -49,8 +49,16 @@ def convert(value: Any, annotation: Any, default: Any = None) -> Any:
     """
     origin = get_origin(annotation)
     if origin in (Union, types.UnionType):
-        inner = [a for a in get_args(annotation) if a is not type(None)]
-        return None if value is None else convert(value, inner[0], default)
+        if value is None and type(None) in get_args(annotation):
+            return None
+        expected = []
+        for inner in get_args(annotation):
+            if inner is not type(None):
+                try:
+                    return convert(value, inner, default)
+                except ValueError as error:
+                    expected.append(str(error))
+        raise ValueError(", or ".join(expected))
     if origin is Literal:
         choices = get_args(annotation)
         text = {True: "on", False: "off"}.get(value, str(value)) if isinstance(value, bool) else str(value)

@@ -16,6 +16,7 @@ from typing import ClassVar, Literal
 from harness_ext.bridge.protocol_lm import ProtocolLM
 from harness_ext.models.debating import state as debating
 from harness_ext.models.debating.decision import Decision, FinalAnswer
+from harness_ext.models.debating.picking import is_settled
 from harness_ext.models.debating.state import DebateState, Utterance
 from harness_ext.options import PromptText
 from harness_ext.protocol import Capability, Protocol, Question, Role, Seat, Seats, SeatSetup
@@ -48,6 +49,9 @@ class Debate(Protocol):
         built-in patterns.
     others_user: the prompt that shows an agent others' answers.
     stance_user: the same for `consensus=verdict`.
+    judge_by: how the judge decides. `text`: it writes the final answer. `choice`: it picks one of the agents' answers,
+        which it sees in both orders; with `topology=judge`, a yes/no question after each round asks whether it is clear
+        which one is right. Default `text`.
     ruling_user: the prompt that lets the judge close the debate (`topology=judge`).
     judge_user: the prompt that asks the judge for the final answer.
     confidence_user: the prompt that asks an agent how sure it is (`decision=weighted` without `weights`).
@@ -61,6 +65,7 @@ class Debate(Protocol):
     see: Literal["rationale", "answer"] = "rationale"
     order: Literal["fixed", "rotated", "shuffled"] = "fixed"
     answer_pattern: str | None = None
+    judge_by: Literal["text", "choice"] = "text"
     others_user: PromptText = field(default_factory=lambda: PromptText(OTHERS_USER))
     stance_user: PromptText = field(default_factory=lambda: PromptText(STANCE_USER))
     ruling_user: PromptText = field(default_factory=lambda: PromptText(RULING_USER))
@@ -80,6 +85,8 @@ class Debate(Protocol):
             raise ValueError(
                 "`topology=judge` ends with the judge's answer: leave `decision` out, or use `topology=all`"
             )
+        if self.judge_by == "choice" and self._decision != "judge":
+            raise ValueError("`judge_by=choice` needs a judge: use `topology=judge` or `decision=judge`")
         if self.weights is not None and (
             self.decision != "weighted" or not re.fullmatch(r"\d+(\.\d+)?(:\d+(\.\d+)?)+", self.weights)
         ):
@@ -115,6 +122,7 @@ class Debate(Protocol):
             in_turn=self.topology == "turns",
             max_rounds=self.max_rounds,
             weights=self.weights,
+            judge_by=self.judge_by,
             judge_user=self.judge_user,
             confidence_user=self.confidence_user,
         )
@@ -158,7 +166,10 @@ class Debate(Protocol):
         for round_ in range(1, self.max_rounds + 1):
             if self._agreed(state):
                 return "agreed"
-            if self.topology == "judge" and (closing := await self._ask_judge(state)):
+            if self.topology == "judge" and self.judge_by == "choice":
+                if await is_settled(state):
+                    return "settled"
+            elif self.topology == "judge" and (closing := await self._ask_judge(state)):
                 return closing
             before = state.newest()
             heard = [self._audible(before, i) for i in range(len(before))]

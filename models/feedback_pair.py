@@ -5,14 +5,17 @@ After the feedback setting on bAbI of github.com/racia/research-project (one wor
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import exp
-from typing import ClassVar, Literal
+from math import fsum
+from typing import Any, ClassVar, Literal
 
 from harness_ext.bridge.protocol_lm import ProtocolLM
+from harness_ext.decisions import Predicate, parts_of, question_digest
+from harness_ext.decisions.questions import NO, YES
+from harness_ext.errors import ConfigurationError
 from harness_ext.options import PromptText
-from harness_ext.protocol import Capability, Message, Protocol, Question, Role, Seat, Seats
+from harness_ext.protocol import Capability, Message, Protocol, Question, Role, Seat, Seats, SeatSetup
 from harness_ext.reading import Verdict, read_verdict, read_verdict_system0
 from harness_ext.records import Completion, Solution
 
@@ -22,9 +25,18 @@ class FeedbackPair(Protocol):
     """The options of `feedback_pair`. Prompts are given as files.
 
     max_rounds: the largest number of refinements; 0 is the baseline. Default 15.
-    verdict: `text` reads the review (docs/reading.md). `logprob` compares the probabilities of the two verdicts, and
-        lets the teacher explain a rejection. `system0` counts words exactly as the bAbI feedback setting did.
-        Default `text`.
+    verdict: how it is decided whether a draft is right (docs/protocols.md). Default `auto`.
+        `auto`: by how probable the teacher finds it that its review begins with `Correct.`; the review of a rejected
+            draft is then written from there. A teacher without such probabilities writes its review, which is read.
+        `decision`: by a yes/no question of its own, which decisions endpoints and decision models answer too.
+        `text`: the review is written, and its verdict is read (docs/reading.md).
+        `system0`: as `text`, but words are counted exactly as the bAbI feedback setting did.
+    accept_at: the least probability at which a draft is accepted; `auto` is the mean probability of the run's first
+        drafts. Default 0.5.
+    verdict_order: what comes before the verdict. Default `decision_first`.
+        `decision_first`: nothing.
+        `critique_first`: the teacher's review, which the verdict takes into account.
+        `solve_first`: the teacher's own answer to the task, which it sees when it reviews.
     on_malformed: how a review without a verdict counts: as a rejection (`reject`) or an acceptance (`accept`), or it is
         asked for once more with a reminder of the form, and then counts as a rejection (`retry`). Default `reject`.
     max_malformed: how many malformed reviews in a row end a question with its latest draft: they say nothing that the
@@ -38,12 +50,19 @@ class FeedbackPair(Protocol):
     review_user: the prompt that asks for a review.
     review_again: the prompt that asks for a review of a refinement (`teacher_sees=rounds`).
     review_reminder: the prompt that asks again for a malformed review (`on_malformed=retry`).
+    hint_user: the prompt that asks a teacher that cannot continue a reply for the review of a rejected draft.
+    critique_system: the teacher's system message if it reviews before the verdict (`verdict_order=critique_first`).
+    verdict_user: the prompt that then asks for the verdict.
+    own_answer: the text that shows the teacher its own answer (`verdict_order=solve_first`).
+    verdict_question: the yes/no question (`verdict=decision`).
     refine_user: the prompt that asks for a refinement.
     recheck_user: the prompt that asks for a refinement after a malformed review, which is not quoted.
     """
 
     max_rounds: int = 15
-    verdict: Literal["text", "logprob", "system0"] = "text"
+    verdict: Literal["auto", "decision", "text", "system0"] = "auto"
+    accept_at: float | Literal["auto"] = 0.5
+    verdict_order: Literal["decision_first", "critique_first", "solve_first"] = "decision_first"
     on_malformed: Literal["reject", "accept", "retry"] = "reject"
     max_malformed: int = 2
     teacher_sees: Literal["task", "rounds"] = "task"
@@ -53,21 +72,79 @@ class FeedbackPair(Protocol):
     review_user: PromptText = field(default_factory=lambda: PromptText(REVIEW_USER))
     review_again: PromptText = field(default_factory=lambda: PromptText(REVIEW_AGAIN))
     review_reminder: PromptText = field(default_factory=lambda: PromptText(REVIEW_REMINDER))
+    hint_user: PromptText = field(default_factory=lambda: PromptText(HINT_USER))
+    critique_system: PromptText = field(default_factory=lambda: PromptText(CRITIQUE_SYSTEM))
+    verdict_user: PromptText = field(default_factory=lambda: PromptText(VERDICT_USER))
+    own_answer: PromptText = field(default_factory=lambda: PromptText(OWN_ANSWER))
+    verdict_question: PromptText = field(default_factory=lambda: PromptText(IS_CORRECT))
     refine_user: PromptText = field(default_factory=lambda: PromptText(REFINE_USER))
     recheck_user: PromptText = field(default_factory=lambda: PromptText(RECHECK_USER))
 
     roles: ClassVar[Mapping[str, Role]] = {
         "student": Role("answers the task and refines its answer"),
         "teacher": Role("reviews the student's answer"),
+        "judge": Role("decides in the teacher's place whether an answer is right", optional=True),
     }
 
     def __post_init__(self) -> None:
         if min(self.max_rounds, self.max_malformed) < 0 or self.review_max_tokens < 1:
             raise ValueError("`max_rounds` and `max_malformed` must be 0 or more, and `review_max_tokens` 1 or more")
+        if self.accept_at != "auto" and not 0 <= self.accept_at <= 1:
+            raise ValueError("`accept_at` is a probability from 0 to 1, or `auto`")
+        if self.accept_at != 0.5 and not self._decides:
+            raise ValueError(f"`verdict={self.verdict}` has no probability for `accept_at`: use `auto` or `decision`")
+
+    @property
+    def _decides(self) -> bool:
+        return self.verdict in ("auto", "decision")
 
     def needs(self) -> Mapping[str, frozenset[Capability]]:
-        teacher: set[Capability] = {"generate", "score", "continue"} if self.verdict == "logprob" else {"generate"}
-        return {"student": frozenset({"generate"}), "teacher": frozenset(teacher)}
+        seats = ("student", "teacher", "judge") if self._decides else ("student", "teacher")
+        return {seat: frozenset({"generate"}) for seat in seats}
+
+    @property
+    def pilot(self) -> Protocol | None:
+        return FirstVerdicts(replace(self, accept_at=0.5)) if self.accept_at == "auto" else None
+
+    def informed(self, details: Sequence[Mapping[str, Any]]) -> FeedbackPair:
+        found = [p for one in details if (p := one["probability"]) is not None]
+        if not found:
+            raise ConfigurationError(
+                ["`accept_at=auto`: none of the first drafts has a probability: set `accept_at`, or use `verdict=text`"]
+            )
+        return replace(self, accept_at=fsum(found) / len(found))
+
+    def remarks(self, seats: Mapping[str, SeatSetup]) -> list[str]:
+        judge = "judge" if "judge" in seats else "teacher"
+        if self.verdict != "decision" or self.accept_at == "auto" or seats[judge].calibration is not None:
+            return []
+        return [
+            f"the probabilities of `{judge}` are not calibrated, and chat models tend to say yes (`verdict=decision`): "
+            f"calibrate them (`harness-ext calibrate`, then `{judge}.calibration=<file>`), or set `accept_at`"
+        ]
+
+    def resolved(self, seats: Mapping[str, SeatSetup]) -> FeedbackPair:
+        calibration = seats["judge" if "judge" in seats else "teacher"].calibration
+        if calibration is not None and calibration.question != self._digest():
+            raise ValueError(
+                "the calibration was fitted on another question: other prompts, `verdict` or `verdict_order`. Fit one "
+                "on a run with these options (`harness-ext calibrate`)"
+            )
+        return self
+
+    def _wording(self) -> tuple[str, ...]:
+        """Return the texts that make up the question whether a draft is right, apart from task and draft."""
+        shown = {
+            "decision_first": (self.review_system,),
+            "critique_first": (self.critique_system, self.verdict_user),
+            "solve_first": (self.review_system, self.own_answer),
+        }
+        return (*shown[self.verdict_order], self.review_user)
+
+    def _digest(self) -> str:
+        if self.verdict == "decision":
+            return question_digest(*parts_of(Predicate(self.verdict_question)))
+        return question_digest("openings", list(self._wording()), OPENINGS)
 
     async def solve(self, question: Question, seats: Seats) -> Solution:
         drafts = [await seats.student.generate(question.context, kind="draft")]
@@ -98,14 +175,89 @@ class FeedbackPair(Protocol):
         prompt = student.prompt("refine_user", self.refine_user, REFINE_USER)
         return prompt.fill(review=review if self.student_sees == "review" else REJECTION, demand=question.demand)
 
+    # -- reviewing -------------------------------------------------------------------------------------------------
+
     async def _review(
         self, question: Question, seats: Seats, drafts: list[Completion], reviews: list[str]
     ) -> tuple[str, Verdict]:
-        """Return the teacher's review of the latest draft, and its verdict."""
-        messages = self._review_messages(question, drafts, reviews)
-        if self.verdict == "logprob":
-            return await self._review_by_probability(seats.teacher, seats, messages)
+        """Return the review of the latest draft, and its verdict."""
+        messages, critique, verdict = await self.first_verdict(question, seats, drafts, reviews)
         limits = seats.teacher.limits(self.review_max_tokens)
+        if critique is not None:
+            if verdict is None:
+                _, verdict = await self._written(seats, messages, seats.teacher.limits(VERDICT_TOKENS))
+            seats.note(critique, rejects=not verdict.accepted)
+            return critique.text.strip(), verdict
+        if verdict is None:
+            return await self._written(seats, messages, limits)
+        return await self._explanation(seats.teacher, messages, limits, verdict), verdict
+
+    async def first_verdict(
+        self, question: Question, seats: Seats, drafts: list[Completion], reviews: list[str]
+    ) -> tuple[list[Message], Completion | None, Verdict | None]:
+        """Return the conversation that asks for a review of the latest draft, the critique if it comes first, and the
+        verdict by probability; None if it must be written and read."""
+        teacher = seats.teacher
+        state = {"task": question.text, "answer": (question.prefix + drafts[-1].text).strip()}
+        messages = self._review_messages(question, drafts, reviews)
+        critique = None
+        if self.verdict_order == "solve_first":
+            state["own answer"] = (await teacher.generate(question.context, kind="solve")).text.strip()
+            own = self.own_answer.fill(answer=state["own answer"])
+            messages[-1] = replace(messages[-1], content=f"{messages[-1].content}\n\n{own}")
+        elif self.verdict_order == "critique_first":
+            messages[0] = Message("system", self.critique_system)
+            limits = teacher.limits(self.review_max_tokens)
+            critique = await teacher.generate(messages, kind="critique", gen_kwargs=limits)
+            state["review"] = critique.text.strip()
+            messages += [teacher.own_turn(critique), Message("user", self.verdict_user)]
+        return messages, critique, await self._decision(seats, state, messages) if self._decides else None
+
+    async def _decision(self, seats: Seats, state: Mapping[str, str], messages: list[Message]) -> Verdict | None:
+        """Return the verdict by the probability that the draft is right, or None if it must be written and read.
+
+        It must be if the model has no such probabilities, or meant to write neither opening.
+        """
+        judge = seats.judge if "judge" in seats else seats.teacher
+        if self.verdict == "decision":
+            asked = {"correct": Predicate(self.verdict_question)}
+            decision = (await judge.decide(state, asked, kind="verdict"))["correct"]
+        else:
+            found = await judge.openings(messages, OPENINGS, kind="verdict", wording=self._wording())
+            if found is None or found.choice is None:
+                return None
+            decision = found
+        probability = decision.probability(ACCEPT)
+        malformed = decision.choice is None
+        assert self.accept_at != "auto"
+        accepted = probability >= self.accept_at if probability is not None else decision.choice == ACCEPT
+        accepted = accepted or (malformed and self.on_malformed == "accept")
+        seats.note(
+            decision,
+            accepted=accepted,
+            rule=decision.source,
+            malformed=malformed,
+            probability=probability,
+            threshold=None if probability is None else self.accept_at,
+        )
+        return Verdict(accepted, decision.source, malformed)
+
+    async def _explanation(
+        self, teacher: Seat, messages: list[Message], limits: Mapping[str, Any], verdict: Verdict
+    ) -> str:
+        """Return the review of a draft whose verdict is known: only a rejection is explained."""
+        if verdict.accepted or verdict.malformed:
+            return ACCEPTANCE if verdict.accepted else ""
+        if "continue" in teacher.backend.capabilities:
+            opening = f"{REJECTION}\nHint:"
+            hint = await teacher.generate([*messages, Message("assistant", opening)], kind="review", gen_kwargs=limits)
+            return f"{opening} {hint.text.strip()}"
+        conversation = [*messages, Message("assistant", REJECTION), Message("user", self.hint_user)]
+        hint = await teacher.generate(conversation, kind="review", gen_kwargs=limits)
+        return f"{REJECTION}\n{hint.text.strip()}"
+
+    async def _written(self, seats: Seats, messages: list[Message], limits: Mapping[str, Any]) -> tuple[str, Verdict]:
+        """Return the review that the teacher writes, and the verdict that is read in it."""
         for attempt in range(2):
             review = await seats.teacher.generate(messages, kind="review", gen_kwargs=limits)
             verdict = read_verdict_system0(review.text) if self.verdict == "system0" else read_verdict(review.text)
@@ -116,19 +268,6 @@ class FeedbackPair(Protocol):
                 break
             messages = [*messages, Message("assistant", review.text), Message("user", self.review_reminder)]
         return review.text.strip(), verdict
-
-    async def _review_by_probability(self, teacher: Seat, seats: Seats, messages: list[Message]) -> tuple[str, Verdict]:
-        """Compare the teacher's probabilities of the two verdicts. If it rejects, let it write the review."""
-        yes, no = await teacher.score(messages, ["Correct.", "Incorrect."], kind="verdict")
-        accepted = yes > no
-        # `min`, since `exp` overflows above 709.
-        seats.note_last(accepted=accepted, rule="logprob", probability=1 / (1 + exp(min(no - yes, 700))))
-        if accepted:
-            return "Correct.", Verdict(True, "logprob")
-        opening = "Incorrect.\nHint:"
-        limits = teacher.limits(self.review_max_tokens)
-        hint = await teacher.generate([*messages, Message("assistant", opening)], kind="review", gen_kwargs=limits)
-        return f"{opening} {hint.text.strip()}", Verdict(False, "logprob")
 
     def _review_messages(self, question: Question, drafts: list[Completion], reviews: list[str]) -> list[Message]:
         first = 0 if self.teacher_sees == "rounds" else len(drafts) - 1
@@ -144,13 +283,35 @@ class FeedbackPair(Protocol):
         return messages
 
 
+@dataclass(frozen=True)
+class FirstVerdicts(Protocol):
+    """The pilot of `accept_at=auto`: how probable it is that a first draft is right.
+
+    pair: the options of the run.
+    """
+
+    pair: FeedbackPair
+
+    roles: ClassVar[Mapping[str, Role]] = {}
+
+    async def solve(self, question: Question, seats: Seats) -> Solution:
+        draft = await seats.student.generate(question.context, kind="draft")
+        await self.pair.first_verdict(question, seats, [draft], [])
+        verdict = seats.turns[-1].verdict or {}
+        return Solution(draft.text, details={"probability": verdict.get("probability")})
+
+
 class FeedbackPairLM(ProtocolLM):
     """`lm_eval --model feedback_pair --model_args student=<spec>,teacher=<spec>,…`."""
 
     protocol = FeedbackPair
 
 
-REJECTION = "Incorrect."
+ACCEPT = YES
+ACCEPTANCE, REJECTION = "Correct.", "Incorrect."
+OPENINGS = {ACCEPT: ACCEPTANCE, NO: REJECTION}
+VERDICT_TOKENS = 16  # the length limit of a verdict that follows a review
+IS_CORRECT = "Is the student's final answer correct?"
 REVIEW_REMINDER = """\
 That was in neither of the two forms. Begin your reply with the single word `Correct.` or `Incorrect.`, then go on as told."""  # noqa: E501
 REVIEW_SYSTEM = """\
@@ -183,6 +344,22 @@ REVIEW_AGAIN = '''\
 The student revised the answer:
 """
 {draft}
+"""'''
+
+HINT_USER = """\
+Go on with your review, in the form given above: one clear hint at the mistake, two sentences at most, then the main problem, briefly. Do not state the correct answer."""  # noqa: E501
+
+CRITIQUE_SYSTEM = """\
+You are a strict, logical and attentive teacher. You check a student's answer to a task.
+Go through it step by step. Say in a few sentences what is right and what is wrong, and give one clear hint at the first mistake, if there is one. Never state the correct answer."""  # noqa: E501
+
+VERDICT_USER = """\
+Is the student's answer correct? Reply with the single word `Correct.` or `Incorrect.`"""
+
+OWN_ANSWER = '''\
+You answered the same task yourself, which may be wrong as well:
+"""
+{answer}
 """'''
 
 REFINE_USER = '''\

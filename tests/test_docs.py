@@ -13,7 +13,8 @@ import pytest
 import yaml
 from page import pages as benchmark_pages
 
-from harness_ext.config.run_plan import RunOptions, SeatOptions, flatten, plan_run
+from harness_ext.config.run_options import RunOptions, SeatOptions
+from harness_ext.config.run_plan import flatten, plan_run
 from harness_ext.data import DataError, load_files
 from harness_ext.embedded import model_path
 from harness_ext.errors import ConfigurationError

@@ -27,11 +27,12 @@ def replies(*texts: str) -> Callable[[str], str]:
     return lambda prompt: next(left)
 
 
-def make(tmp_path: Path, student: Any, teacher: Any, score: Any = None, **options: Any) -> FeedbackPairLM:
-    backends = scripted_pair(student, teacher, score_reply=score)
-    return FeedbackPairLM(
-        student=backends[0], teacher=backends[1], store="off", run_dir=tmp_path / "run", progress="off", **options
-    )
+def make(
+    tmp_path: Path, student: Any, teacher: Any, score: Any = None, decide: Any = None, **options: Any
+) -> FeedbackPairLM:
+    backends = scripted_pair(student, teacher, score_reply=score, decide_reply=decide)
+    given = {"verdict": "text", "store": "off", "run_dir": tmp_path / "run", "progress": "off"}
+    return FeedbackPairLM(student=backends[0], teacher=backends[1], **{**given, **options})
 
 
 def one(lm: FeedbackPairLM, context: str = "Question: 6*7?", gen: Mapping[str, Any] = GEN) -> Transcript:
@@ -227,43 +228,6 @@ def test_a_retried_review_is_shown_once_among_the_rounds(tmp_path: Path) -> None
     one(lm)
     assert "Hm." not in prompts(lm, "teacher")[2]
     assert "Assistant: Incorrect. r1" in prompts(lm, "teacher")[2]
-
-
-@pytest.mark.parametrize(("yes", "no", "accepted"), [(-0.1, -3.0, True), (-3.0, -0.1, False), (-1.0, -1.0, False)])
-def test_the_verdict_by_probability(tmp_path: Path, yes: float, no: float, accepted: bool) -> None:
-    lm = make(
-        tmp_path,
-        replies("a", "b"),
-        lambda p: " look at line 2.",
-        max_rounds=1,
-        verdict="logprob",
-        score=lambda prompt, continuation: yes if continuation.strip() == "Correct." else no,
-    )
-    transcript = one(lm)
-    assert kinds(transcript) == ["draft", "verdict", "verdict", *([] if accepted else ["review", "refine"])]
-    verdict = transcript.turns[2].verdict
-    assert verdict is not None
-    assert (verdict["accepted"], verdict["rule"], verdict["continuation"]) == (accepted, "logprob", "Incorrect.")
-    assert verdict["probability"] == pytest.approx(1 / (1 + 2.718281828 ** (no - yes)))
-    assert lm.get_model_info()["harness_ext"]["summary"]["reviews"]["total"] == 1
-    if not accepted:
-        assert prompts(lm, "teacher")[-1].endswith("Assistant: Incorrect.\nHint:")
-        assert "Incorrect.\nHint: look at line 2." in prompts(lm, "student")[1]
-
-
-def test_extreme_probabilities(tmp_path: Path) -> None:
-    for number, (yes, no) in enumerate([(-1e9, 0.0), (0.0, -1e9), (0.0, float("-inf")), (float("-inf"), 0.0)]):
-        lm = make(
-            tmp_path / str(number),
-            replies("a", "b"),
-            lambda p: "x",
-            score=lambda p, c, y=yes, n=no: n if "Incorrect" in c else y,
-            verdict="logprob",
-            max_rounds=1,
-            on_failure="score",
-        )
-        transcript = one(lm)
-        assert (transcript.stop == "accepted") == (yes > no)
 
 
 def test_marks_in_hostile_text_are_not_filled(tmp_path: Path) -> None:

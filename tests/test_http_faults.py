@@ -49,6 +49,7 @@ def test_a_fifth_of_all_requests_of_each_seat_fails(tmp_path: Path) -> None:
         spec = f"openai:m@{server.url}"
         lm = FeedbackPairLM(
             student=spec, teacher=spec, store=str(tmp_path / "s"), run_dir=tmp_path / "r", progress="off",
+            verdict="text",
             **{f"{seat}.{n}": v for seat in ("student", "teacher") for n, v in (("timeout", 5), ("max_retries", 30))},
         )  # fmt: skip
         answers = lm.generate_until(instances((f"q{i}" for i in range(60)), ASKED))

@@ -15,7 +15,7 @@ from harness_ext.backends.openai import ServerOptions, make_openai_backend, spli
 from harness_ext.bridge.protocol_lm import ProtocolLM
 from harness_ext.errors import ConfigurationError, LoadError, RunFailed
 from harness_ext.models.baseline import BaselineLM
-from harness_ext.models.feedback_pair import FeedbackPairLM
+from harness_ext.models.speculative_pair import SpeculativePairLM
 from harness_ext.records import Message
 from harness_ext.records.chat import ChatContext
 from harness_ext.records.run_directory import read_transcripts
@@ -296,12 +296,12 @@ def test_num_concurrent_limits_the_requests_in_flight(tmp_path: Path) -> None:
 # -- scoring ----------
 
 
-def test_scoring_needs_the_completions_endpoint(tmp_path: Path) -> None:
+def test_what_needs_the_completions_endpoint_says_so() -> None:
     with (
         Server() as server,
-        pytest.raises(ConfigurationError, match=r"can continue, score.*`endpoint=completions` it can"),
+        pytest.raises(ConfigurationError, match=r"can verify, but .*`endpoint=completions` it can"),
     ):
-        FeedbackPairLM(student=f"openai:m@{server.url}", teacher=f"openai:m@{server.url}", verdict="logprob")
+        SpeculativePairLM(student=f"openai:m@{server.url}", teacher=f"openai:m@{server.url}", accept="topk")
 
 
 def echo_logprobs(text: str, prefix: str = "<s>") -> dict[str, Any]:
@@ -333,14 +333,19 @@ def test_log_probabilities_of_a_continuation(prefix: str) -> None:
 
 
 def test_a_server_without_prompt_log_probabilities_ends_the_run_at_once(tmp_path: Path) -> None:
+    from lm_eval.api.instance import Instance
+
+    asked = [
+        Instance(request_type="loglikelihood", doc={}, arguments=(f"q{i}", " a"), idx=0, metadata=("t", i, 1))
+        for i in range(50)
+    ]
     with Server() as server:
-        lm = FeedbackPairLM(
-            student=f"openai:m@{server.url}", teacher=f"openai:m@{server.url}", verdict="logprob", store="off",
-            run_dir=tmp_path / "r", progress="off",
-            **{"student.endpoint": "completions", "teacher.endpoint": "completions"},
+        lm = BaselineLM(
+            student=f"openai:m@{server.url}", store="off", run_dir=tmp_path / "r", progress="off", reason="off",
+            **{"student.endpoint": "completions"},
         )  # fmt: skip
         with pytest.raises(LoadError, match="returns no log-probabilities of a prompt"):
-            lm.generate_until(instances((f"q{i}" for i in range(50)), GREEDY))
+            lm.loglikelihood(asked)
 
 
 # -- lm-eval's own API models ----------

@@ -16,6 +16,7 @@ from harness_ext.config.run_plan import flatten, plan_run
 from harness_ext.errors import ConfigurationError
 from harness_ext.models.baseline import Baseline
 from harness_ext.models.feedback_pair import REFINE_USER, FeedbackPair
+from harness_ext.models.speculative_pair import SpeculativePair
 from harness_ext.options import PromptText, build, convert
 
 
@@ -183,7 +184,7 @@ def test_all_problems_come_at_once() -> None:
         "no argument `max_round` (did you mean `max_rounds`?)",
         "`window=wide`: expected a whole number",
         "`on_failure=ignore`: expected one of stop, score",
-        "`verdict=loud`: expected one of text, logprob",
+        "`verdict=loud`: expected one of auto, decision, text",
         "`teacher.chat=maybe`: expected one of auto, on, off",
         "`review_user=/no/file`",
         "`student.price_in=cheap`: expected a number",
@@ -222,8 +223,9 @@ def test_missing_capabilities_are_reported() -> None:
     seats = pair()
     seats["teacher"].capabilities = frozenset({"generate"})
     assert plan_run(FeedbackPair, seats).seats["teacher"].backend is seats["teacher"]
-    (problem,) = problems_of(FeedbackPair, {**seats, "verdict": "logprob"})
-    assert problem == "`teacher`: this run needs a model that can continue, score, but teacher cannot"
+    speculative = {**seats, "unit": "step", "accept": "reward", "reward": seats["teacher"]}
+    first, _ = problems_of(SpeculativePair, speculative)
+    assert first == "`reward`: this run needs a model that can reward, but teacher cannot"
 
 
 def test_nested_and_dotted_arguments_are_equivalent() -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scored_runs import ROWS, make_task, manager_of, said, transcript, write_run
 
-from harness_ext.analysis.scoring.leaks import gold_answers, is_two_way, names
+from harness_ext.analysis.scoring.leaks import gold_answers, hints_of, is_two_way, names
 from harness_ext.analysis.scoring.score import score_run
+from harness_ext.records import Completion, Transcript, Turn
 
 
 @pytest.mark.parametrize(
@@ -96,3 +98,22 @@ def test_two_way_tasks_are_pooled_separately(tmp_path: Path) -> None:
     assert pools["two-way tasks"]["tasks"] == ["polar_a", "polar_b"]
     assert pools["two-way tasks"]["metrics"]["exact_match,none"]["final"] == 1.0
     assert pools["other tasks"]["metrics"]["exact_match,none"]["final"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("kind", "verdict", "counted"),
+    [
+        ("review", {"accepted": False}, True),
+        ("review", None, True),
+        ("review", {"accepted": True}, False),
+        ("critique", {"rejects": True}, True),
+        ("critique", {"rejects": False}, False),
+    ],
+)
+def test_what_the_student_is_shown_can_leak(kind: str, verdict: Any, counted: bool) -> None:
+    turns = (
+        Turn("student", "draft", "00", Completion("Answer: 41")),
+        Turn("teacher", kind, "01", Completion("It is 42."), verdict),
+    )
+    shown = Transcript("t", 0, "", 0, 0, "", "", turns, "Answer: 41", "max_rounds")
+    assert hints_of(shown, gold_answers(["42"])) == ([{"turn": 1, "names": True, "leaks": True}] if counted else [])

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from harness_ext.backends.scripted import ScriptedBackend
-from harness_ext.config.run_plan import CLOSING, INVITATION
+from harness_ext.config.run_options import CLOSING, INVITATION
 from harness_ext.embedded import model_path
 from harness_ext.errors import ConfigurationError, RunFailed
 from harness_ext.models.baseline import BaselineLM
@@ -176,7 +176,10 @@ def test_the_protocol_reasons_and_its_first_seat_scores(tasks: Any, tmp_path: Pa
     assert {t.seat for t in first.turns if t.kind == "choice"} == {"student"}
     assert all("corrected" in p and "wrong" not in p for p in student.calls[-1])
 
-    agents = [ScriptedBackend(lambda p, i=i: f"So #### {i % 2}", name=f"a{i}") for i in range(3)]  # type: ignore[misc]
+    agents = [
+        ScriptedBackend(lambda p, i=i: f"So #### {i % 2}", name=f"a{i}", score_reply=lambda p, c: -1.0)
+        for i in range(3)
+    ]  # type: ignore[misc]
     lm = own(tmp_path / "d", DebateLM, agents=agents, topology="all", max_rounds=1)
     run(lm, ["picks"], tasks, limit=1)
     (done,) = read_transcripts(lm.session.run.path)
@@ -226,10 +229,11 @@ def test_a_question_that_fails_is_never_scored_as_if_it_were_wrong(tasks: Any, t
             raise ValueError("no")
         return "ok"
 
-    lm = own(tmp_path, student=ScriptedBackend(fails), on_failure="score")
+    lm = own(tmp_path, student=ScriptedBackend(fails, score_reply=by_rationale), on_failure="score")
     with pytest.raises(RunFailed, match="1 questions have no answer"):
         run(lm, ["picks"], tasks)
-    lm = own(tmp_path, student=ScriptedBackend(lambda p: "fine"), on_failure="score")
+    fine = ScriptedBackend(lambda p: "fine", score_reply=by_rationale)
+    lm = own(tmp_path, student=fine, on_failure="score")
     run(lm, ["picks"], tasks)
     assert len(list(read_transcripts(lm.session.run.path))) == 7
 

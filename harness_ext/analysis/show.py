@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness_ext.errors import FAILED, OK, HarnessExtError
-from harness_ext.records import Completion, Loglikelihood, Transcript, Turn
+from harness_ext.records import Completion, Decision, Loglikelihood, Transcript, Turn
 from harness_ext.records.run_directory import read_transcripts
 from harness_ext.terminal import console, safe_line, safe_text
 
@@ -116,6 +116,9 @@ def show(run: Path, out: Console, args: argparse.Namespace) -> None:
         out.print(f"not scored: run `harness-ext score {safe_line(str(run))}` to see which answers were right")
 
 
+REVIEWS = ("review", "critique")
+
+
 def render(transcript: Transcript, scored: Scored | None, seats: Mapping[str, str], full: bool) -> Iterator[Text]:
     """Yield a transcript as styled lines.
 
@@ -148,13 +151,24 @@ def render(transcript: Transcript, scored: Scored | None, seats: Mapping[str, st
         text = safe_text(turn.text)
         if isinstance(turn.result, Loglikelihood):
             yield Text(f"log-probability {turn.result.logprob:.4f}")
-        elif turn.seat in drafts and turn.kind != "review":
+        elif isinstance(turn.result, Decision):
+            yield Text(_decision_line(turn.result))
+        elif turn.seat in drafts and turn.kind not in REVIEWS:
             yield word_diff(drafts[turn.seat], text)
         else:
             yield Text(text)
-        if turn.kind != "review" and not isinstance(turn.result, Loglikelihood):
+        if turn.kind not in REVIEWS and isinstance(turn.result, Completion):
             drafts[turn.seat] = text
     yield _ending(transcript, scored)
+
+
+def _decision_line(decision: Decision) -> str:
+    """Return a decision as one line: the options with their probabilities, and where these come from."""
+    shares = {o: decision.probability(o) for o in decision.options}
+    listed = [f"{safe_line(o)} {'–' if p is None else f'{p:.3f}'}" for o, p in shares.items()]
+    mass = "" if decision.label_mass is None else f", label mass {decision.label_mass:.3f}"
+    chosen = "refused" if decision.refused else "no decision" if decision.choice is None else safe_line(decision.choice)
+    return f"{chosen}  [{' | '.join(listed)}]  ({decision.source}{mass})"
 
 
 def word_diff(before: str, after: str) -> Text:

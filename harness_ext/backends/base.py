@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
 
-from harness_ext.errors import CallFailed
+from harness_ext.decisions import TypedQuestion
+from harness_ext.errors import CallFailed, FailureCode
 from harness_ext.reading.thoughts import DEFAULT_MARKERS, Markers
-from harness_ext.records import CallResult, Message
+from harness_ext.records import CallResult, Message, Source
 from harness_ext.records.chat import PLAIN_STOPS, ChatContext, plain_form
 from harness_ext.records.images import Image
 
@@ -19,6 +20,9 @@ Capability = Literal[
     "generate", "continue", "score", "verify", "distribution", "reward", "seeds", "images", "diverse_beams"
 ]
 ChatMode = Literal["auto", "on", "off"]
+
+# The code of the failure of a decision that a model has no way to make, so that its reply is read instead.
+CANNOT_DECIDE: FailureCode = "cannot_decide"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +104,34 @@ class VerifyRequest:
     ranks: int = 1
 
 
-Request = GenerateRequest | ScoreRequest | VerifyRequest
+@dataclass(frozen=True, slots=True)
+class DecideRequest:
+    """A request to decide between options (`Decision`).
+
+    prompt: the rendered prompt, after which the model would write a label.
+    options: the options.
+    labels: what the model would write for each option, or the beginning of it.
+    sources: the sources that may answer, in the order in which they are tried. Default: the probabilities of the first
+        token.
+    question: the typed question that the prompt asks about `state`. Default None: the prompt is the protocol's own, and
+        no decisions endpoint can answer it.
+    state: what the question is about. Default: nothing.
+    draws: how often a forced choice is drawn, so that its probabilities are frequencies. Default 0: it is made once,
+        greedily, and has no probabilities.
+    images: the images, in the order of the `<image>` marks in the prompt's messages. Default: none.
+    """
+
+    prompt: str
+    options: tuple[str, ...]
+    labels: tuple[str, ...]
+    sources: tuple[Source, ...] = ("logprobs",)
+    question: TypedQuestion | None = None
+    state: str = ""
+    draws: int = 0
+    images: tuple[Image, ...] = ()
+
+
+Request = GenerateRequest | ScoreRequest | VerifyRequest | DecideRequest
 Deliver = Callable[[int, CallResult], None]
 
 
@@ -146,6 +177,7 @@ class Backend(abc.ABC):
     remedy: appended to the error about a missing capability: what the user can do about it. Default: nothing.
     tokens: its tokenizer, if it accepts token ids. Default None.
     prompts: prompts of protocols that the model was trained on, by option name. Default: none.
+    decision_sources: the sources from which it can decide, apart from its texts. Default: none.
     loaded: whether the weights are loaded.
     """
 
@@ -159,6 +191,7 @@ class Backend(abc.ABC):
     remedy: str = ""
     tokens: Tokens | None = None
     prompts: Mapping[str, str] = MappingProxyType({})
+    decision_sources: tuple[Source, ...] = ()
     loaded: bool = False
 
     def __init__(self) -> None:
@@ -185,6 +218,13 @@ class Backend(abc.ABC):
     def verify(self, requests: Sequence[VerifyRequest], deliver: Deliver) -> None:
         """Answer a batch of verification requests, delivered in the same way."""
         raise CallFailed("backend", f"{self.name} cannot verify given tokens")
+
+    def decide(self, requests: Sequence[DecideRequest], deliver: Deliver) -> None:
+        """Answer a batch of requests for decisions, delivered in the same way.
+
+        A request that none of its sources can answer fails with the code `cannot_decide`.
+        """
+        raise CallFailed(CANNOT_DECIDE, f"{self.name} has no probabilities of the next token")
 
     def check(self, request: Request) -> CallFailed | None:
         """Return the failure that sending a request would cause, or None."""
@@ -219,6 +259,10 @@ class Backend(abc.ABC):
         if self.uses_template(chat):
             return self.render_chat(prompt)
         return Prompt(plain_form(prompt), lead=" ", stops=PLAIN_STOPS)
+
+    def render_decision(self, prompt: str | Sequence[Message], chat: ChatMode = "auto") -> Prompt:
+        """Render a prompt after which the model decides at once: a reasoning model does not think first."""
+        return self.render(prompt, chat)
 
     def info(self) -> dict[str, Any]:
         """Return what the run directory records about the model, as JSON values."""

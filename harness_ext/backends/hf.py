@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import time
 from collections import deque
@@ -10,8 +11,19 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from harness_ext.backends import hf_decide
 from harness_ext.backends import hf_verify as verify_hf
-from harness_ext.backends.base import Backend, Deliver, GenerateRequest, Prompt, Request, ScoreRequest, VerifyRequest
+from harness_ext.backends.base import (
+    Backend,
+    ChatMode,
+    DecideRequest,
+    Deliver,
+    GenerateRequest,
+    Prompt,
+    Request,
+    ScoreRequest,
+    VerifyRequest,
+)
 from harness_ext.backends.constructor import typed_arguments
 from harness_ext.backends.hf_beams import search_beams, wants_beams
 from harness_ext.backends.hf_rows import GeneratedRow, completion_of
@@ -25,6 +37,7 @@ from harness_ext.records.chat import is_utf8, merge_system
 from harness_ext.records.fingerprint import count_parameters, model_fingerprint, resolve_folder
 
 PROMPTS_FILE = "prompts.json"
+DECISION_FILE = "decision.json"
 WEIGHT_FILES = frozenset({".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack"})
 
 
@@ -47,12 +60,17 @@ class HFBackend(Backend):
         if self.lm.backend == "causal":
             self.capabilities |= {"verify", "distribution"}
             self.tokens = verify_hf.HFTokens(self.lm)
+            self.decision_sources = ("logprobs",)
         self.device = str(self.lm.device)
         self.fingerprint = model_fingerprint("hf", args, commit=getattr(self.lm.config, "_commit_hash", None))
         folder = resolve_folder(self.name, args.get("revision"))
         self.parameters = count_parameters(folder) if folder else None
         self.prompts = trained_prompts(folder) if folder else {}
         self.default_max_gen_toks = self.lm.max_gen_toks
+        # A model that comes with decision settings answers typed questions in its own way.
+        self._own_decisions = folder is not None and (folder / DECISION_FILE).exists()
+        self._pipeline: Any = None
+        self._template_args: dict[str, Any] = {}
 
     def load(self) -> None:
         self.lm.load_weights()
@@ -93,9 +111,16 @@ class HFBackend(Backend):
             tokenize=False,
             add_generation_prompt=not is_open,
             continue_final_message=is_open,
-            **self.lm.chat_template_args,
+            **{**self.lm.chat_template_args, **self._template_args},
         )
         return text
+
+    def render_decision(self, prompt: str | Sequence[Message], chat: ChatMode = "auto") -> Prompt:
+        self._template_args = {"enable_thinking": False}  # templates ignore what they do not know
+        try:
+            return self.render(prompt, chat)
+        finally:
+            self._template_args = {}
 
     def check(self, request: Request) -> CallFailed | None:
         if not request.prompt and not isinstance(request, ScoreRequest):
@@ -104,6 +129,11 @@ class HFBackend(Backend):
             return CallFailed(
                 "undecodable", "the prompt contains lone surrogates, which no tokenizer can encode: fix the task's data"
             )
+        if isinstance(request, DecideRequest) and not self._answers_itself(request):
+            try:
+                hf_decide.label_tokens(self.lm, request.labels)
+            except CallFailed as error:
+                return error
         return check_length(self.lm, self.name, request)
 
     def generate(self, requests: Sequence[GenerateRequest], deliver: Deliver) -> None:
@@ -123,6 +153,20 @@ class HFBackend(Backend):
 
     def verify(self, requests: Sequence[VerifyRequest], deliver: Deliver) -> None:
         verify_hf.verify(self.lm, requests, deliver)
+
+    def _answers_itself(self, request: DecideRequest) -> bool:
+        return self._own_decisions and request.question is not None
+
+    def decide(self, requests: Sequence[DecideRequest], deliver: Deliver) -> None:
+        typed = [i for i, request in enumerate(requests) if self._answers_itself(request)]
+        if typed:
+            self._pipeline = self._pipeline or hf_decide.make_pipeline(self.lm)
+            hf_decide.decide_by_pipeline(
+                self._pipeline, [requests[i] for i in typed], lambda i, decision: deliver(typed[i], decision)
+            )
+        plain = [i for i in range(len(requests)) if i not in typed]
+        if plain:
+            hf_decide.decide(self.lm, [requests[i] for i in plain], lambda i, decision: deliver(plain[i], decision))
 
     def _generate_group(
         self, requests: Sequence[GenerateRequest], group: list[int], markers: Markers | None, deliver: Deliver
@@ -198,6 +242,8 @@ def check_length(lm: Any, name: str, request: Request) -> CallFailed | None:
                 f"{request.continuation!r} into one token, so nothing is left to score: separate them by a blank "
                 '(`target_delimiter: " "` in the task), or use a generative form of the task',
             )
+    elif isinstance(request, DecideRequest):
+        new = max((len(lm.tok_encode(label, add_special_tokens=False)) for label in request.labels), default=1)
     else:
         new = effective_settings(request.gen_kwargs, lm.max_gen_toks)["max_gen_toks"]
         if new >= lm.max_length:
@@ -270,6 +316,7 @@ def _lazy_hflm_class() -> Any:
             eos = getattr(self.model.generation_config, "eos_token_id", None)
             ids = eos if isinstance(eos, list) else [eos]
             self.end_ids = frozenset(i for i in [*ids, self.tokenizer.eos_token_id] if i is not None)
+            self.keeps_logits = "logits_to_keep" in inspect.signature(self.model.forward).parameters
             if self.batch_size == "auto":
                 self.batch_size_per_gpu = self._detect_batch_size()
 

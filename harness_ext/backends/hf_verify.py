@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -103,7 +102,6 @@ def verify(lm: Any, requests: Sequence[VerifyRequest], deliver: Deliver) -> None
     """
     import torch
 
-    takes_count = "logits_to_keep" in inspect.signature(lm.model.forward).parameters
     for batch in _batches(lm, requests):
         started = time.perf_counter()
         rows = [[*prompt, *r.reply, *r.draft] for _, r, prompt in batch]
@@ -113,8 +111,8 @@ def verify(lm: Any, requests: Sequence[VerifyRequest], deliver: Deliver) -> None
         firsts = [len(row) - len(r.draft) - 1 for row, (_, r, _) in zip(rows, batch, strict=True)]
         width, first = max(map(len, rows)), min(firsts)
         inputs = torch.tensor([row + [lm.tokenizer.pad_token_id or 0] * (width - len(row)) for row in rows])
-        with torch.no_grad(), _autocast(lm):
-            kwargs = {"logits_to_keep": width - first} if takes_count else {}
+        with torch.no_grad(), autocast(lm):
+            kwargs = {"logits_to_keep": width - first} if lm.keeps_logits else {}
             logits = lm.model(inputs.to(lm.device), **kwargs).logits[:, -(width - first) :]
         processed = _Processors(lm, batch[0][1].gen_kwargs)
         found = []
@@ -232,7 +230,7 @@ def continue_replies(lm: Any, requests: Sequence[GenerateRequest], deliver: Deli
         inputs = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=lm.device)
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=lm.device)
         ends = _RowEnds(lm, [r for _, r, _ in batch], stops, settings["max_gen_toks"], width)
-        with torch.no_grad(), _autocast(lm):
+        with torch.no_grad(), autocast(lm):
             out = lm.model.generate(
                 input_ids=inputs,
                 attention_mask=mask,
@@ -318,7 +316,8 @@ class _RowEnds:
         return (tokens[:count], finish) if self.room[i] > 0 else ([], "length")
 
 
-def _autocast(lm: Any) -> Any:
+def autocast(lm: Any) -> Any:
+    """Return the context in which the model computes with the precision that the user asked for."""
     import torch
 
     dtype = lm.mixed_precision_dtype

@@ -10,10 +10,10 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from harness_ext.errors import CallFailed, LoadError
-from harness_ext.records import CallResult
+from harness_ext.records import CallResult, TokenCounts
 
 if TYPE_CHECKING:
     import aiohttp
@@ -42,6 +42,28 @@ class Fault(Exception):
         super().__init__(message)
 
 
+Scope = Literal["server", "shape", "request"]
+Lacks = Callable[[int, str], Scope | None]
+
+
+class NotOffered(Exception):
+    """The server has not got what was asked for, so that something else may be tried.
+
+    scope: what this is true of: every request to this `server`, those for questions of this `shape` (its type and its
+        labels), or this `request` alone.
+    message: what the server said, for users.
+    spent: the tokens of a reply that could not be used. Default None: there was none.
+
+    The attribute `faults` lists what went wrong in earlier attempts.
+    """
+
+    def __init__(self, scope: Scope, message: str, spent: TokenCounts | None = None) -> None:
+        self.scope: Scope = scope
+        self.spent = spent
+        self.faults: tuple[str, ...] = ()
+        super().__init__(message)
+
+
 @dataclass
 class Client:
     """Posts JSON until there is a reply.
@@ -64,22 +86,30 @@ class Client:
     secret: str = ""
     reached: bool = False
 
-    async def post(self, url: str, body: bytes, read: Callable[[Any], CallResult]) -> CallResult:
+    async def post(
+        self, url: str, body: bytes, read: Callable[[Any], CallResult], lacks: Lacks | None = None
+    ) -> CallResult:
         """Post a request, retrying it as needed, and return the result.
 
         url: the address.
         body: the request's JSON.
         read: converts the reply's JSON to a result. It may raise Fault, KeyError, TypeError and the like for a
-            malformed reply, which then counts as a failed attempt.
+            malformed reply, which then counts as a failed attempt, and NotOffered.
+        lacks: called with the status and the text of a refusal; returns of what it is true that the server has not got
+            what was asked for, or None if the refusal means something else. Default None: it always does.
 
-        Raises CallFailed if all attempts failed or the request was refused, and LoadError if every request would be.
+        Raises CallFailed if all attempts failed or the request was refused, LoadError if every request would be, and
+        NotOffered as described.
         """
         faults: list[str] = []
         while True:
             started = time.perf_counter()
             try:
-                completion = read(await self._attempt(url, body))
+                completion = read(await self._attempt(url, body, lacks))
                 return replace(completion, seconds=time.perf_counter() - started, faults=tuple(faults))
+            except NotOffered as raised:
+                raised.faults = tuple(faults)
+                raise
             except Fault as raised:
                 fault = raised
             except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
@@ -95,8 +125,8 @@ class Client:
                 raise CallFailed("backend", message, faults=tuple(faults))
             await asyncio.sleep(backoff(len(faults)) if fault.wait is None else fault.wait)
 
-    async def _attempt(self, url: str, body: bytes) -> Any:
-        """Return the reply's JSON; raises Fault, CallFailed or LoadError."""
+    async def _attempt(self, url: str, body: bytes, lacks: Lacks | None) -> Any:
+        """Return the reply's JSON; raises Fault, CallFailed, LoadError or NotOffered."""
         import aiohttp
 
         try:
@@ -116,11 +146,14 @@ class Client:
                 return json.loads(content)
             except ValueError:
                 raise Fault("bad_json", f"a reply that is not JSON ({len(content)} bytes)") from None
-        raise self._refused(response.status, response.headers, content)
+        raise self._refused(response.status, response.headers, content, lacks)
 
-    def _refused(self, status: int, headers: Any, content: bytes) -> Exception:
+    def _refused(self, status: int, headers: Any, content: bytes, lacks: Lacks | None) -> Exception:
         text = self._clean(content.decode("utf-8", "replace"))
         message = f"HTTP {status}: {text}" if text else f"HTTP {status}"
+        too_long = any(mark in text.lower() for mark in TOO_LONG)
+        if lacks is not None and not too_long and (scope := lacks(status, text)) is not None:
+            return NotOffered(scope, message)
         if status in HOPELESS or "insufficient_quota" in text:
             remedy = ": is the key in the environment the right one?" if status == 401 else ""
             return LoadError(f"{self.name} refuses every request ({message}){remedy}")
@@ -128,7 +161,6 @@ class Client:
             return LoadError(f"{self.name} has moved to {self._clean(headers.get('Location', '?'))}: use that address")
         if status in RETRIED:
             return Fault(f"http_{status}", message, retry_after(headers))
-        too_long = any(mark in text.lower() for mark in TOO_LONG)
         return CallFailed("overflow" if too_long else "backend", f"{self.name} refuses this request ({message})")
 
     def _clean(self, text: str) -> str:

@@ -16,6 +16,7 @@ from urllib.request import getproxies
 from harness_ext.backends.base import (
     Capability,
     ChatMode,
+    DecideRequest,
     GenerateRequest,
     Prompt,
     Request,
@@ -23,15 +24,17 @@ from harness_ext.backends.base import (
     VerifyRequest,
 )
 from harness_ext.backends.http_client import Client
+from harness_ext.backends.openai_decide import Decider, Served
 from harness_ext.backends.openai_verify import ServedTokens, prompt_field, read_verification, verify_body
 from harness_ext.backends.openai_wire import (
     WirePrompt,
     first_choice,
+    messages_field,
     stops_of,
     text_of,
     thought_of,
     usage_of,
-    with_images,
+    wire_body,
 )
 from harness_ext.backends.served import Ask, ServedBackend
 from harness_ext.backends.settings import effective_settings
@@ -46,7 +49,6 @@ from harness_ext.records.fingerprint import model_fingerprint
 DEFAULT_URL = "https://api.openai.com/v1"
 KEY_VARIABLE = "OPENAI_API_KEY"
 MOST_STOPS = 4  # OpenAI rejects more; the others are applied to the reply
-_encode = json.JSONEncoder(ensure_ascii=False).encode
 FINISH: Mapping[str, Finish] = {"stop": "stop", "length": "length", "eos": "stop"}
 
 
@@ -127,6 +129,8 @@ class OpenAIBackend(ServedBackend):
             self.tokens = self._tokens = ServedTokens(options.tokenizer, options.max_gen_toks)
             self.capabilities |= {"verify"}
         self._omit = frozenset(filter(None, options.omit.split("+")))
+        self._served = Served(self.name, model, base_url, self._is_chat, hosted, self._limit, self._omit)
+        self.decision_sources = tuple(dict.fromkeys(way.source for way in self._served.ways))
 
     # -- rendering -----------------------------------------------------------------------------------------------
 
@@ -157,9 +161,10 @@ class OpenAIBackend(ServedBackend):
         return Prompt(prompt)
 
     def check(self, request: Request) -> CallFailed | None:
-        if not is_utf8(request.prompt):
+        about = request.state if isinstance(request, DecideRequest) else ""
+        if not is_utf8(request.prompt) or not is_utf8(about):
             return CallFailed("undecodable", "the prompt contains lone surrogates: fix the task's data")
-        if not request.prompt:
+        if not request.prompt and not (isinstance(request, DecideRequest) and request.sources == ("endpoint",)):
             return CallFailed("empty", f"{self.name} cannot continue an empty prompt: fix the task's data")
         if isinstance(request, ScoreRequest) and request.rolling:
             return CallFailed(
@@ -185,6 +190,7 @@ class OpenAIBackend(ServedBackend):
             trust_env=bool(getproxies()),
         ) as session:
             client = Client(session, self.name, options.max_retries, options.timeout, key)
+            decider = Decider(self._served, client)
 
             async def ask(request: Request) -> CallResult:
                 if isinstance(request, ScoreRequest):
@@ -193,6 +199,8 @@ class OpenAIBackend(ServedBackend):
                     return await client.post(
                         self._url, self._verify_body(request), lambda d: self._verified(d, request)
                     )
+                if isinstance(request, DecideRequest):
+                    return await decider.decide(request)
                 return await self._generate(client, request)
 
             yield ask
@@ -240,14 +248,11 @@ class OpenAIBackend(ServedBackend):
             fields["seed"] = request.seed
         if isinstance(request.prompt, WirePrompt) and request.prompt.is_open:
             fields |= {"continue_final_message": True, "add_generation_prompt": False}
-        rest = json.dumps({k: v for k, v in fields.items() if v is not None and k not in self._omit})
         if not self._is_chat:
             prompt = f'"prompt": {json.dumps(request.prompt if ids is None else ids)}'
-        elif request.images:
-            prompt = f'"messages": {json.dumps(with_images(json.loads(request.prompt), request.images))}'
         else:
-            prompt = f'"messages": {request.prompt}'
-        return f"{{{prompt}, {rest[1:]}".encode()
+            prompt = messages_field(request.prompt, request.images)
+        return wire_body(prompt, fields, self._omit)
 
     def _generated(self, data: Any, stops: Sequence[str], markers: Markers | None) -> Completion:
         choice = first_choice(data)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from harness_ext.backends.http_client import Fault
@@ -27,6 +27,22 @@ class WirePrompt(str):
         prompt = super().__new__(cls, _encode(wire))
         prompt.is_open = bool(messages) and messages[-1].role == "assistant"
         return prompt
+
+
+def wire_body(prompt: str, fields: Mapping[str, Any], omit: Collection[str] = ()) -> bytes:
+    """Return the body of a request.
+
+    prompt: the field with the prompt, as JSON: `"prompt": …` or `"messages": …`.
+    fields: the other fields; those that are None are left out.
+    omit: names of fields to leave out. Default: none.
+    """
+    rest = json.dumps({k: v for k, v in fields.items() if v is not None and k not in omit})
+    return f"{{{prompt}, {rest[1:]}".encode()
+
+
+def messages_field(prompt: str, images: Sequence[Image]) -> str:
+    """Return the field of a request with the messages of a `WirePrompt`, as JSON, with their images."""
+    return f'"messages": {json.dumps(with_images(json.loads(prompt), images)) if images else prompt}'
 
 
 def with_images(messages: Sequence[Mapping[str, str]], images: Sequence[Image]) -> list[dict[str, Any]]:
@@ -82,15 +98,23 @@ def thought_of(message: Mapping[str, Any]) -> str:
 
 
 def usage_of(data: Any) -> TokenCounts:
-    """Return the token counts of a call as the server reports them; None for those that it does not report."""
+    """Return the token counts of a call as the server reports them; None for those that it does not report.
+
+    Endpoints for decisions report `input_tokens`, the others `prompt_tokens`.
+    """
 
     def count(found: Any) -> int | None:
         return found if isinstance(found, int) and not isinstance(found, bool) and found >= 0 else None
 
     usage = data.get("usage") or {}
-    cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
+    details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details") or {}
     return {
-        "prompt_tokens": count(usage.get("prompt_tokens")),
-        "cached_tokens": count(cached),
+        "prompt_tokens": count(usage.get("prompt_tokens", usage.get("input_tokens"))),
+        "cached_tokens": count(details.get("cached_tokens")),
         "completion_tokens": count(usage.get("completion_tokens")),
     }
+
+
+def decision_usage(data: Any) -> TokenCounts:
+    """Return the token counts of a decision read from probabilities: a token that had to be generated is no text."""
+    return {**usage_of(data), "completion_tokens": 0}

@@ -8,7 +8,7 @@ from typing import Any
 
 from harness_ext.backends.base import Backend, Deliver, GenerateRequest, Prompt, Request, ScoreRequest
 from harness_ext.backends.hf import check_length, groups_by_bos, scored
-from harness_ext.backends.registered_calls import call_lm
+from harness_ext.backends.registered_calls import LMRequest, call_lm
 from harness_ext.errors import CallFailed
 from harness_ext.records import CallResult, Completion, Message
 from harness_ext.records.chat import is_utf8
@@ -80,7 +80,7 @@ class LMBackend(Backend):
     def score(self, requests: Sequence[ScoreRequest], deliver: Deliver) -> None:
         self._call(requests, deliver)
 
-    def _call(self, requests: Sequence[GenerateRequest] | Sequence[ScoreRequest], deliver: Deliver) -> None:
+    def _call(self, requests: Sequence[LMRequest], deliver: Deliver) -> None:
         started = time.perf_counter()
 
         def found(index: int, result: Any) -> None:

@@ -8,9 +8,11 @@ is matched by the prompt's text, provided that it occurs only once; otherwise it
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
-from harness_ext.backends.base import Request, ScoreRequest
+from harness_ext.backends.base import GenerateRequest, ScoreRequest
+
+LMRequest = TypeVar("LMRequest", GenerateRequest, ScoreRequest)
 
 
 class IndexedPrompt(str):
@@ -59,7 +61,7 @@ class ResultHook:
             self.found(index, res)
 
 
-def call_lm(lm: Any, requests: Sequence[Request], found: Callable[[int, Any], None]) -> None:
+def call_lm(lm: Any, requests: Sequence[LMRequest], found: Callable[[int, Any], None]) -> None:
     """Answer all requests with one call of an lm-eval model.
 
     lm: an `lm_eval.api.model.LM`.
@@ -93,7 +95,7 @@ def call_lm(lm: Any, requests: Sequence[Request], found: Callable[[int, Any], No
         lm.set_cache_hook(former)
 
 
-def _arguments(prompt: Any, request: Request) -> tuple[Any, ...]:
+def _arguments(prompt: Any, request: GenerateRequest | ScoreRequest) -> tuple[Any, ...]:
     if isinstance(request, ScoreRequest):
         return (prompt,) if request.rolling else (prompt, request.continuation)
     images = getattr(request, "images", ())

@@ -61,7 +61,7 @@ def backend_names() -> list[str]:
     import lm_eval.models  # noqa: F401  (registers lm-eval's models)
     from lm_eval.api.registry import model_registry
 
-    return sorted({"hf", "openai", "classifier", *model_registry})
+    return sorted({"hf", "openai", "classifier", "decision", *model_registry})
 
 
 def make_backend(spec: BackendSpec) -> Backend:
@@ -78,6 +78,10 @@ def make_backend(spec: BackendSpec) -> Backend:
         from harness_ext.backends.classifier import make_classifier_backend
 
         return make_classifier_backend(spec.name, spec.args)
+    if spec.backend == "decision":
+        from harness_ext.backends.decision_model import make_decision_backend
+
+        return make_decision_backend(spec.name, spec.args)
     return make_registered_backend(spec.backend, spec.name, spec.args)
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from harness_ext.backends.base import Backend, Deliver, GenerateRequest, Prompt, ScoreRequest
-from harness_ext.records import Completion, Loglikelihood, Message
+from harness_ext.backends.base import Backend, DecideRequest, Deliver, GenerateRequest, Prompt, ScoreRequest
+from harness_ext.records import Completion, Decision, Loglikelihood, Message
 from harness_ext.records.chat import plain_form
 
 ScriptedReply = Callable[[str], "str | Completion"]
+DecideReply = Callable[[DecideRequest], "Sequence[float] | Decision"]
 
 
 class ScriptedBackend(Backend):
@@ -20,10 +21,11 @@ class ScriptedBackend(Backend):
     reply: returns the reply to a prompt, as text or as a completion.
     name: the model's name. Default `scripted`.
     device: the device. Scripted models on one device take turns. Default: the name.
-    score_reply: returns the log-probability of a continuation after a prompt. Default None: it is always -1.
+    score_reply: returns the log-probability of a continuation after a prompt. Default None: it cannot score.
+    decide_reply: returns the probability of each option, or the whole decision. Default None: it cannot decide.
     """
 
-    capabilities = frozenset({"generate", "continue", "score"})
+    capabilities = frozenset({"generate", "continue"})
     token_counts = "exact"
     parameters = 1_000
 
@@ -34,10 +36,16 @@ class ScriptedBackend(Backend):
         name: str = "scripted",
         device: str | None = None,
         score_reply: Callable[[str, str], float] | None = None,
+        decide_reply: DecideReply | None = None,
     ) -> None:
         super().__init__()
         self.reply = reply
         self.score_reply = score_reply
+        self.decide_reply = decide_reply
+        if score_reply is not None:
+            self.capabilities |= {"score"}
+        if decide_reply is not None:
+            self.decision_sources = ("logprobs",)
         self.name = name
         self.device = device or name
         self.fingerprint = f"scripted:{name}"
@@ -75,10 +83,31 @@ class ScriptedBackend(Backend):
     def score(self, requests: Sequence[ScoreRequest], deliver: Deliver) -> None:
         self.calls.append([r.prompt for r in requests])
         for i, request in enumerate(requests):
-            value = self.score_reply(request.prompt, request.continuation) if self.score_reply else -1.0
+            assert self.score_reply is not None
+            value = self.score_reply(request.prompt, request.continuation)
             deliver(
                 i,
                 Loglikelihood(
                     value, prompt_tokens=len(request.prompt.split()), cached_tokens=0, completion_tokens=0, greedy=False
                 ),
             )
+
+    def decide(self, requests: Sequence[DecideRequest], deliver: Deliver) -> None:
+        self.calls.append([r.prompt for r in requests])
+        assert self.decide_reply is not None
+        for i, request in enumerate(requests):
+            made = self.decide_reply(request)
+            if not isinstance(made, Decision):
+                shares, options = tuple(made), request.options
+                read = len(request.prompt.split())
+                made = Decision(
+                    options,
+                    shares,
+                    options[shares.index(max(shares))],
+                    "logprobs",
+                    label_mass=1.0,
+                    prompt_tokens=read,
+                    cached_tokens=0,
+                    completion_tokens=0,
+                )
+            deliver(i, made)

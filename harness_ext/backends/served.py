@@ -7,7 +7,15 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 
-from harness_ext.backends.base import Backend, Deliver, GenerateRequest, Request, ScoreRequest, VerifyRequest
+from harness_ext.backends.base import (
+    Backend,
+    DecideRequest,
+    Deliver,
+    GenerateRequest,
+    Request,
+    ScoreRequest,
+    VerifyRequest,
+)
 from harness_ext.records import CallResult
 
 Ask = Callable[[Request], Awaitable[CallResult]]
@@ -38,6 +46,9 @@ class ServedBackend(Backend):
         asyncio.run(self._ask_all(requests, deliver))
 
     def verify(self, requests: Sequence[VerifyRequest], deliver: Deliver) -> None:
+        asyncio.run(self._ask_all(requests, deliver))
+
+    def decide(self, requests: Sequence[DecideRequest], deliver: Deliver) -> None:
         asyncio.run(self._ask_all(requests, deliver))
 
     async def _ask_all(self, requests: Sequence[Request], deliver: Deliver) -> None:

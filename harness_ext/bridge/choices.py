@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from harness_ext.config.run_plan import RunOptions
+from harness_ext.bridge.choice_decisions import decide_choices
+from harness_ext.config.run_options import RunOptions
 from harness_ext.options import PromptText
 from harness_ext.protocol import Message, Protocol, Question, Role, Seats
 from harness_ext.reading import cut_run_on
@@ -87,21 +88,30 @@ class Choose(Protocol):
     answering: the seat that scores each continuation.
     reasoning: how to reason. If None, or if there is nothing to reason about (one continuation, or no context), the
         seat scores lm-eval's own request, unchanged.
+    decides: whether the seat answers one question with the continuations as its options, instead of scoring each.
+        Default False.
     """
 
     protocol: Protocol
     answering: str
     reasoning: Reasoning | None
+    decides: bool = False
 
     roles: ClassVar[Mapping[str, Role]] = {}
 
     async def solve(self, question: Question, seats: Seats) -> Solution:
         seat = seats[self.answering]
+        if self.decides and self.reasoning is None:
+            await decide_choices(seat, question, "", SCORED)
+            return Solution("", "decided")
         if self.reasoning is None or not offers_choices(question):
             await seat.loglikelihood(question.context, question.continuations, kind=SCORED)
             return Solution("", "scored")
         result = await self.protocol.solve(self.reasoning.question(question), seats)
         solution = result if isinstance(result, Solution) else Solution(result.text)
+        if self.decides:
+            await decide_choices(seat, question, cut_run_on(solution.text)[0].strip(), SCORED)
+            return solution
         choices = [self.reasoning.continuation(question, c) for c in question.continuations]
         await seat.loglikelihood(self.reasoning.prompt(question, solution.text), choices, kind=SCORED)
         return solution
@@ -125,7 +135,11 @@ SCORED = "choice"
 
 def scores_of(transcript: Transcript) -> list[ChoiceScore]:
     """Return each continuation's log-probability, and whether greedy decoding would produce it."""
-    results = [turn.result for turn in transcript.turns if turn.kind == SCORED]
+    turns = [turn for turn in transcript.turns if turn.kind == SCORED]
+    for turn in turns:
+        if turn.verdict is not None and "scores" in turn.verdict:  # a decision has those of all choices
+            return [(float(logprob), bool(greedy)) for logprob, greedy in turn.verdict["scores"]]
+    results = (turn.result for turn in turns)
     return [(result.logprob, bool(result.greedy)) for result in results if isinstance(result, Loglikelihood)]
 
 

@@ -10,7 +10,18 @@ from typing import Any, ClassVar, TypeVar
 from lm_eval.api.model import LM
 
 from harness_ext import __version__
-from harness_ext.bridge.choices import ChoiceScore, Choose, Reasoning, Whole, choice_questions, scores_of, scoring_seat
+from harness_ext.bridge.choice_decisions import REMARK, choice_question
+from harness_ext.bridge.choices import (
+    ChoiceScore,
+    Choose,
+    Reasoning,
+    Whole,
+    choice_questions,
+    offers_choices,
+    scores_of,
+    scoring_seat,
+)
+from harness_ext.bridge.pilot import informed
 from harness_ext.bridge.question_run import DEMONSTRATION, QuestionRun
 from harness_ext.bridge.requests import (
     continuations_of,
@@ -62,6 +73,8 @@ class ProtocolLM(LM):  # type: ignore[misc]
         if self.rank == 0:
             if self.plan.demonstration:
                 print(DEMONSTRATION, file=sys.stderr)
+            for remark in self.plan.protocol.remarks(self.plan.seats):
+                print(f"[harness-ext] {remark}", file=sys.stderr)
             logger.info("harness-ext records this run in %s", self.session.run.path)
 
     @property
@@ -93,15 +106,22 @@ class ProtocolLM(LM):  # type: ignore[misc]
             request = requests[position]
             self.session.tables.add(str(request.task_name), int(request.doc_id or 0), request.doc, text)
 
-        run = QuestionRun(self.session, self.plan.protocol, lambda transcript: transcript.text, fill_table)
+        protocol = informed(self.session, questions_of(requests))
+        run = QuestionRun(self.session, protocol, lambda transcript: transcript.text, fill_table)
         return spread_to_padding(requests, self._answers(run, requests, questions_of(requests), count_draws(requests)))
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[ChoiceScore]:
-        """Score choices after reasoning (`reason=on`), or exactly as lm-eval's own model would (`reason=off`)."""
+        """Score choices after reasoning (`reason=on`), or exactly as lm-eval's own model would (`reason=off`).
+
+        With `choices=decision`, the choices are the options of one question instead.
+        """
         self._check_media(requests, scored=True)
-        reasoning = Reasoning.of(self.plan.options)
+        reasoning, decides = Reasoning.of(self.plan.options), self.plan.options.choices == "decision"
         groups = choice_questions(continuations_of(requests), reasoning)
-        run = QuestionRun(self.session, Choose(self.plan.protocol, self._scoring_seat(), reasoning), scores_of)
+        if decides:
+            self._check_decidable(question for _, question in groups)
+        choose = Choose(self.plan.protocol, self._scoring_seat(decides), reasoning, decides)
+        run = QuestionRun(self.session, choose, scores_of)
         found = self._answers(run, requests, enumerate(q for _, q in groups), len(groups), strict=True)
         answers = {
             position: score
@@ -134,13 +154,31 @@ class ProtocolLM(LM):  # type: ignore[misc]
         run.finish(strict)
         return run.answers
 
-    def _scoring_seat(self) -> str:
+    def _scoring_seat(self, decides: bool = False) -> str:
         seat = scoring_seat(self.plan.protocol, self.plan.seats)
         backend = self.plan.seats[seat].backend
-        if "score" not in backend.capabilities:
+        if "score" not in backend.capabilities and not decides:
             problem = f"`{seat}`: the task needs log-likelihoods, which {backend.name} does not return"
-            raise ConfigurationError([f"{problem}: name another model, or use a generative version of the task"])
+            remedy = "give `choices=decision` to ask for the choice, name another model, or use a generative version"
+            raise ConfigurationError([f"{problem}: {remedy} of the task"])
         return seat
+
+    def _check_decidable(self, questions: Iterable[Question]) -> None:
+        """Raise ConfigurationError for tasks that do not offer choices, which `choices=decision` could compare."""
+        problems: dict[str, str] = {}
+        for question in questions:
+            reason = None if offers_choices(question) else "a text that is not one of several choices is scored"
+            try:
+                if reason is None:
+                    choice_question(question.continuations)
+            except ValueError as error:
+                reason = str(error)
+            if reason is not None:
+                problems.setdefault(question.task, f"{question.task} cannot be decided ({reason})")
+        if problems:
+            raise ConfigurationError([f"{problem}: use a model that scores texts" for problem in problems.values()])
+        if self.rank == 0:
+            print(f"[harness-ext] {REMARK}", file=sys.stderr)
 
     def _check_media(self, requests: Sequence[Any], scored: bool) -> None:
         if problems := media_problems(requests, self.plan.seats, scored):

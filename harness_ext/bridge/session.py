@@ -11,7 +11,8 @@ from typing import Any
 from harness_ext import __version__
 from harness_ext.bridge.choices import Reasoning
 from harness_ext.bridge.exports import Tables
-from harness_ext.config.run_plan import RUNS, RunPlan
+from harness_ext.config.run_options import RUNS
+from harness_ext.config.run_plan import RunPlan
 from harness_ext.engine.budget import Budget, open_budget
 from harness_ext.engine.ranks import Ranks
 from harness_ext.errors import StoreError

@@ -39,6 +39,7 @@ COMMANDS = {
     "score": Command(
         "analysis.scoring.command:main", "score every answer of a run: accuracy per round, flips, oracle, leaks"
     ),
+    "calibrate": Command("analysis.calibrate:main", "fit what makes the probabilities of verdicts honest"),
     "show": Command("analysis.show:main", "print transcripts: turns, verdicts, changes, correctness"),
     "compare": Command("analysis.compare.command:main", "compare runs: paired differences, tests, flips, cost"),
     "estimate": Command(

@@ -5,115 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from harness_ext.backends.base import Backend, ChatMode
+from harness_ext.backends.base import Backend
 from harness_ext.backends.registry import BackendSpec, make_backend, parse_spec
+from harness_ext.config.run_options import RUNS, RunOptions, SeatOptions
 from harness_ext.config.secrets import secrets_in
 from harness_ext.config.teams import expand_team, member_number
-from harness_ext.engine.budget import Cap, budget_problems
+from harness_ext.engine.budget import budget_problems
 from harness_ext.errors import CallFailed, ConfigurationError
-from harness_ext.options import PromptText, build, known_names, suggest
+from harness_ext.options import build, known_names, suggest
 from harness_ext.protocol import Protocol, Role, SeatSetup
-from harness_ext.protocol.seats import Thoughts
-from harness_ext.reading.thoughts import DEFAULT_MARKERS, Markers
 from harness_ext.records import Message
-
-RUNS = Path("harness_ext_runs")
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """The options of a run, apart from those of its protocol and its seats.
-
-    model: label of the run, which also names lm-eval's output folder. Default: the protocol's name.
-    run_dir: folder of the run's records. Default: a new folder in `harness_ext_runs/`.
-    store: folder of the call store, or `off`. Default `harness_ext_runs/calls`.
-    window: maximum number of questions in progress at once. Default 2048.
-    on_failure: what to do about questions without an answer. `stop` finishes and stores all others, then raises an
-        error; `score` answers with an empty text and counts it. Default `stop`.
-    on_overflow: what to do about prompts that do not fit. `fail` fails their question; `truncate` cuts their beginning,
-        as lm-eval does. Default `fail`.
-    on_empty: what to do about empty replies. `keep` accepts them, as lm-eval does; `fail` fails their question. Default
-        `keep`.
-    budget: the most that the run may spend, as `calls:1000`, `tokens:2e6` or `price:5`. The run ends before it exceeds
-        that. Default: no limit.
-    reason: how to answer tasks that score choices. `on` reasons about each question before scoring its choices; `off`
-        scores them as lm-eval does. Default `on`.
-    reason_max_tokens: maximum length of that rationale, in tokens. Default 256.
-    reason_user: text that asks for the rationale. Default "Let's think step by step."
-    closing: text between the rationale and a choice. Default "Therefore, the answer is".
-    progress: whether to show progress, as a bar on a terminal and as lines elsewhere: `auto`, `on` or `off`. Default
-        `auto`.
-    trust_remote_code: whether all seats may run code that comes with their models. Default off.
-    """
-
-    model: str | None = None
-    run_dir: Path | None = None
-    store: str = str(RUNS / "calls")
-    window: int = 2048
-    on_failure: Literal["stop", "score"] = "stop"
-    on_overflow: Literal["fail", "truncate"] = "fail"
-    on_empty: Literal["keep", "fail"] = "keep"
-    budget: str | None = None
-    reason: Literal["on", "off"] = "on"
-    reason_max_tokens: int = 256
-    reason_user: PromptText = field(default_factory=lambda: PromptText(INVITATION))
-    closing: PromptText = field(default_factory=lambda: PromptText(CLOSING))
-    progress: Literal["auto", "on", "off"] = "auto"
-    trust_remote_code: bool = False
-
-    def __post_init__(self) -> None:
-        if self.window < 1 or self.reason_max_tokens < 1:
-            raise ValueError("`window` and `reason_max_tokens` must be 1 or more")
-        if self.budget is not None:
-            Cap.parse(self.budget)
-
-
-@dataclass(frozen=True)
-class SeatOptions:
-    """The options of a seat, apart from its model's own arguments.
-
-    chat: how conversations are rendered: `auto` uses the model's chat template if it has one, `on` requires one, `off`
-        uses the plain form. Default `auto`.
-    price_in: price per million prompt tokens. Default: unknown.
-    price_out: price per million completion tokens. Default: unknown.
-    system: the seat's own system message, which comes before the task's. Default none.
-    gen: generation settings that override those of the task (`gen.temperature=0.7`). Default none.
-    images: whether the seat receives a task's images: `auto` sends them, `off` leaves them out. Default `auto`.
-    thoughts: what becomes of a reasoning model's thoughts: `hide` keeps them in the records, apart from the answer,
-        `history` also gives them back to the seat itself in later turns, `off` takes them for a part of the answer.
-        Default `hide`.
-    thought_start, thought_end: the marks around a thought, if they are not among the usual ones (`<think>`, `[THINK]`,
-        harmony's channels, …). Default none.
-    thought_tokens: how many tokens a thought may take beyond the limit that the protocol sets for a review, a rating
-        or the like. Default 0.
-    """
-
-    chat: ChatMode = "auto"
-    price_in: float | None = None
-    price_out: float | None = None
-    system: PromptText | None = None
-    gen: Mapping[str, Any] = field(default_factory=dict)
-    images: Literal["auto", "off"] = "auto"
-    thoughts: Thoughts = "hide"
-    thought_start: str | None = None
-    thought_end: str | None = None
-    thought_tokens: int = 0
-
-    def __post_init__(self) -> None:
-        if (self.thought_start is None) != (self.thought_end is None) or "" in (self.thought_start, self.thought_end):
-            raise ValueError("`thought_start` and `thought_end` go together, and neither may be empty")
-        if self.thought_tokens < 0:
-            raise ValueError("`thought_tokens` must be 0 or more")
-
-    @property
-    def thought_markers(self) -> Markers:
-        """Return the marks around a thought, the seat's own ones first."""
-        if self.thought_start is None or self.thought_end is None:
-            return DEFAULT_MARKERS
-        return ((self.thought_start, self.thought_end), *DEFAULT_MARKERS)
 
 
 @dataclass
@@ -174,18 +77,10 @@ def plan_run(
     for seat, (spec, seat_options) in specs.items():
         backend = _backend(seat, spec, {**defaults, "device": devices.get(seat)}, made, problems)
         if backend is not None:
-            seats[seat] = SeatSetup(
-                backend,
-                chat=seat_options.chat,
-                price_in=seat_options.price_in,
-                price_out=seat_options.price_out,
-                system=seat_options.system,
-                gen_kwargs=seat_options.gen,
-                images=seat_options.images,
-                thoughts=seat_options.thoughts,
-                thought_markers=seat_options.thought_markers,
-                thought_tokens=seat_options.thought_tokens,
-            )
+            try:
+                seats[seat] = seat_options.setup(backend)
+            except ValueError as error:
+                problems.append(f"`{seat}.calibration`: {error}")
     if protocol is not None:
         problems += _capability_problems(protocol, seats)
     if not problems:
@@ -263,9 +158,12 @@ def _drop_unneeded(
     problems: list[str],
 ) -> None:
     """Remove the seats that the options do not use, and report those that were given arguments all the same."""
+    roles = protocol_class.roles
+    for seat in [name for name, role in roles.items() if role.optional and not per_seat.get(name)]:
+        per_seat.pop(seat, None)
     if protocol is None:
         return
-    roles, needed = protocol_class.roles, protocol.needs()
+    needed = protocol.needs()
     unused = [seat for seat in per_seat if seat in roles and seat not in needed]
     given = [seat for seat in unused if per_seat.pop(seat)]
     problems += [
@@ -417,7 +315,3 @@ def _rendering_problems(seat: str, setup: SeatSetup) -> list[str]:
     except Exception as error:  # the constructor of an lm-eval model class may raise anything
         return [f"`{seat}`: {setup.backend.name} cannot be created: {type(error).__name__}: {error}"]
     return []
-
-
-INVITATION = "Let's think step by step."
-CLOSING = "Therefore, the answer is"

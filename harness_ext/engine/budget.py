@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from harness_ext.backends.base import Backend, GenerateRequest, Request, ScoreRequest
+from harness_ext.backends.base import Backend, DecideRequest, GenerateRequest, Request, ScoreRequest
 from harness_ext.backends.settings import effective_settings
 from harness_ext.protocol import SeatSetup
 from harness_ext.records import CallResult, SeatCost
@@ -16,6 +16,7 @@ BudgetUnit = Literal["calls", "tokens", "price"]
 
 # Tokens that a chat template may add to a prompt. The text itself is bounded by its bytes: a token has at least one.
 TEMPLATE_TOKENS = 64
+LABEL_FRAME = 16  # tokens that a server may write around a forced label
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,13 @@ class Budget:
             prompt += len(request.reply or ())
         elif isinstance(request, ScoreRequest):
             prompt, new = prompt + len(request.continuation.encode("utf-8", "surrogatepass")), 1
+        elif isinstance(request, DecideRequest):
+            # An endpoint reads the state and the question instead of the prompt, which contains both. A forced reply
+            # is a label, with quotes or in an object.
+            prompt += len(request.state.encode("utf-8", "surrogatepass"))
+            longest = max((len(label.encode("utf-8", "surrogatepass")) for label in request.labels), default=0)
+            new = max(1, request.draws) * (longest + LABEL_FRAME)
+            prompt *= max(1, request.draws)
         else:
             prompt, new = prompt + len(request.reply) + len(request.draft), 1
         return self._cost(backend, prompt, new) or 0.0

@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import isnan
 
-from harness_ext.backends.base import Backend, GenerateRequest, Request, ScoreRequest, VerifyRequest
+from harness_ext.backends.base import Backend, DecideRequest, GenerateRequest, Request, ScoreRequest, VerifyRequest
 from harness_ext.errors import CallFailed, LoadError, RunAborted, StoreError
-from harness_ext.records import CallResult, Completion, Loglikelihood, Verification
+from harness_ext.records import CallResult, Completion, Decision, Loglikelihood, Verification
 from harness_ext.records.chat import is_utf8, repair
 
 # A batch is sent only after this many passes of the event loop without a new call. One reply can wake a chain of
@@ -120,6 +120,11 @@ class DeviceQueue(abc.ABC):
         elif isinstance(call.request, VerifyRequest):
             if not isinstance(result, Verification) or len(result.best) != len(call.request.draft) + 1:
                 return CallFailed("no_reply", f"{backend.name} returned no verification")
+        elif isinstance(call.request, DecideRequest):
+            if not isinstance(result, Decision) or result.options != call.request.options:
+                return CallFailed("no_reply", f"{backend.name} returned no decision")
+            if result.fault is not None:
+                return CallFailed("no_reply", f"{backend.name} returned {result.fault}")
         elif not isinstance(result, Completion) or not isinstance(result.text, str):
             return CallFailed("no_reply", f"{backend.name} returned no text")
         elif not call.request.reply and not self.policy.keep_empty and not result.text.strip():
@@ -237,6 +242,7 @@ class ThreadQueue(DeviceQueue):
         self._send(backend, [call for call in good if isinstance(call.request, GenerateRequest)])
         self._send(backend, [call for call in good if isinstance(call.request, ScoreRequest)])
         self._send(backend, [call for call in good if isinstance(call.request, VerifyRequest)])
+        self._send(backend, [call for call in good if isinstance(call.request, DecideRequest)])
 
     def _send(self, backend: Backend, calls: Sequence[Pending]) -> None:
         """Send calls of one kind as a batch. If the model raises, bisect what is left to isolate the faulty calls."""
@@ -257,6 +263,8 @@ class ThreadQueue(DeviceQueue):
                 backend.score(score, deliver)
             elif verify := [call.request for call in calls if isinstance(call.request, VerifyRequest)]:
                 backend.verify(verify, deliver)
+            elif decide := [call.request for call in calls if isinstance(call.request, DecideRequest)]:
+                backend.decide(decide, deliver)
         except (RunAborted, StoreError):
             raise
         except Exception as raised:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from harness_ext.backends.base import Backend, Capability
 from harness_ext.protocol.question import Question
-from harness_ext.protocol.seats import Seats, SeatSetup
+from harness_ext.protocol.seats import Seats
+from harness_ext.protocol.setup import SeatSetup
 from harness_ext.records import Completion, Solution, Transcript
 
 
@@ -19,10 +20,12 @@ class Role:
 
     purpose: what the seat is for; shown in messages.
     needs: the capabilities that its model must have. Default: `generate`.
+    optional: whether the protocol runs without the seat if no model is named for it. Default False.
     """
 
     purpose: str
     needs: frozenset[Capability] = frozenset({"generate"})
+    optional: bool = False
 
 
 class Protocol(abc.ABC):
@@ -55,6 +58,18 @@ class Protocol(abc.ABC):
         return self
 
     @property
+    def pilot(self) -> Protocol | None:
+        """Return a protocol to run on the first questions before any is answered, or None."""
+        return None
+
+    def informed(self, details: Sequence[Mapping[str, Any]]) -> Protocol:
+        """Return the protocol that answers the questions, given the `Solution.details` of its pilot.
+
+        Raises ValueError with cause and remedy if they do not suffice.
+        """
+        return self
+
+    @property
     def samples(self) -> bool:
         """Return whether the protocol samples replies even if the task's settings are greedy."""
         return False
@@ -66,6 +81,10 @@ class Protocol(abc.ABC):
     def needs(self) -> Mapping[str, frozenset[Capability]]:
         """Return what each seat must be able to do under these options."""
         return {name: role.needs for name, role in self.roles.items()}
+
+    def remarks(self, seats: Mapping[str, SeatSetup]) -> list[str]:
+        """Return what a user should know about these options before the results are read."""
+        return []
 
     def problems(self, seats: Mapping[str, Backend]) -> list[str]:
         """Return what is wrong with these models under these options, apart from missing capabilities."""

@@ -1,13 +1,23 @@
 """The records of a run: messages, results, transcripts and usage, the call store and the run directory."""
 
 from harness_ext.records.message import Message
-from harness_ext.records.results import CallResult, Completion, Finish, Loglikelihood, TokenCounts, Verification
+from harness_ext.records.results import (
+    CallResult,
+    Completion,
+    Decision,
+    Finish,
+    Loglikelihood,
+    Source,
+    TokenCounts,
+    Verification,
+)
 from harness_ext.records.transcript import Failure, Identity, Solution, Transcript, Turn
 from harness_ext.records.usage import SeatCost, Usage, add
 
 __all__ = [
     "CallResult",
     "Completion",
+    "Decision",
     "Failure",
     "Finish",
     "Identity",
@@ -15,6 +25,7 @@ __all__ = [
     "Message",
     "SeatCost",
     "Solution",
+    "Source",
     "TokenCounts",
     "Transcript",
     "Turn",

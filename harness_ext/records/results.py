@@ -1,12 +1,15 @@
-"""The result of one call: a text, a log-likelihood, or the verification of given tokens."""
+"""The result of one call: a text, a log-likelihood, the verification of given tokens, or a decision."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from math import fsum
 from typing import Any, Literal, TypedDict
 
 Finish = Literal["stop", "length"]
+ROUNDING = 0.01  # by how much a model's probabilities may miss 1 in all, since servers round them
+Source = Literal["endpoint", "logprobs", "constrained", "text"]
 
 
 class TokenCounts(TypedDict):
@@ -118,12 +121,85 @@ class Verification(CallResult):
 _VERIFICATION_FIELDS = tuple(f.name for f in fields(Verification) if f.name not in _USAGE_FIELDS)
 
 
+@dataclass(frozen=True, slots=True)
+class Decision(CallResult):
+    """Which of a question's options a model chose, and how probable it finds each.
+
+    options: the options.
+    probabilities: the probability of each; None for an option that the model did not report (see `at_most`). All known
+        ones sum to 1. Empty if the source has no probabilities.
+    choice: the chosen option; None if there is no decision: the model refused, or wrote none of the labels.
+    source: where the decision comes from: `endpoint` (a decisions endpoint), `logprobs` (the probabilities of the first
+        token), `constrained` (the reply was forced to be a label), or `text` (the reply was read).
+    label_mass: the share of the probability of all possible tokens that the labels had; None if unknown. If it is low,
+        the model meant to write something else.
+    at_most: the highest probability that any unreported option can have. Default 0.
+    refused: whether the model declined to answer. Default False.
+    """
+
+    options: tuple[str, ...]
+    probabilities: tuple[float | None, ...]
+    choice: str | None
+    source: Source
+    label_mass: float | None = None
+    at_most: float = 0.0
+    refused: bool = False
+
+    def probability(self, option: str) -> float | None:
+        """Return the probability of an option; `at_most` for one that was not reported, None if there are none."""
+        if not self.probabilities:
+            return None
+        found = self.probabilities[self.options.index(option)]
+        return self.at_most if found is None else found
+
+    @property
+    def expected(self) -> float | None:
+        """Return the expected number of the option, from 0: the rating, if the options are levels.
+
+        Unreported levels are left out. Without probabilities it is the number of the chosen option; None if there is no
+        decision.
+        """
+        if self.choice is None:
+            return None
+        if not self.probabilities:
+            return float(self.options.index(self.choice))
+        return sum(i * p for i, p in enumerate(self.probabilities) if p is not None)
+
+    @property
+    def fault(self) -> str | None:
+        """Return what is wrong with the probabilities, or None: each is one, and together they make 1."""
+        known = [p for p in self.probabilities if p is not None]
+        if self.probabilities and len(self.probabilities) != len(self.options):
+            return f"{len(self.probabilities)} probabilities for {len(self.options)} options"
+        if not all(0 <= p <= 1 + ROUNDING for p in known):  # also if one is not a number
+            return f"probabilities that are none: {known}"
+        if known and abs(fsum(known) - 1) > ROUNDING:
+            return f"probabilities that sum to {fsum(known):.4g}"
+        if self.choice is not None and self.choice not in self.options:
+            return f"the choice {self.choice!r}, which is not among the options"
+        return None
+
+    def to_json(self) -> dict[str, Any]:
+        own = {name: getattr(self, name) for name in _DECISION_FIELDS}
+        optional = {"label_mass": None, "at_most": 0.0, "refused": False}
+        own = {k: v for k, v in own.items() if k not in optional or v != optional[k]}
+        return {"text": "", "decision": own, **CallResult.to_json(self)}
+
+
+_DECISION_FIELDS = tuple(f.name for f in fields(Decision) if f.name not in _USAGE_FIELDS)
+
+
 def read_result(data: Mapping[str, Any]) -> CallResult:
     """Parse what a result's `to_json` returned. Raises KeyError or TypeError for anything else."""
     rest = {**data, **{name: tuple(data[name]) for name in ("notes", "faults", "ids") if name in data}}
     if "logprob" in rest:
         del rest["text"]
         return Loglikelihood(**rest)
+    if "decision" in rest:
+        del rest["text"]
+        made = rest.pop("decision")
+        lists = {name: tuple(made[name]) for name in ("options", "probabilities")}
+        return Decision(**{**made, **lists}, **rest)
     if "checks" not in rest:
         return Completion(**rest)
     del rest["text"]

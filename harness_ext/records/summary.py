@@ -18,6 +18,10 @@ WRITTEN = (*DRAFTS, "continue", "correct", "reply", "ruling")
 ROUNDS = ("refine", "continue")
 
 
+# The rules by which a verdict is read that is in the form asked for, or needs no reading.
+STRICT = (None, "first_word", "logprobs", "endpoint", "constrained")
+
+
 @dataclass
 class Summary:
     """Counts over transcripts. `to_json` returns the content of `summary.json`.
@@ -87,7 +91,7 @@ class Summary:
             self.reviews["total"] += 1
             self.reviews["accepted"] += bool(turn.verdict["accepted"])
             self.reviews["malformed"] += bool(turn.verdict.get("malformed"))
-            strict = turn.verdict.get("malformed") or turn.verdict.get("rule") in (None, "first_word", "logprob")
+            strict = turn.verdict.get("malformed") or turn.verdict.get("rule") in STRICT
             self.reviews["loose"] += not strict
 
     def _count_faults(self, faults: Sequence[str]) -> None:
@@ -122,7 +126,7 @@ class Summary:
             "faults": self.faults,
             "completion_tokens": self.tokens,
             **({"totals": self.totals} if self.totals else {}),
-            "readability": {seat: asdict(counts) for seat, counts in self.readability.items()},
+            "readability": {seat: counts.to_json() for seat, counts in self.readability.items()},
             "warnings": self.warnings(),
             "usage": seats,
         }

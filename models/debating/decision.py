@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import Literal
 
+from harness_ext.models.debating.picking import pick
 from harness_ext.models.debating.state import DebateState, Utterance
 from harness_ext.options import PromptText
 from harness_ext.protocol import Message
@@ -26,6 +27,7 @@ class FinalAnswer:
     in_turn: whether agents spoke one at a time, the first of them last in each round.
     max_rounds: the largest number of rounds.
     weights: the weights for `weighted` (`2:1:1`); None: by how sure each agent says it is.
+    judge_by: whether the judge writes the final answer (`text`) or picks one of the agents' (`choice`).
     judge_user: the prompt that asks the judge for the final answer.
     confidence_user: the prompt that asks an agent how sure it is.
     """
@@ -34,6 +36,7 @@ class FinalAnswer:
     in_turn: bool
     max_rounds: int
     weights: str | None
+    judge_by: Literal["text", "choice"]
     judge_user: PromptText
     confidence_user: PromptText
 
@@ -46,7 +49,11 @@ class FinalAnswer:
         if isinstance(stop, Utterance):
             return self._close(state, stop, "settled")
         rule = "vote" if stop == "agreed" and self.rule in ("judge", "weighted") else self.rule
-        if rule == "judge":
+        if rule == "judge" and self.judge_by == "choice":
+            if picked := await pick(state):
+                return self._close(state, picked, stop if stop == "settled" else "judge")
+            state.totals["silent_judge"] += 1
+        elif rule == "judge":
             judge = state.seats.judge
             messages = state.prompt(judge, state.fill(self.judge_user, state.newest()))
             opened = [Message("assistant", state.question.prefix)] if state.question.prefix else []

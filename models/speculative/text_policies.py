@@ -8,15 +8,19 @@ from dataclasses import dataclass
 from itertools import accumulate
 from math import exp
 
+from harness_ext.decisions import Score
 from harness_ext.models.speculative.policy import TEXT_UNITS, Judgement, Policy, Proposal
 from harness_ext.options import PromptText
 from harness_ext.protocol import Message
 from harness_ext.reading import read_rating
+from harness_ext.records import CallResult
 
 
 @dataclass(frozen=True)
 class Judge(Policy):
     """The teacher rates each unit from 0 to 9 in one token (SpecReason, arXiv 2504.07891).
+
+    The rating is the expected digit, by the probabilities that the teacher gives to all ten.
 
     system, user, opening: the prompts, and the beginning of the teacher's reply if its model can continue one.
     max_tokens: the length limit of a rating. Default 1.
@@ -39,21 +43,36 @@ class Judge(Policy):
         return 0 <= threshold <= 9
 
     async def judge(self, proposal: Proposal) -> Judgement:
-        seats, teacher = proposal.seats, proposal.seats.teacher
-        limits = teacher.limits(self.max_tokens)
-        calls = [
-            teacher.generate(self._messages(proposal, before, unit), kind="judge", gen_kwargs=limits)
-            for before, unit in _each(proposal)
-        ]
-        replies = await asyncio.gather(*calls)
-        ratings = [read_rating(reply.text) for reply in replies]
+        found = await asyncio.gather(*(self._rate(proposal, before, unit) for before, unit in _each(proposal)))
+        ratings = [rating for rating, _ in found]
         approved = [self.keep_malformed if r is None else r >= self.threshold for r in ratings]
-        for reply, rating, accepted in zip(replies, ratings, approved, strict=True):
-            seats.note(reply, accepted=accepted, malformed=rating is None, rating=rating)
+        for (rating, result), accepted in zip(found, approved, strict=True):
+            shown = None if rating is None else round(rating, 4)
+            proposal.seats.note(result, accepted=accepted, malformed=rating is None, rating=shown)
         judged = _judged(approved)
         figures = tuple((rating or 0) / 9 for rating in ratings[:judged])
         malformed = sum(rating is None for rating in ratings[:judged])
-        return Judgement(sum(approved[:judged]), figures, tuple(replies), malformed=malformed)
+        passes = tuple(result for _, result in found)
+        return Judgement(sum(approved[:judged]), figures, passes, malformed=malformed)
+
+    async def _rate(self, proposal: Proposal, before: str, unit: str) -> tuple[float | None, CallResult]:
+        """Return a unit's rating, or None if it cannot be read, and the result of the call.
+
+        The rating is the expected digit; a teacher without probabilities of its next token answers a score question, or
+        writes the digit.
+        """
+        teacher = proposal.seats.teacher
+        messages = self._messages(proposal, before, unit)
+        wording = (self.system, self.user, self.opening)
+        decision = await teacher.openings(messages, DIGITS, kind="judge", wording=wording)
+        if decision is not None and decision.choice is not None:
+            return decision.expected, decision
+        if teacher.setup.decide in ("auto", "endpoint") and "endpoint" in teacher.backend.decision_sources:
+            state = {"task": proposal.question.text, "approved": before.strip(), "step": unit.strip()}
+            rated = (await teacher.decide(state, {"rating": STEP_SCORE}, kind="judge"))["rating"]
+            return rated.expected, rated
+        reply = await teacher.generate(messages, kind="judge", gen_kwargs=teacher.limits(self.max_tokens))
+        return read_rating(reply.text), reply
 
     def _messages(self, proposal: Proposal, before: str, unit: str) -> list[Message]:
         shown = PromptText(self.user).fill(task=proposal.question.text, approved=before.strip(), unit=unit.strip())
@@ -61,6 +80,13 @@ class Judge(Policy):
         if "continue" in proposal.seats.teacher.backend.capabilities:
             messages.append(Message("assistant", self.opening))
         return messages
+
+
+DIGITS = {str(digit): str(digit) for digit in range(10)}
+STEP_SCORE = Score(
+    "How good is the step: is it correct, does it follow from the task and what is approved, does it help?",
+    tuple(f"{n} of 9{note}" for n, note in zip(range(10), [" (wrong)", *[""] * 8, " (certainly right)"], strict=True)),
+)
 
 
 class Reward(Policy):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -50,26 +51,38 @@ def number_doc(row: Doc) -> Doc:
     return {"question": row["question"], "gold": number, "target": f"Answer: {number}"}
 
 
-def load_choices(choice_set: str, gold_facts: bool = False, **_: Any) -> DatasetDict:
+def load_choices(choice_set: str, gold_facts: bool = False, train: bool = False, **_: Any) -> DatasetDict:
     """Return a data set as documents of the split `test`.
 
     choice_set: `creak`, `ecqa` or `strategyqa`.
     gold_facts: whether the questions of StrategyQA include their gold facts. Default false.
+    train: whether to load the training rows instead, of `creak` or `strategyqa`. Default false.
     """
     from datasets import Dataset, DatasetDict
 
-    loaded = {
-        "creak": teacherlm.load_creak,
-        "ecqa": teacherlm.load_ecqa,
-        "strategyqa": lambda: teacherlm.load_strategyqa(gold_facts),
-    }[choice_set]()
+    if train:
+        source, make = {
+            "creak": (teacherlm.CREAK, teacherlm.creak_doc),
+            "strategyqa": (teacherlm.STRATEGYQA, teacherlm.strategyqa_doc),
+        }[choice_set]
+        loaded = teacherlm.documents(replace(source, splits=("train",)), make)
+    else:
+        loaded = {
+            "creak": teacherlm.load_creak,
+            "ecqa": teacherlm.load_ecqa,
+            "strategyqa": lambda: teacherlm.load_strategyqa(gold_facts),
+        }[choice_set]()
     (docs,) = loaded.values()
     return DatasetDict(test=Dataset.from_list([with_target(doc) for doc in docs]))
 
 
-def load_numbers(**_: Any) -> DatasetDict:
-    """Return GSM8K's test split as documents."""
-    return teacherlm.documents(gsm8k.TEST, number_doc)
+def load_numbers(train: bool = False, **_: Any) -> DatasetDict:
+    """Return GSM8K as documents of the split `test`: its test rows, or its training rows."""
+    from datasets import DatasetDict
+
+    split = "train" if train else "test"
+    loaded = teacherlm.documents(replace(gsm8k.SOURCE, splits=(split,)), number_doc)
+    return DatasetDict(test=loaded[split])
 
 
 def score_choice(doc: Doc, results: Sequence[str]) -> dict[str, float]:

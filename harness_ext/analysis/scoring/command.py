@@ -6,10 +6,11 @@ import argparse
 import json
 import logging
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness_ext.analysis.scoring.decision_report import print_choices, print_decisions
 from harness_ext.analysis.scoring.score import FIGURES, SCORES, score_run
 from harness_ext.analysis.scoring.task_documents import TaskSource
 from harness_ext.errors import FAILED, OK, HarnessExtError
@@ -108,8 +109,8 @@ def _print_tasks(out: Console, title: str, tasks: Mapping[str, Any], pool: Mappi
     out.print(table)
     for name, figures in ((n, f) for n, f in shown.items() if pool is None or f is pool):
         for metric, m in figures["metrics"].items():
-            for line in _decisions(m):
-                out.print(safe_line(f"{name}, {metric.removesuffix(',none')}: {line}"))
+            print_decisions(out, f"{name}, {metric.removesuffix(',none')}", m)
+        print_choices(out, name, figures["choices"])
     hints = [f["hints"] for f in tasks.values()]
     total = {key: sum(h[key] for h in hints) for key in hints[0]}
     if total["rejecting_reviews"]:
@@ -119,23 +120,6 @@ def _print_tasks(out: Console, title: str, tasks: Mapping[str, Any], pool: Mappi
         )
     if total["unread"]:
         out.print(f"{total['unread']} questions have a long text as gold answer: their hints were not judged")
-
-
-def _decisions(figures: Mapping[str, Any]) -> Iterator[str]:
-    if found := figures.get("acceptance"):
-        accepted, wrong = (
-            found["accepted_right"] + found["accepted_wrong"],
-            found["accepted_wrong"] + found["rejected_wrong"],
-        )
-        total = accepted + found["rejected_right"] + found["rejected_wrong"]
-        yield (
-            f"{accepted} of {total} drafts accepted, precision {_show(found['precision'])}, recall "
-            f"{_show(found['recall'])}; {found['rejected_wrong']} of {wrong} wrong drafts rejected; "
-            f"{found['malformed']} reviews malformed"
-        )
-    if found := figures.get("conformity"):
-        counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in found.items())
-        yield f"of {sum(found.values())} replies to other answers: {counts}"
 
 
 def _show(value: Any) -> str:

@@ -8,28 +8,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
+from harness_ext.analysis.scoring.probabilities import (
+    CALIBRATION_ERROR,
+    binary_statistics,
+    error_by_chance,
+    estimates,
+    reliability,
+)
 from harness_ext.analysis.scoring.rounds import Trajectory
+from harness_ext.analysis.scoring.thresholds import Course, ReviewedDraft, Stop, curve, thresholds_of
+from harness_ext.analysis.scoring.verdicts import JudgedDraft
 from harness_ext.records import Transcript
-
-REVIEWS = ("review", "verdict")
-
-
-def reviews_of(transcript: Transcript) -> list[dict[str, Any]]:
-    """Return one entry per reviewed draft: its round, and whether the review accepted it and was malformed.
-
-    A review that was asked for again counts with its last verdict.
-    """
-    found: dict[int, dict[str, Any]] = {}
-    refined = 0
-    for turn in transcript.turns:
-        refined += turn.kind == "refine"
-        verdict = turn.verdict or {}
-        if turn.kind in REVIEWS and "accepted" in verdict:
-            accepted, malformed = bool(verdict["accepted"]), bool(verdict.get("malformed"))
-            found[refined] = {"round": refined, "accepted": accepted, "malformed": malformed}
-    return list(found.values())
 
 
 def challenges_of(transcript: Transcript, trajectory: Trajectory) -> list[dict[str, Any]]:
@@ -47,6 +39,28 @@ def challenges_of(transcript: Transcript, trajectory: Trajectory) -> list[dict[s
     return found
 
 
+def judged_drafts(rows: Sequence[Mapping[str, Any]], metric: str, key: str) -> list[JudgedDraft]:
+    """Return the reviewed drafts that have a score of their own.
+
+    rows: the lines of `scores.jsonl`.
+    metric, key: the metric and the filter, whose values are 1 for right and 0 for wrong.
+
+    Drafts of a conversation have none, since only the whole of it is scored. Where choices are scored after a
+    rationale, only the last rationale has one.
+    """
+    found = []
+    for row, draw, states in _draws(rows, key):
+        for review in draw.get("reviews") or []:
+            if draw["by_round"]:
+                state = min(review["round"], len(states) - 1)
+            elif draw["choice_scored"] and review["round"] == draw["refinements"]:
+                state = -1
+            else:
+                continue
+            found.append(JudgedDraft((row["task"], row["doc_id"]), bool(states[state][metric]), review))
+    return found
+
+
 def acceptance_figures(rows: Sequence[Mapping[str, Any]], metric: str, key: str) -> dict[str, Any] | None:
     """Return how the teacher's acceptances agree with the scores of the drafts; None without reviews.
 
@@ -57,11 +71,10 @@ def acceptance_figures(rows: Sequence[Mapping[str, Any]], metric: str, key: str)
     ones. wrong_rejected: the share of rejected drafts among the wrong ones. All are null if there are no such drafts.
     """
     counts: Counter[str] = Counter()
-    for draw, states in _draws(rows, key):
-        for review in draw.get("reviews") or []:
-            right = states[min(review["round"], len(states) - 1)][metric]
-            counts[f"{'accepted' if review['accepted'] else 'rejected'}_{'right' if right else 'wrong'}"] += 1
-            counts["malformed"] += review["malformed"]
+    for draft in judged_drafts(rows, metric, key):
+        accepted, right = draft.review["accepted"], draft.right
+        counts[f"{'accepted' if accepted else 'rejected'}_{'right' if right else 'wrong'}"] += 1
+        counts["malformed"] += draft.review["malformed"]
     names = ("accepted_right", "accepted_wrong", "rejected_right", "rejected_wrong")
     if not any(counts[name] for name in names):
         return None
@@ -71,6 +84,103 @@ def acceptance_figures(rows: Sequence[Mapping[str, Any]], metric: str, key: str)
         "recall": _share(counts["accepted_right"], counts["rejected_right"]),
         "wrong_rejected": _share(counts["rejected_wrong"], counts["accepted_wrong"]),
     }
+
+
+def probability_figures(rows: Sequence[Mapping[str, Any]], metric: str, key: str) -> dict[str, Any] | None:
+    """Return how good the probabilities of verdicts are, as predictions that a draft is right; None without verdicts.
+
+    rows: the lines of `scores.jsonl`.
+    metric, key: the metric and the filter, whose values are 1 for right and 0 for wrong.
+
+    The figures are:
+
+    rows, without: how many verdicts have a probability, and how many have none.
+    unscored: how many verdicts are left out, since their draft has no score of its own.
+
+    If there are probabilities, also:
+
+    right, stated: the share of right drafts, and the mean probability.
+    calibrated: how many of the probabilities were corrected by a calibration.
+    questions: the number of rows by seat and question.
+    label_mass: the mean and the lowest share of probability that the labels had, of the rows that know it, or null.
+    auroc, brier, nll, ece: each with its 95 % interval, from a bootstrap over documents.
+    ece_by_chance: the calibration error that faultless probabilities of these sizes would show on average.
+    bins: the verdicts in bins by probability.
+    """
+    drafts = judged_drafts(rows, metric, key)
+    reviews = sum(len(draw.get("reviews") or []) for _, draw, _ in _draws(rows, key))
+    if not reviews:
+        return None
+    known = [draft for draft in drafts if draft.probability is not None]
+    counts = {"rows": len(known), "without": len(drafts) - len(known), "unscored": reviews - len(drafts)}
+    if not known:
+        return counts
+    stated = [draft.probability for draft in known if draft.probability is not None]
+    right = [draft.right for draft in known]
+    found = estimates(
+        binary_statistics(stated, right), [draft.document for draft in known], biased=(CALIBRATION_ERROR,)
+    )
+    masses = [mass for draft in known if (mass := draft.review["label_mass"]) is not None]
+    asked = Counter(f"{draft.review['seat']} {draft.review['question'] or 'unknown'}" for draft in known)
+    return {
+        **counts,
+        "right": sum(right) / len(right),
+        "stated": sum(stated) / len(stated),
+        "calibrated": sum(draft.review["raw"] != draft.review["probability"] for draft in known),
+        "questions": dict(asked),
+        "label_mass": mass_figures(masses),
+        **{name: asdict(estimate) for name, estimate in found.items()},
+        "ece_by_chance": error_by_chance(stated),
+        "bins": [asdict(one) for one in reliability(stated, right)],
+    }
+
+
+def mass_figures(masses: Sequence[float]) -> dict[str, Any] | None:
+    """Return the number, the mean and the minimum of label masses; None if none is known."""
+    return {"rows": len(masses), "mean": sum(masses) / len(masses), "lowest": min(masses)} if masses else None
+
+
+def threshold_figures(rows: Sequence[Mapping[str, Any]], metric: str, key: str) -> dict[str, Any] | None:
+    """Return what the run would have given with other thresholds; None if no verdict has a probability.
+
+    rows: the lines of `scores.jsonl`.
+    metric, key: the metric and the filter, whose values are 1 for right and 0 for wrong.
+
+    questions: how many questions the points are about. left_out: how many are not, since their drafts have no scores of
+    their own. used: the thresholds of the run, if it recorded them. points: one per threshold (`thresholds.Point`).
+    """
+    courses, left_out, used = [], 0, set()
+    for _, draw, states in _draws(rows, key):
+        if draw["by_round"]:
+            courses.append(_course(draw, [bool(state[metric]) for state in states]))
+            used |= {review["threshold"] for review in draw["reviews"] if review["threshold"] is not None}
+        else:
+            left_out += 1
+    if all(draft.probability is None for course in courses for draft in course.drafts):
+        return None
+    points = curve(courses, thresholds_of(courses, sorted(used)))
+    return {
+        "questions": len(courses),
+        "left_out": left_out,
+        "used": sorted(used),
+        "points": [asdict(point) for point in points],
+    }
+
+
+def _course(draw: Mapping[str, Any], right: Sequence[bool]) -> Course:
+    def stop(of: Mapping[str, Any], state: int, rounds: int) -> Stop:
+        read, written = of["prompt_tokens"], of["completion_tokens"]
+        return Stop(right[state], rounds, None if None in (read, written) else read + written, written)
+
+    drafts = tuple(
+        ReviewedDraft(
+            review["probability"],
+            review["accepted"],
+            stop(review, min(review["round"], len(right) - 1), review["round"]),
+        )
+        for review in draw["reviews"]
+    )
+    return Course(drafts, stop(draw, -1, draw["refinements"]))
 
 
 def conformity_figures(rows: Sequence[Mapping[str, Any]], metric: str, key: str) -> dict[str, int] | None:
@@ -94,12 +204,15 @@ def conformity_figures(rows: Sequence[Mapping[str, Any]], metric: str, key: str)
     return dict(sorted(counts.items())) or None
 
 
-def _draws(rows: Sequence[Mapping[str, Any]], key: str) -> Iterator[tuple[Mapping[str, Any], Sequence[Any]]]:
-    """Yield each draw with the scores of its states, for filters that score each repeat by itself."""
+def _draws(
+    rows: Sequence[Mapping[str, Any]], key: str
+) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any], Sequence[Any]]]:
+    """Yield each row and draw with the scores of its states, for filters that score each repeat by itself."""
     for row in rows:
         answers = row["filters"].get(key, {}).get("answers") or []
         if len(answers) == len(row["draws"]):
-            yield from zip(row["draws"], answers, strict=True)
+            for draw, states in zip(row["draws"], answers, strict=True):
+                yield row, draw, states
 
 
 def _share(part: int, rest: int) -> float | None:

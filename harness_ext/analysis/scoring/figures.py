@@ -6,7 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from harness_ext.analysis.scoring.decisions import acceptance_figures, conformity_figures
+from harness_ext.analysis.scoring.choice_decisions import choice_figures
+from harness_ext.analysis.scoring.decisions import (
+    acceptance_figures,
+    conformity_figures,
+    probability_figures,
+    threshold_figures,
+)
 from harness_ext.analysis.scoring.replay import ScoringError, numeric
 
 ScoreRow = Mapping[str, Any]
@@ -19,7 +25,8 @@ def task_figures(task: Any, rows: Sequence[ScoreRow]) -> dict[str, Any]:
     task: lm-eval's task object.
     rows: the task's lines of `scores.jsonl`.
 
-    The entry `metrics` contains the result of `metric_figures` for each `metric,filter`.
+    The entry `metrics` contains the result of `metric_figures` for each `metric,filter`, the entry `choices` that of
+    `choice_figures`.
     """
     functions: Mapping[str, Aggregate] = task.aggregation()
     higher: Mapping[str, bool] = task.higher_is_better() or {}
@@ -40,11 +47,13 @@ def task_figures(task: Any, rows: Sequence[ScoreRow]) -> dict[str, Any]:
             ) from error
     return {
         "version": getattr(task, "VERSION", None),
+        "split": _split(task),
         "documents": len(rows),
         "questions": sum(len(row["draws"]) for row in rows),
         "failed": sum(draw["failed"] for row in rows for draw in row["draws"]),
         "two_way": all(row["two_way"] for row in rows),
         "hints": hint_figures(rows),
+        "choices": choice_figures(rows),
         "metrics": metrics,
     }
 
@@ -74,7 +83,8 @@ def metric_figures(
     flips_by_round: the same from each round to the next.
     oracle: the value of the best text of each question.
 
-    If all values are 0 or 1, also what `acceptance_figures` and `conformity_figures` return.
+    If all values are 0 or 1, also what `acceptance_figures`, `probability_figures`, `threshold_figures` and
+    `conformity_figures` return.
 
     If several agents or draws answer, also:
 
@@ -134,6 +144,8 @@ def metric_figures(
     if better == 1 and {float(value) for unit in units for value in unit} <= {0.0, 1.0}:
         decisions = {
             "acceptance": acceptance_figures(rows, metric, key),
+            "probabilities": probability_figures(rows, metric, key),
+            "thresholds": threshold_figures(rows, metric, key),
             "conformity": conformity_figures(rows, metric, key),
         }
         figures |= {name: found for name, found in decisions.items() if found is not None}
@@ -192,9 +204,16 @@ def pooled_figures(figures: Mapping[str, Any], rows: Mapping[str, Sequence[Score
             "tasks": names,
             "documents": len(together),
             "hints": hint_figures(together),
+            "choices": choice_figures(together),
             "metrics": metrics,
         }
     return pools
+
+
+def _split(task: Any) -> str | None:
+    """Return the name of the split that lm-eval evaluates a task on, if it can be told."""
+    name = task.config.test_split if task.has_test_docs() else task.config.validation_split
+    return None if name is None else str(name)
 
 
 def _metrics(row: ScoreRow, key: str) -> Mapping[str, Any]:

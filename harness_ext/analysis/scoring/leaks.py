@@ -8,7 +8,7 @@ from fractions import Fraction
 from typing import Any
 
 from harness_ext.reading import Reading, read_answer, same_answer
-from harness_ext.records import Transcript
+from harness_ext.records import Transcript, Turn
 from harness_ext.records.summary import DRAFTS
 
 LONGEST_UNMARKED = 3  # words of a gold target that is a number, a letter or a word without saying so
@@ -64,7 +64,8 @@ def names(text: str, gold: Reading) -> bool:
 def hints_of(transcript: Transcript, golds: Sequence[Reading]) -> list[dict[str, Any]]:
     """Return one entry per rejecting review: its turn, whether it names a gold answer, and whether it leaks one.
 
-    A rejecting review is a turn of kind `review` that was not read as an acceptance. It leaks a gold answer if it names
+    A rejecting review is a turn of kind `review` that was not read as an acceptance, or a `critique` before a verdict
+    that rejects. It leaks a gold answer if it names
     that answer and the reviewed draft does not give it already.
     """
     hints: list[dict[str, Any]] = []
@@ -72,11 +73,18 @@ def hints_of(transcript: Transcript, golds: Sequence[Reading]) -> list[dict[str,
     for number, turn in enumerate(transcript.turns):
         if turn.kind in DRAFTS:
             draft = turn.text
-        elif turn.kind == "review" and not (turn.verdict or {}).get("accepted", False):
+        elif _rejects(turn):
             named = [gold for gold in golds if names(turn.text, gold)]
             leaks = bool(named) and not any(same_answer(read_answer(draft), gold) for gold in named)
             hints.append({"turn": number, "names": bool(named), "leaks": leaks})
     return hints
+
+
+def _rejects(turn: Turn) -> bool:
+    verdict = turn.verdict or {}
+    if turn.kind == "critique":
+        return bool(verdict.get("rejects"))
+    return turn.kind == "review" and not verdict.get("accepted", False)
 
 
 def _gold_answer(gold: str) -> Reading | None:

@@ -10,14 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from harness_ext import __version__
-from harness_ext.analysis.scoring.decisions import challenges_of, reviews_of
+from harness_ext.analysis.scoring.choice_decisions import gold_indices, pick_of
+from harness_ext.analysis.scoring.decisions import challenges_of
 from harness_ext.analysis.scoring.figures import pooled_figures, task_figures
 from harness_ext.analysis.scoring.leaks import choices_of, gold_answers, gold_texts, hints_of, is_two_way
 from harness_ext.analysis.scoring.replay import AnsweredDocument, Response, Scores, ScoringError, replay, takes_first
 from harness_ext.analysis.scoring.rounds import Trajectory, trajectory_of
 from harness_ext.analysis.scoring.task_documents import TaskSource, find_documents, load_tasks
+from harness_ext.analysis.scoring.verdicts import reviews_of, tokens
 from harness_ext.bridge.choices import SCORED, scores_of
 from harness_ext.files import atomic_write
+from harness_ext.protocol.conversation import drafts_of
+from harness_ext.reading import Reading
 from harness_ext.records import Transcript
 from harness_ext.records.chat import repair
 from harness_ext.records.run_directory import read_transcripts, write_json
@@ -51,6 +55,12 @@ class Draw:
     def states(self) -> range:
         """Return the indices of the states."""
         return range(max(1 if is_scored(t) else len(a.answers) for t, a in self._pairs))
+
+    @property
+    def by_round(self) -> bool:
+        """Return whether each draft is a state of its own, so that it has a score."""
+        first = self.transcripts[0]
+        return len(self.transcripts) == 1 and not is_scored(first) and drafts_of(first) is None
 
     def at(self, state: int) -> Replies:
         """Return the answers to all requests in a state; a request that ended earlier keeps its last answer."""
@@ -161,6 +171,21 @@ def score_task(task: Any, name: str, transcripts: Sequence[Transcript]) -> list[
     return [_row(task, name, document, scores[document.position], separately) for document in documents]
 
 
+def read_scored(run: Path) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
+    """Return the figures and the lines that `score_run` wrote into a run directory.
+
+    Returns None if they are missing, or are not those of the run's transcripts as this version scores them.
+    """
+    try:
+        figures = json.loads((run / FIGURES).read_text(encoding="utf-8"))
+        if figures["harness_ext"] != __version__ or figures["transcripts"] != transcripts_digest(run):
+            return None
+        with (run / SCORES).open(encoding="utf-8") as file:
+            return figures, [json.loads(line) for line in file]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def read_config(run: Path) -> dict[str, Any]:
     """Return the content of a run directory's `config.json`, or an empty dictionary if it cannot be read."""
     try:
@@ -230,7 +255,7 @@ def _row(
     separately: for each filter, whether each repeat has a score of its own.
     """
     golds = gold_texts(task, document.doc)
-    answers = gold_answers(golds)
+    answers, choices = gold_answers(golds), choices_of(task, document.doc)
     last = document.together(document.states[-1])
     filters = {}
     for key in scores[last]:
@@ -249,24 +274,38 @@ def _row(
         "doc_id": document.position,
         "doc_hash": document.digest,
         "target": golds,
-        "two_way": is_two_way(answers, choices_of(task, document.doc)),
-        "draws": [
-            {
-                "repeat": draw.repeat,
-                "stop": draw.transcripts[0].stop,
-                "failed": any(t.failure is not None for t in draw.transcripts),
-                "hints": [hint for t in draw.transcripts for hint in hints_of(t, answers)] if answers else None,
-                "reviews": [review for t in draw.transcripts for review in reviews_of(t)],
-                "challenges": [
-                    challenge
-                    for t, trajectory in zip(draw.transcripts, draw.trajectories, strict=True)
-                    for challenge in challenges_of(t, trajectory)
-                ],
-            }
-            for draw in document.draws
-        ],
+        "gold": gold_indices(task, document.doc),
+        "choices": len(choices),
+        "two_way": is_two_way(answers, choices),
+        "draws": [_draw_row(draw, answers) for draw in document.draws],
         "filters": filters,
         "doc": document.doc,
+    }
+
+
+def _draw_row(draw: Draw, golds: Sequence[Reading]) -> dict[str, Any]:
+    """Return the entry of one repeat in a line of `scores.jsonl`.
+
+    draw: the repeat.
+    golds: the answers in the document's gold targets.
+    """
+    turns = [turn for t in draw.transcripts for turn in t.turns]
+    return {
+        "repeat": draw.repeat,
+        "stop": draw.transcripts[0].stop,
+        "failed": any(t.failure is not None for t in draw.transcripts),
+        "by_round": draw.by_round,
+        "choice_scored": is_scored(draw.transcripts[0]),
+        "refinements": sum(turn.kind == "refine" for turn in turns),
+        **tokens(turns),
+        "hints": [hint for t in draw.transcripts for hint in hints_of(t, golds)] if golds else None,
+        "reviews": [review for t in draw.transcripts for review in reviews_of(t)],
+        "challenges": [
+            challenge
+            for t, trajectory in zip(draw.transcripts, draw.trajectories, strict=True)
+            for challenge in challenges_of(t, trajectory)
+        ],
+        "pick": pick_of(draw.transcripts),
     }
 
 

@@ -1,0 +1,106 @@
+"""Measures what verdicts by probability are worth: against written ones, and with a threshold fitted on other rows.
+
+    HARNESS_EXT_DATA=<folder> python benchmarks/decisions.py --student <spec> --teacher <spec> --limit 60 \\
+        --output benchmarks/results/decisions.json
+
+A teacher judges one draft of the student per question, on training rows and on test rows, in three ways: it writes its
+review (`verdict=text`), by the openings of the review (`auto`) and by a yes/no question (`decision`). The calibrations
+of the last two are fitted on the training rows. With each way, `feedback_pair` then runs on the test rows, with one
+refinement.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from measured import machine_at_start, publish, versions
+
+TRAIN, TEST, METRIC = "gsm8k_cot_answer_train", "gsm8k_cot_answer", "exact_match,none"
+
+
+def run(folder: Path, name: str, task: str, limit: int, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Run feedback_pair, score the run and return its figures. The run directory is `folder/name`."""
+    import lm_eval
+
+    from harness_ext.analysis.scoring.score import score_run
+
+    lm_eval.simple_evaluate(
+        model="feedback_pair",
+        model_args={"max_rounds": 1, **arguments, "run_dir": str(folder / name), "store": str(folder / "calls")},
+        tasks=[task],
+        limit=limit,
+        apply_chat_template=True,
+        bootstrap_iters=0,
+    )
+    summary = json.loads((folder / name / "summary.json").read_text(encoding="utf-8"))
+    scored = score_run(folder / name)["tasks"][task]["metrics"][METRIC]
+    teacher = summary["usage"]["teacher"]
+    return {
+        "rows": limit,
+        **{key: scored[key] for key in ("first_draft", "final", "flips")},
+        **{key: scored.get(key) for key in ("acceptance", "probabilities")},
+        "reviews": summary["reviews"],
+        "readability": summary["readability"]["teacher"],
+        "teacher": {kind: _cost(usage) for kind, usage in teacher.items()},
+    }
+
+
+def _cost(usage: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        **{k: usage[k] for k in ("calls", "prompt_tokens", "completion_tokens")},
+        "seconds": round(usage["seconds"]),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--student", required=True, help="a seat's specification, such as openai:<model>@<base url>")
+    parser.add_argument("--teacher", required=True, help="likewise")
+    parser.add_argument("--model_args", default="", help="further model arguments (`student.revision=a,…`)")
+    parser.add_argument("--limit", type=int, default=60, help="rows of each split")
+    parser.add_argument("--folder", type=Path, help="where to keep the runs (default: a temporary folder)")
+    parser.add_argument("--output", type=Path)
+    args = parser.parse_args()
+    result: dict[str, Any] = {
+        "commit": subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip(),
+        "command": f"python benchmarks/decisions.py --student {args.student} --teacher {args.teacher} "
+        f"--limit {args.limit}" + (f" --model_args {args.model_args}" if args.model_args else ""),
+        "machine": machine_at_start(),
+        "versions": versions(),
+        "runs": {},
+    }
+    more_args = dict(pair.split("=", 1) for pair in args.model_args.split(",") if pair)
+    seats = {"student": args.student, "teacher": args.teacher, **more_args}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = args.folder or Path(temporary)
+        result["runs"]["test, text"] = run(folder, "text", TEST, args.limit, {**seats, "verdict": "text"})
+        publish(result, args.output)
+        for verdict in ("auto", "decision"):
+            more = {**seats, "verdict": verdict}
+            for split, task in (("train", TRAIN), ("test", TEST)):
+                name = f"{split}, {verdict}"
+                result["runs"][name] = run(folder, f"{verdict}-{split}", task, args.limit, more)
+                publish(result, args.output)
+            file = folder / f"calibration-{verdict}.json"
+            command = ["harness-ext", "calibrate", str(folder / f"{verdict}-train"), "--on", TRAIN, "--metric", METRIC]
+            done = subprocess.run([*command, "--output", str(file), "--overwrite"], capture_output=True, text=True)
+            print(done.stdout, done.stderr)
+            if done.returncode:
+                result["runs"][f"test, {verdict}, calibrated"] = {"refused": done.stderr.strip()}
+                continue
+            result[f"calibration of {verdict}"] = json.loads(file.read_text(encoding="utf-8"))
+            calibrated = {**more, "teacher.calibration": str(file)}
+            result["runs"][f"test, {verdict}, calibrated"] = run(
+                folder, f"{verdict}-calibrated", TEST, args.limit, calibrated
+            )
+            publish(result, args.output)
+
+
+if __name__ == "__main__":
+    main()
