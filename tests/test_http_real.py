@@ -15,6 +15,7 @@ import pytest
 from deciding_support import ask, request_of
 from servers import free_port, wait_until
 from support import instance, instances
+from tasks_support import task_manager
 from tiny_chat import tiny_chat_model
 
 from harness_ext.backends.base import CANNOT_DECIDE, Backend, DecideRequest
@@ -23,6 +24,7 @@ from harness_ext.decisions import Choice, Predicate, Score
 from harness_ext.embedded import model_path
 from harness_ext.errors import CallFailed
 from harness_ext.models.baseline import BaselineLM
+from harness_ext.models.decision import DecisionLM
 from harness_ext.models.feedback_pair import FeedbackPairLM
 from harness_ext.records import Decision, Source
 from harness_ext.records.chat import ChatContext
@@ -154,18 +156,57 @@ def largest_difference(ours: list[Decision], theirs: list[Decision]) -> float:
     return max(abs(p - q) for p, q in pairs)
 
 
-def test_decisions_of_transformers_serve_equal_local_ones(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def tiny_served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """Serve a tiny chat model; return its folder and the seat's specification."""
+    folder = tmp_path_factory.mktemp("tiny")
+    model = tiny_chat_model(folder / "model")
+    with transformers_serve(model, folder) as spec:
+        yield model, spec
+
+
+@pytest.mark.data
+def test_decision_is_scored_alike_by_a_server_and_in_this_process(
+    tmp_path: Path, tiny_served: tuple[str, str], data_dir: Path
+) -> None:
+    """`lm_eval --model decision` over `transformers serve`, on real yes/no and multiple-choice questions."""
+    import lm_eval
+
+    model, spec = tiny_served
+    tasks, url = ["creak", "teacherlm_mmlu_global_facts"], spec.partition("@")[2]
+    found = []
+    for name, arguments in (
+        ("here", {"pretrained": model, "dtype": "float32", "device": "cpu"}),
+        ("there", {"base_url": url, "model": model}),
+    ):
+        lm = DecisionLM(**arguments, run_dir=tmp_path / name, store="off", progress="off")
+        evaluated = lm_eval.simple_evaluate(
+            model=lm, tasks=list(tasks), limit=15, bootstrap_iters=0, task_manager=task_manager(mmlu_split="test")
+        )
+        assert evaluated is not None
+        found.append(evaluated)
+    here, there = found
+    for task in tasks:
+        assert here["results"][task]["acc,none"] == there["results"][task]["acc,none"]
+        pairs = zip(here["samples"][task], there["samples"][task], strict=True)
+        for ours, theirs in pairs:
+            values = [[float(resp[0][0]) for resp in sample["resps"]] for sample in (ours, theirs)]
+            assert values[0] == pytest.approx(values[1], abs=1e-4)
+    sources = {turn.result.source for t in read_transcripts(tmp_path / "there") for turn in t.turns}  # type: ignore[attr-defined]
+    assert sources == {"endpoint"}
+
+
+def test_decisions_of_transformers_serve_equal_local_ones(tiny_served: tuple[str, str]) -> None:
     """Its System One endpoint answers from the same prompt and the same tokens as a local model."""
-    model = tiny_chat_model(tmp_path / "model")
-    with transformers_serve(model, tmp_path) as spec:
-        backend = make_backend(parse_spec(spec, {}))
-        there = decided(backend, ("endpoint", "logprobs", "constrained"))
-        many = Choice("Which?", tuple(f"option {i}" for i in range(30)))
-        with pytest.raises(CallFailed, match="at most 26 options"):
-            ask(backend, DecideRequest("", many.options, (), ("endpoint",), many, "x"))
-        # It ignores `logprobs` without a word, and cannot force a choice. The random model writes parts of characters.
-        with pytest.raises(CallFailed, match=r"of the first token: (its replies have no|it does not report)") as raised:
-            ask(backend, request_of(backend, QUESTIONS[0], sources=("logprobs", "constrained")))
+    model, spec = tiny_served
+    backend = make_backend(parse_spec(spec, {}))
+    there = decided(backend, ("endpoint", "logprobs", "constrained"))
+    many = Choice("Which?", tuple(f"option {i}" for i in range(30)))
+    with pytest.raises(CallFailed, match="at most 26 options"):
+        ask(backend, DecideRequest("", many.options, (), ("endpoint",), many, "x"))
+    # It ignores `logprobs` without a word, and cannot force a choice. The random model writes parts of characters.
+    with pytest.raises(CallFailed, match=r"of the first token: (its replies have no|it does not report)") as raised:
+        ask(backend, request_of(backend, QUESTIONS[0], sources=("logprobs", "constrained")))
     here = decided(local(model), ("logprobs",))
     assert raised.value.code == CANNOT_DECIDE
     assert {decision.source for decision in there} == {"endpoint"}
