@@ -2,11 +2,12 @@
 
     HARNESS_EXT_DATA=<folder> python benchmarks/decisions.py --student <spec> --teacher <spec> --limit 60 \\
         --output benchmarks/results/decisions.json
+    HARNESS_EXT_DATA=<folder> python benchmarks/decisions.py --student <spec> --teacher <spec> --limit 200 \\
+        --task creak_cot --ways text auto --output benchmarks/results/decisions_smollm2.json
 
-A teacher judges one draft of the student per question, on training rows and on test rows, in three ways: it writes its
-review (`verdict=text`), by the openings of the review (`auto`) and by a yes/no question (`decision`). The calibrations
-of the last two are fitted on the training rows. With each way, `feedback_pair` then runs on the test rows, with one
-refinement.
+`feedback_pair` runs on test rows with one refinement, and the teacher decides in three ways: it writes its review
+(`text`), by the openings of the review (`auto`), and by a yes/no question (`decision`). For the last two, a calibration
+is fitted on training rows (`<task>_train`, except with `--no_calibration`), and the run is repeated with it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 
 from measured import machine_at_start, publish, versions
 
-TRAIN, TEST, METRIC = "gsm8k_cot_answer_train", "gsm8k_cot_answer", "exact_match,none"
+METRIC = "exact_match,none"
 
 
 def run(folder: Path, name: str, task: str, limit: int, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -64,42 +65,47 @@ def main() -> None:
     parser.add_argument("--teacher", required=True, help="likewise")
     parser.add_argument("--model_args", default="", help="further model arguments (`student.revision=a,…`)")
     parser.add_argument("--limit", type=int, default=60, help="rows of each split")
+    parser.add_argument("--task", default="gsm8k_cot_answer")
+    parser.add_argument("--ways", nargs="+", default=["text", "auto", "decision"], choices=["text", "auto", "decision"])
+    parser.add_argument("--no_calibration", action="store_true")
     parser.add_argument("--folder", type=Path, help="where to keep the runs (default: a temporary folder)")
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
+    given = [f"--student {args.student} --teacher {args.teacher} --limit {args.limit} --task {args.task}"]
+    given += [f"--ways {' '.join(args.ways)}"] + ["--no_calibration"] * args.no_calibration
+    given += [f"--model_args {args.model_args}"] if args.model_args else []
     result: dict[str, Any] = {
         "commit": subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip(),
-        "command": f"python benchmarks/decisions.py --student {args.student} --teacher {args.teacher} "
-        f"--limit {args.limit}" + (f" --model_args {args.model_args}" if args.model_args else ""),
+        "command": f"python benchmarks/decisions.py {' '.join(given)}",
         "machine": machine_at_start(),
         "versions": versions(),
+        "task": args.task,
         "runs": {},
     }
     more_args = dict(pair.split("=", 1) for pair in args.model_args.split(",") if pair)
     seats = {"student": args.student, "teacher": args.teacher, **more_args}
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.folder or Path(temporary)
-        result["runs"]["test, text"] = run(folder, "text", TEST, args.limit, {**seats, "verdict": "text"})
-        publish(result, args.output)
-        for verdict in ("auto", "decision"):
-            more = {**seats, "verdict": verdict}
-            for split, task in (("train", TRAIN), ("test", TEST)):
-                name = f"{split}, {verdict}"
-                result["runs"][name] = run(folder, f"{verdict}-{split}", task, args.limit, more)
-                publish(result, args.output)
-            file = folder / f"calibration-{verdict}.json"
-            command = ["harness-ext", "calibrate", str(folder / f"{verdict}-train"), "--on", TRAIN, "--metric", METRIC]
+
+        def measure(name: str, task: str, **arguments: Any) -> None:
+            directory = name.replace(", ", "-")
+            result["runs"][name] = run(folder, directory, task, args.limit, {**seats, **arguments})
+            publish(result, args.output)
+
+        for way in args.ways:
+            measure(f"test, {way}", args.task, verdict=way)
+            if way == "text" or args.no_calibration:
+                continue
+            train, file = f"{args.task}_train", folder / f"calibration-{way}.json"
+            measure(f"train, {way}", train, verdict=way)
+            command = ["harness-ext", "calibrate", str(folder / f"train-{way}"), "--on", train, "--metric", METRIC]
             done = subprocess.run([*command, "--output", str(file), "--overwrite"], capture_output=True, text=True)
             print(done.stdout, done.stderr)
             if done.returncode:
-                result["runs"][f"test, {verdict}, calibrated"] = {"refused": done.stderr.strip()}
+                result["runs"][f"test, {way}, calibrated"] = {"refused": done.stderr.strip()}
                 continue
-            result[f"calibration of {verdict}"] = json.loads(file.read_text(encoding="utf-8"))
-            calibrated = {**more, "teacher.calibration": str(file)}
-            result["runs"][f"test, {verdict}, calibrated"] = run(
-                folder, f"{verdict}-calibrated", TEST, args.limit, calibrated
-            )
-            publish(result, args.output)
+            result[f"calibration of {way}"] = json.loads(file.read_text(encoding="utf-8"))
+            measure(f"test, {way}, calibrated", args.task, verdict=way, **{"teacher.calibration": str(file)})
 
 
 if __name__ == "__main__":

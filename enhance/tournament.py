@@ -14,7 +14,7 @@ from harness_ext.decisions import Choice
 from harness_ext.enhance.judging import FALLBACKS, JUDGE_SYSTEM, JUDGE_USER, RULES, pairwise_messages, read_choice
 from harness_ext.enhance.ranking import MatchOutcome
 from harness_ext.enhance.schedules import SCHEDULES, Match, Schedule
-from harness_ext.models.feedback_pair import REVIEW_SYSTEM, REVIEW_USER
+from harness_ext.models.feedback_pair import OPENINGS, REVIEW_SYSTEM, REVIEW_USER
 from harness_ext.options import PromptText
 from harness_ext.protocol import Message, Protocol, Question, Role, Seats
 from harness_ext.reading import read_verdict
@@ -86,8 +86,8 @@ class Tournament(Protocol):
     orders: `both` shows each pair in both orders, and the match is a tie unless the judge prefers the same candidate
         twice; `one` shows it once. Default `both`.
     style: `pairwise` shows two candidates and expects JSON; `choice` shows two and asks a choice question, whose
-        probabilities are averaged over both orders; `review` shows one at a time, as `feedback_pair` does, and an
-        accepted candidate beats a rejected one. Default `pairwise`.
+        probabilities are averaged over both orders; `review` shows one at a time and decides as `feedback_pair` does,
+        and an accepted candidate beats a rejected one. Default `pairwise`.
     fallbacks: rules for replies that are not JSON, separated by commas, or `none`. Default `json_inside,key`.
     judge_max_tokens: maximum tokens of a judge's reply. Default 350.
     judge_system: the judge's system message.
@@ -151,6 +151,10 @@ class Tournament(Protocol):
     async def _review(self, question: Contest, seats: Seats, candidate: int) -> JudgeReply:
         user = PromptText(REVIEW_USER).fill(task=question.text, draft=question.candidates[candidate].strip())
         messages = [Message("system", REVIEW_SYSTEM), Message("user", user)]
+        wording = (REVIEW_SYSTEM, REVIEW_USER)
+        decision = await seats.judge.openings(messages, OPENINGS, kind="review", wording=wording)
+        if decision is not None and decision.choice is not None:
+            return JudgeReply(0, (candidate, candidate), candidate, None, OPENINGS[decision.choice])
         reply = await seats.judge.generate(messages, kind="review", gen_kwargs=self._limits)
         return JudgeReply(0, (candidate, candidate), candidate, None, reply.text)
 

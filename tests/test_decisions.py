@@ -20,10 +20,11 @@ from harness_ext.backends.hf_decide import decide_by_pipeline, make_pipeline
 from harness_ext.backends.scripted import ScriptedBackend
 from harness_ext.decisions import Choice, Predicate, Score, TypedQuestion, as_state, decision_prompt, labels_of
 from harness_ext.engine.engine import Engine
-from harness_ext.protocol import Protocol, Question, Seats
+from harness_ext.protocol import Protocol, Question, Seats, SeatSetup
 from harness_ext.protocol.deciding import averaged, from_scores, from_text, reordered
 from harness_ext.records import Completion, Decision, Loglikelihood, Message, Solution, Turn
 from harness_ext.records.call_store import CallStore
+from harness_ext.records.readability import SeatReadability
 from harness_ext.records.results import read_result
 
 ROOMS = ("kitchen", "garden", "office")
@@ -390,3 +391,54 @@ def test_the_rating_is_the_expected_level() -> None:
     assert Decision(("0", "1", "2"), (0.2, 0.3, 0.5), "2", "logprobs").expected == pytest.approx(1.3)
     assert Decision(("0", "1", "2"), (), "1", "text").expected == 1.0
     assert Decision(("0", "1", "2"), (), None, "text").expected is None
+
+
+# -- reasoning models, and seats that decide badly -----------------------------------------------------------------
+
+THINKS = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% if enable_thinking is defined and not enable_thinking %}"
+    "<think></think>{% endif %}{% endif %}"
+)
+
+
+def test_a_reasoning_model_decides_without_thinking(tmp_path: Path) -> None:
+    backend = hf(tiny_chat_model(tmp_path, template=THINKS))
+    asked = [Message("user", "Is it so?")]
+    assert backend.render_decision(asked).text.endswith("<|assistant|><think></think>")
+    assert backend.render(asked).text.endswith("<|assistant|>"), "elsewhere it may think"
+
+
+def test_or_after_it_has_thought() -> None:
+    seen: list[str] = []
+
+    def reply(request: DecideRequest) -> Sequence[float]:
+        seen.append(request.prompt)
+        return (0.7, 0.3)
+
+    backend = ScriptedBackend(lambda prompt: "<think>It is so.", decide_reply=reply)
+    protocol, done = Ask({"it": Predicate("Is it so?")}), {}
+    setup = SeatSetup(backend, decide_thinking="on", thought_tokens=50)
+    Engine().run(protocol, {"judge": setup}, [Question("state")], done.__setitem__)
+    assert [turn.kind for turn in done[0].turns] == ["decision_thought", "decision"]
+    assert seen[0].endswith("Assistant: <think>\nIt is so.\n</think>\n\n")
+
+
+@pytest.mark.parametrize(
+    ("shares", "mass", "warning"),
+    [
+        ([0.9, 0.2, 0.6] * 10, 0.9, None),
+        ([0.9, 0.2, 0.6] * 10, 0.2, "have only 20% of the probability"),
+        ([0.81, 0.82] * 15, 0.9, "hardly vary (0.815 ± 0.005)"),
+        ([0.81, 0.82] * 5, 0.9, None),
+    ],
+)
+def test_a_seat_that_decides_badly_is_named(shares: list[float], mass: float, warning: str | None) -> None:
+    counts = SeatReadability()
+    for share in shares:
+        choice = "true" if share >= 0.5 else "false"
+        decision = Decision(("true", "false"), (share, 1 - share), choice, "logprobs", label_mass=mass)
+        counts.add(Turn("judge", "verdict", "00", decision))
+    found = counts.warnings("judge")
+    assert [warning in one for one in found] == ([] if warning is None else [True])
+    assert counts.to_json()["label_mass"] == pytest.approx(mass)

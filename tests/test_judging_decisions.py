@@ -145,3 +145,19 @@ def test_a_judge_that_prefers_a_place_is_averaged_out(first: float, second: floa
     """`first` is the probability of candidate 0 shown first, `second` that of candidate 1 shown first."""
     replies = [JudgeReply(1, (0, 1), 0, 1, "", first), JudgeReply(1, (0, 1), 1, 0, "", second)]
     assert winner_of((0, 1), replies, "none") == winner
+
+
+def test_a_review_of_a_candidate_is_decided_not_written() -> None:
+    from support import run_engine
+
+    from harness_ext.engine.engine import Engine
+
+    def reply(request: DecideRequest) -> Sequence[float]:
+        assert request.labels == ("Correct.", "Incorrect.")
+        return (0.8, 0.2) if "a good one" in request.prompt else (0.3, 0.7)
+
+    contest = Contest("Q", candidates=("a bad one", "a good one"))
+    found = run_engine(Engine(), Tournament(style="review"), {"judge": decider(reply)}, [contest])
+    assert [turn.result.completion_tokens for turn in found[0].turns] == [0, 0]
+    replies = [JudgeReply(**{**r, "match": tuple(r["match"])}) for r in json.loads(found[0].text)["replies"]]
+    assert winner_of((0, 1), replies, "none") == 1
