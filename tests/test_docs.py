@@ -84,6 +84,24 @@ def test_files_in_commands_exist(page: Path) -> None:
     assert [n for n in named if not (ROOT / n).exists()] == []
 
 
+def test_lists_of_lm_eval_that_are_named_exist() -> None:
+    from lm_eval._cli.harness import HarnessCLI
+
+    parser = HarnessCLI()._parser
+    sources = [path for folder in SOURCES for path in (ROOT / folder).rglob("*.py")]
+    named = {
+        (name_of(path), what)
+        for path in [*PAGES, *sources]
+        for what in re.findall(r"\blm[-_]eval ls (\w+)", path.read_text(encoding="utf-8"))
+    }
+    assert named, "some page says how to list tasks"
+    for file, what in sorted(named):
+        try:
+            parser.parse_args(["ls", what])
+        except SystemExit:
+            pytest.fail(f"{file}: there is no `lm_eval ls {what}`")
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_modules_that_a_page_names_exist(page: Path) -> None:
     named = re.findall(r"`((?:harness_ext|models|tasks|enhance|finetune|benchmarks|tests)/[\w./-]*)`", prose(page))
@@ -175,6 +193,7 @@ def options_in(page: str) -> set[str]:
 def test_exactly_the_existing_options_are_described() -> None:
     options = {*known_names(RunOptions), *known_names(FeedbackPair)}
     models = {"--model", "baseline", "skyline", "feedback_pair", "speculative_pair", "debate", "self_consistency"}
+    models |= {"decision"}
     assert options_in("protocols.md") - models == options
 
 
