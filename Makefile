@@ -1,13 +1,17 @@
-# make demo   set up a virtual environment and run the main job
-# make test   set up and run the tests (ARGS="tests/test_cli.py -x" selects some of them)
-# make check  run the linters, the type checker and the tests
-# make clean  remove build outputs and caches, but not the virtual environment or the runs
+# make demo         set up a virtual environment and run the main job
+# make test         set up and run the tests (ARGS="tests/test_cli.py -x" selects some of them)
+# make check        run the linters, the type checker and the tests
+# make test-latest  run the tests on the newest releases of all dependencies, in an environment of its own (LATEST)
+# make clean        remove build outputs and caches, but not the virtual environments or the runs
 #
 # VENV=<folder> uses another virtual environment; PYTHON=<python> creates it with another interpreter (3.11 or later).
 
 PYTHON ?= python3
 VENV ?= .venv
+LATEST ?= .venv-latest
 ARGS ?=
+# Which releases pip installs: the tested ones.
+RELEASES ?= -c constraints.txt
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -18,9 +22,10 @@ EXTRAS := dev,finetune,openai,report,scienceqa
 # the demonstration took 40 s with two threads and 9 s with one.
 OMP_NUM_THREADS ?= 1
 export OMP_NUM_THREADS
+PYTEST := -m pytest -n 2 --dist loadfile $(ARGS)
 FOLDERS := $(wildcard models tasks enhance finetune)
 
-.PHONY: demo test lint types layout check clean
+.PHONY: demo test test-latest lint types layout check clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -29,7 +34,15 @@ demo: $(VENV)/.installed
 	@echo "Scores:      $$(ls -t results/demo/*/results_*.json | head -n 1)"
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python $(PYTEST)
+
+# There may be newer releases than those of the last time, so everything is installed again.
+test-latest:
+	rm -f $(LATEST)/.installed $(LATEST)/.installed-dev
+	$(MAKE) $(LATEST)/.installed-dev VENV=$(LATEST) RELEASES='--upgrade --upgrade-strategy eager'
+	$(LATEST)/bin/harness-ext doctor
+	$(LATEST)/bin/python -m pip check
+	$(LATEST)/bin/python $(PYTEST)
 
 lint: $(VENV)/.installed-dev layout
 	$(BIN)/ruff check .
@@ -52,12 +65,12 @@ clean:
 
 $(VENV)/.installed: $(SOURCES) | $(BIN)/python
 	@echo 'Installing into $(VENV); this takes some minutes the first time.'
-	$(PIP) install --quiet -c constraints.txt -e .
+	$(PIP) install --quiet $(RELEASES) -e .
 	touch $@
 
 $(VENV)/.installed-dev: $(SOURCES) | $(BIN)/python
 	@echo 'Installing into $(VENV), with the tools for the tests; this takes some minutes the first time.'
-	$(PIP) install --quiet -c constraints.txt -e '.[$(EXTRAS)]'
+	$(PIP) install --quiet $(RELEASES) -e '.[$(EXTRAS)]'
 	touch $@ $(VENV)/.installed
 
 # Some distributions ship Python without ensurepip; then the existing pip installs one into the environment.

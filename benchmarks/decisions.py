@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from measured import machine_at_start, publish, versions
+from measured import commit, machine_at_start, publish, versions
 
 METRIC = "exact_match,none"
 
@@ -75,7 +75,7 @@ def main() -> None:
     given += [f"--ways {' '.join(args.ways)}"] + ["--no_calibration"] * args.no_calibration
     given += [f"--model_args {args.model_args}"] if args.model_args else []
     result: dict[str, Any] = {
-        "commit": subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip(),
+        "commit": commit(),
         "command": f"python benchmarks/decisions.py {' '.join(given)}",
         "machine": machine_at_start(),
         "versions": versions(),

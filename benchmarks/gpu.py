@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from measured import machine_at_start, publish, versions
+from measured import commit, machine_at_start, publish, versions
 
 SHAPE = {
     "hidden_size": 1536,
@@ -142,7 +141,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     result = {
-        "commit": subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip(),
+        "commit": commit(),
         "command": f"python benchmarks/gpu.py --device {args.device} --limit {args.limit}",
         "machine": machine_at_start(),
         "gpu": torch.cuda.get_device_name() if args.device.startswith("cuda") else None,

@@ -13,7 +13,6 @@ wrong drafts, and how many wrong drafts are accepted at 0.5 before and after.
 from __future__ import annotations
 
 import argparse
-import subprocess
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -21,7 +20,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from measured import machine_at_start, publish, versions
+from measured import commit, machine_at_start, publish, versions
 
 from harness_ext.bridge.protocol_lm import ProtocolLM
 from harness_ext.errors import CallFailed
@@ -124,7 +123,7 @@ def main() -> None:
     seats = {name: spec for name in ("student", "teacher") if (spec := getattr(args, name))}
     named = "".join(f" --{name} {spec}" for name, spec in seats.items())
     result: dict[str, Any] = {
-        "commit": subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip(),
+        "commit": commit(),
         "command": f"python benchmarks/hostile_drafts.py --task {args.task} --limit {args.limit}{named}",
         "machine": machine_at_start(),
         "versions": versions(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import subprocess
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,13 @@ def machine_and_load() -> dict[str, Any]:
 def machine_at_start() -> str:
     """Return the machine and its load. Call it before a measurement, so that its own load does not count."""
     return f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start"
+
+
+def commit() -> str:
+    """Return the commit of the repository that this script is in, with `-dirty` if its files were changed since."""
+    command = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude", "*"]
+    found = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent, check=False)
+    return found.stdout.strip() or "unknown"
 
 
 def versions() -> dict[str, str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+from page_decisions import DECISIONS, GPU, HOSTILE, SMOLLM2, decisions_part, gpu_part, hostile_part
 from page_layout import Section, Topic, index, titled
 from page_tables import (
     RESULTS,
@@ -17,6 +18,7 @@ from page_tables import (
     compared_part,
     creak_part,
     creak_study_part,
+    faults_part,
     http_part,
     intervals_part,
     load,
@@ -245,6 +247,17 @@ difference in the loss of a step between the two runs (tolerance 1e-4), `refused
 cases run in float32 on the CPU, with two processes under DeepSpeed.
 """
 
+FAULTS = """\
+## What survives kills and faults?
+
+    python benchmarks/faults.py --kills 3 --output benchmarks/results/faults.json
+
+Every protocol answers stories on a local server that commits all kinds of faults, with one process and with two. It
+runs once undisturbed, and once more in which all its processes are killed at random moments until it ends. `asked
+twice` counts replies that were given again although the client had stored them before; those that were under way at a
+kill are `lost in flight`.
+"""
+
 STARTUP = """\
 ## Start-up
 
@@ -263,6 +276,17 @@ TOPICS = (
             Section("protocols_table/compare.json", PROTOCOLS, compared_part),
             Section("reading.json", READING, reading_part),
             Section("speculative.json", SPECULATIVE, speculative_part),
+        ),
+    ),
+    Topic(
+        "decisions",
+        "Decisions",
+        "What verdicts by probability are worth on real models, what hostile text does to them, and what they cost.",
+        (
+            Section("decisions.json", DECISIONS, partial(decisions_part, "decisions.json")),
+            Section("decisions_smollm2.json", SMOLLM2, partial(decisions_part, "decisions_smollm2.json")),
+            Section("hostile_drafts_smollm2.json", HOSTILE, hostile_part),
+            Section("gpu.json", GPU, gpu_part),
         ),
     ),
     Topic(
@@ -293,6 +317,7 @@ TOPICS = (
                 lambda: protocol_part("invariance"),
             ),
             Section("repeat.json", titled("What does a repeated run cost?", REPEAT), lambda: protocol_part("repeat")),
+            Section("faults.json", FAULTS, faults_part),
         ),
     ),
     Topic(

@@ -96,6 +96,13 @@ def speculative_part() -> str:
     return "\n".join([table([whole]), table(times), SPECULATIVE_ALONE, table(result["alone"]), words + "\n"])
 
 
+def faults_part() -> str:
+    """Return a row for each protocol and number of processes."""
+    result = load("faults.json")
+    rows = [{name.replace("_", " "): value for name, value in run.items()} for run in result["runs"]]
+    return f"{table(rows)}\n{result['machine']}.\n"
+
+
 def reading_part() -> str:
     """Return a row for each run: what the harness could not read, and what the protocol could not read."""
     result = load("reading.json")

@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from measured import machine_at_start, publish, versions
+from measured import commit, machine_at_start, publish, versions
 
 TASKS = ("creak_cot", "ecqa_cot", "strategyqa_cot")
 
@@ -73,7 +72,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     result: dict[str, Any] = {
-        "commit": subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip(),
+        "commit": commit(),
         "command": f"python benchmarks/reading.py --student {args.student} --teacher {args.teacher} "
         f"--limit {args.limit}",
         "machine": machine_at_start(),

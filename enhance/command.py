@@ -22,6 +22,7 @@ from harness_ext.enhance.command_options import (  # fmt: skip
     templates_of,
 )
 from harness_ext.errors import ConfigurationError, HarnessExtError
+from harness_ext.terminal import clean
 
 
 def main(argv: list[str]) -> int:
@@ -34,7 +35,7 @@ def main(argv: list[str]) -> int:
         print(error, file=sys.stderr)
         return 2
     except HarnessExtError as error:
-        print(f"harness-ext enhance: {error}", file=sys.stderr)
+        print(f"harness-ext enhance: {clean(error)}", file=sys.stderr)
         return 1
 
 

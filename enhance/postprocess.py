@@ -56,6 +56,8 @@ def save(rows: Sequence[Mapping[str, Any]], folder: Path, manifest: Mapping[str,
     from datasets import Dataset
 
     building = folder.with_name(f".{folder.name}.partial")
+    if building.is_symlink():  # writing through it would change another folder
+        building.unlink()
     Dataset.from_list([dict(row) for row in rows]).save_to_disk(str(building))
     write_json(building / "manifest.json", manifest)
     building.rename(folder)

@@ -8,7 +8,7 @@ import json
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -16,8 +16,10 @@ from typing import IO, Any
 
 from harness_ext.data.formats import read_rows
 from harness_ext.errors import ConfigurationError, StoreError
+from harness_ext.files import open_to_write
 from harness_ext.records.chat import is_utf8
 from harness_ext.records.run_directory import write_json
+from harness_ext.records.run_lock import lock_output
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 TEXT_FILES = (".jsonl", ".csv", ".tsv")
@@ -107,7 +109,8 @@ class Output:
 
     Rows may be added in any order; they are written in the order of their numbers. Each file is called
     `<file>.partial` until `finish` renames all of them. The output of a different run, or a file that no run wrote, is
-    never overwritten: the constructor raises ConfigurationError. A previous output of the same run, over fewer or other
+    never overwritten: the constructor raises ConfigurationError. A file that another process is writing is refused with
+    StoreError. A previous output of the same run, over fewer or other
     rows, is kept as `<file>.old-1` and so on, unless it is identical.
 
     path: the JSON-lines file to write.
@@ -143,9 +146,10 @@ class Output:
     def __enter__(self) -> Output:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock = lock_output(self.path)
             for kind in ("", *self.KINDS):
                 target = beside(self.path, kind) if kind else self.path
-                self._files[kind] = _partial(target).open("w", encoding="utf-8")
+                self._files[kind] = open_to_write(_partial(target))
         except OSError as error:
             raise StoreError(f"cannot write the output {self.path}: {error}. Name a writable folder") from error
         return self
@@ -153,12 +157,16 @@ class Output:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        # A file on a full disk fails again when it is closed, which must not hide the error that names the remedy.
+        with suppress(OSError) if error is not None else nullcontext():
+            self.close()
+        self._lock.release()
 
     def close(self) -> None:
         """Close the files. Unless `finish` was called before, they keep the suffix `.partial`."""
-        for file in self._files.values():
-            file.close()
+        with ExitStack() as files:  # closes all of them, also if one fails
+            for file in self._files.values():
+                files.callback(file.close)
 
     def add(self, number: int, fields: Sequence[Mapping[str, Any]], record: Mapping[str, Any] | None = None) -> None:
         """Add the result of a row.
@@ -194,10 +202,13 @@ class Output:
                     self._files[kind].flush()
                 self._next += 1
         except OSError as error:
-            raise StoreError(
-                f"cannot write {self.path}: {error}. Finished calls are in the call store: free some disk space, then "
-                "run the same command again"
-            ) from error
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> StoreError:
+        return StoreError(
+            f"cannot write {self.path}: {error}. Finished calls are in the call store: free some disk space, then "
+            "run the same command again"
+        )
 
     def flush(self) -> None:
         """Write the rows that still wait for earlier ones, because those will not be finished in this run."""
@@ -209,15 +220,18 @@ class Output:
         """Rename the files to their final names. Call this after every row has been added or rejected."""
         if self._waiting:
             raise StoreError(f"row {self._next} of {self.path} is missing: run the same command again")
-        self.close()
-        write_json(self.manifest, {"identity": self.identity, **manifest})
-        for kind in (*self.KINDS, ""):
-            target = beside(self.path, kind) if kind else self.path
-            _keep_former(target, _partial(target))
-            if kind and not target.exists() and not _partial(target).stat().st_size:
-                _partial(target).unlink()
-            else:
-                _partial(target).replace(target)
+        try:
+            self.close()
+            write_json(self.manifest, {"identity": self.identity, **manifest})
+            for kind in (*self.KINDS, ""):
+                target = beside(self.path, kind) if kind else self.path
+                _keep_former(target, _partial(target))
+                if kind and not target.exists() and not _partial(target).stat().st_size:
+                    _partial(target).unlink()
+                else:
+                    _partial(target).replace(target)
+        except OSError as error:
+            raise self._unwritable(error) from error
 
 
 def _keep_former(path: Path, new: Path) -> None:

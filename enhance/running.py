@@ -12,10 +12,11 @@ from harness_ext.backends.base import Backend
 from harness_ext.config.run_plan import RunPlan, plan_run
 from harness_ext.embedded import SEATS, model_path
 from harness_ext.engine.budget import open_budget, total_spending
+from harness_ext.engine.endings import ends_by_signal
 from harness_ext.engine.engine import Engine
+from harness_ext.engine.processes import place_of
 from harness_ext.engine.progress import Progress
 from harness_ext.engine.queues import CallPolicy
-from harness_ext.engine.ranks import Ranks
 from harness_ext.errors import BudgetSpent, ConfigurationError
 from harness_ext.protocol import Protocol, Question
 from harness_ext.records import Message, Transcript
@@ -40,7 +41,7 @@ def plan_seats(
     local: `batch_size` and `device` of local models.
     """
     problems = [f"`{name}` applies to evaluations only: leave it out" for name in NOT_HERE if name in arguments]
-    if Ranks.current().world > 1:
+    if place_of().world > 1:
         problems.append("only one process can write rows: start it without a launcher; a seat can use several GPUs")
     if problems:
         raise ConfigurationError(problems)
@@ -84,7 +85,7 @@ def run_questions(
     progress = Progress(total, names, terminal) if plan.options.progress != "off" else None
     stopped = None
     try:
-        with progress or nullcontext():
+        with ends_by_signal(), progress or nullcontext():
             engine.run(plan.protocol, plan.seats, questions, done, [progress] if progress else [])
     except BudgetSpent as error:
         stopped = str(error)

@@ -6,6 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness_ext.terminal import clean
+
 DEEPSPEED_PRESETS = {
     name: Path(__file__).with_name("deepspeed") / f"{name}.json" for name in ("zero2", "zero3", "zero3_offload")
 }
@@ -33,6 +35,9 @@ PREFERENCE_SHARE = 0.1
 
 class ConfigError(ValueError):
     """The configuration cannot be run. The message lists every problem found."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(clean(message))
 
 
 @dataclass(frozen=True)

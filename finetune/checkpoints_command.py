@@ -21,6 +21,7 @@ from harness_ext.finetune.checkpoint_scores import (
     subjects,
 )
 from harness_ext.finetune.trainers import ERRORS_FILE
+from harness_ext.terminal import clean
 
 
 def main(argv: list[str]) -> int:
@@ -53,7 +54,7 @@ def main(argv: list[str]) -> int:
                 break
             time.sleep(options.poll)
     except ConfigError as error:
-        print(f"harness-ext checkpoints: {error}", file=sys.stderr)
+        print(f"harness-ext checkpoints: {clean(error)}", file=sys.stderr)
         return 2
     for reason in skipped:
         _say(f"skipped: {reason}")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from typing import Any
 
+from harness_ext.engine.processes import place_of
+from harness_ext.errors import ConfigurationError
 from harness_ext.finetune.args import ConfigError
 from harness_ext.finetune.encoding import DataError
 from harness_ext.finetune.plan import HINTS, POSITIONALS, Plan, build_plan, load_plan, positional_settings
+from harness_ext.terminal import clean
 
 USAGE = f"""harness-ext finetune --config run.yaml [--SETTING VALUE …]
        harness-ext finetune {" ".join(name.upper() for name in POSITIONALS)} [--SETTING VALUE …]"""
@@ -24,15 +28,18 @@ def main(argv: list[str]) -> int:
     from harness_ext.finetune.train import main_process, run_plan
 
     try:
+        place = place_of()
+        if place.world > 1:  # the training libraries know torchrun's variables only, not those of srun or mpirun
+            os.environ.update(place.variables())
         plan, check_only = read(argv)
         if check_only:
             return _check(plan)
         final = run_plan(plan)
         if main_process():
             print(final)
-    except (ConfigError, DataError) as error:
+    except (ConfigError, ConfigurationError, DataError) as error:
         if main_process():
-            print(f"harness-ext finetune: {error}", file=sys.stderr)
+            print(f"harness-ext finetune: {clean(error)}", file=sys.stderr)
         return 2
     except Interrupted as ended:
         if main_process():

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from harness_ext.finetune.args import PREFERENCE_METHODS, TrainArgs
+from harness_ext.terminal import clean
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -16,6 +17,9 @@ Prompt: TypeAlias = "str | list[dict[str, str]]"
 
 class DataError(ValueError):
     """Rows cannot be trained on. The message lists them by line."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(clean(message))
 
 
 class BadRow(ValueError):

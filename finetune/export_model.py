@@ -9,6 +9,7 @@ from pathlib import Path
 
 from harness_ext.finetune.args import ConfigError, final_dir
 from harness_ext.finetune.checkpoints import last_complete, why_incomplete
+from harness_ext.terminal import clean
 
 ZERO_FOLDERS = "global_step*"
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
@@ -27,7 +28,7 @@ def main(argv: list[str]) -> int:
     try:
         export(options.source, options.output, options.dtype, options.trust_remote_code)
     except ConfigError as error:
-        print(f"harness-ext export: {error}", file=sys.stderr)
+        print(f"harness-ext export: {clean(error)}", file=sys.stderr)
         return 2
     print(options.output)
     return 0

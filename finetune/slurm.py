@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness_ext.finetune.args import ConfigError
+from harness_ext.terminal import clean
 
 TEMPLATE = Path(__file__).with_name("batch") / "train.sbatch"
 # Values in an #SBATCH line: Slurm parses the rest of the line, so a space or a line break would change its meaning.
@@ -110,6 +111,6 @@ def main(argv: list[str]) -> int:
     try:
         print(render(SlurmJob(tuple(argv[at + 1 :]), **vars(parser.parse_args(argv[:at])))), end="")
     except ConfigError as error:
-        print(f"harness-ext slurm: {error}", file=sys.stderr)
+        print(f"harness-ext slurm: {clean(error)}", file=sys.stderr)
         return 2
     return 0

@@ -22,7 +22,7 @@ def read_rows(path: str | Path) -> Iterator[tuple[str, Any]]:
             if line.strip():
                 try:
                     yield f"line {number}", json.loads(line)
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     raise DataError(f"{path}, line {number} is not JSON: {error}") from None
 
 

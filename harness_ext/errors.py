@@ -5,24 +5,33 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+from harness_ext.terminal import clean
+
 # Exit statuses of the commands (docs/cli.md).
 OK = 0
 FAILED = 1
 USAGE = 2
 INTERRUPTED = 130
+TERMINATED = 143
 
 FailureCode = Literal["backend", "no_reply", "overflow", "empty", "undecodable", "protocol", "cannot_decide"]
 
 
 class HarnessExtError(Exception):
-    """Base of all errors this package raises on purpose."""
+    """Base of all errors this package raises on purpose.
+
+    Their texts contain no credentials and no characters that could control a terminal, whatever they quote.
+    """
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*(clean(a) if isinstance(a, str) else a for a in arguments))
 
 
 class ConfigurationError(HarnessExtError):
     """The run cannot start. `problems` lists every problem found, each with its remedy."""
 
     def __init__(self, problems: Sequence[str]) -> None:
-        self.problems = tuple(problems)
+        self.problems = tuple(clean(problem) for problem in problems)
         head = "harness-ext: 1 problem" if len(self.problems) == 1 else f"harness-ext: {len(self.problems)} problems"
         super().__init__("\n".join([f"{head} with this run; nothing was run:", *(f"  - {p}" for p in self.problems)]))
 
@@ -64,3 +73,18 @@ class BudgetSpent(HarnessExtError):
 
 class RunFailed(HarnessExtError):
     """Some questions have no answer. Everything else is finished and stored (`on_failure=stop`)."""
+
+
+class Interrupted(KeyboardInterrupt, SystemExit):
+    """Ctrl-C ended a run. Uncaught, it ends the process with status 130 and without a traceback."""
+
+    def __init__(self) -> None:
+        super().__init__(INTERRUPTED)
+        self.code = INTERRUPTED
+
+
+class Terminated(SystemExit):
+    """SIGTERM ended a run. Uncaught, it ends the process with status 143 and without a traceback."""
+
+    def __init__(self) -> None:
+        super().__init__(TERMINATED)

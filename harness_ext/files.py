@@ -1,33 +1,133 @@
-"""Atomic writes: a file is replaced as a whole or not at all."""
+"""Files that others cannot read, redirect or find half-written, and cells that no spreadsheet runs."""
 
 from __future__ import annotations
 
+import fcntl
+import glob
 import os
+import re
+import secrets
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
+
+_FORMULA = re.compile(r"[\s']*[=+\-@＝＋－＠]")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?%?")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 @contextmanager
-def atomic_write(path: Path, errors: str = "strict") -> Iterator[IO[str]]:
+def atomic_write(path: Path, errors: str = "strict", private: bool = False) -> Iterator[IO[str]]:
     """Open a UTF-8 text file that replaces `path` once the block ends without an error.
 
-    Until then, and even if the process is killed, readers of `path` find the previous file or none.
+    Until then, and even if the process is killed, readers of `path` find the previous file or none. What killed
+    processes left of this file is removed.
 
-    path: the file to write.
+    path: the file to write. If it exists, its permissions stay.
     errors: how to handle characters that UTF-8 cannot encode, as in `open`.
+    private: whether a new file is created by `private_mode`. Default False: as the umask says.
 
     Raises whatever `open` or the block raises, and leaves no partial file behind.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    opened = part.open("w", encoding="utf-8", errors=errors)
+    _remove_abandoned(path)
+    part, descriptor = _new_part(path, private_mode(path.parent) if private else 0o666)
     try:
-        with opened as file:
+        with open(descriptor, "w", encoding="utf-8", errors=errors) as file:
+            with suppress(FileNotFoundError):
+                os.fchmod(descriptor, stat.S_IMODE(path.stat().st_mode))
             yield file
             file.flush()
             os.fsync(file.fileno())
-        part.replace(path)
+            part.replace(path)  # while the file is locked, so that nobody takes it for an abandoned one
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def _new_part(path: Path, mode: int) -> tuple[Path, int]:
+    """Create the partial file of `path` and return it and its descriptor, locked as long as it is open."""
+    while True:
+        part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+        with suppress(OSError):  # some file systems have no locks, and there abandoned files stay
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink:
+            return part, descriptor
+        os.close(descriptor)  # another process removed it before it was locked
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove the partial files of `path` that killed processes left: nobody holds their locks any more."""
+    for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        with suppress(OSError):  # someone writes to it, or another process was faster
+            descriptor = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                part.unlink()
+            finally:
+                os.close(descriptor)
+
+
+def open_to_append(path: Path, newline: str | None = None) -> IO[str]:
+    """Open a UTF-8 text file for appending, which is created by `private_mode` if it is new.
+
+    path: the file. Raises OSError if it is a symbolic link.
+    newline: as in `open`. Default None.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(path, flags, private_mode(path.parent))
+    return open(descriptor, "a", encoding="utf-8", errors="replace", newline=newline)
+
+
+def open_to_write(path: Path) -> IO[str]:
+    """Open a UTF-8 text file for writing from its beginning. A new file is created as the umask says.
+
+    path: the file. Raises OSError if it is a symbolic link.
+    """
+    flags = os.O_WRONLY | os.O_TRUNC | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    return open(os.open(path, flags, 0o666), "w", encoding="utf-8")
+
+
+def make_private_folder(path: Path, exist_ok: bool = True) -> None:
+    """Create a folder that only its owner can enter, and the folders above it as the umask says.
+
+    path: the folder. If it exists, its permissions stay.
+    exist_ok: whether it may exist. Default True.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.mkdir(mode=0o700, exist_ok=exist_ok)
+
+
+def private_mode(folder: Path) -> int:
+    """Return the permissions, before the umask, of a new file with records in a folder.
+
+    The file is for its owner alone. In a folder that its group may write to (and not everybody), it is for the group
+    too: such a folder was made to be shared.
+    """
+    try:
+        mode = folder.stat().st_mode
+    except FileNotFoundError:
+        return 0o600
+    return 0o660 if mode & stat.S_IWGRP and not mode & stat.S_IWOTH else 0o600
+
+
+def csv_cell(value: Any) -> str:
+    """Return a value as the text of a table's cell, which no spreadsheet takes for a formula.
+
+    Text that begins like a formula (`=`, `+`, `-` or `@`) gets an apostrophe in front; numbers stay as they are.
+    Control characters, except for tabs and line feeds, are left out.
+    """
+    text = _CONTROL.sub("", str(value))
+    return f"'{text}" if _is_formula(text) else text
+
+
+def read_csv_cell(cell: str) -> str:
+    """Return the text of a cell that `csv_cell` wrote, without the apostrophe that it put in front."""
+    return cell[1:] if cell.startswith("'") and _is_formula(cell[1:]) else cell
+
+
+def _is_formula(text: str) -> bool:
+    # With apostrophes in front it counts as one too, so that `read_csv_cell` returns exactly what was written.
+    return _FORMULA.match(text) is not None and not _NUMBER.fullmatch(text.strip())

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import re
 import types
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from harness_ext.terminal import outside
+
 T = TypeVar("T")
+MOST = 10_000_000  # no count or length of a run is larger; `max_rounds=1e9` is a slip
+MOST_ROUNDS = 10_000
 
 
 class PromptText(str):
@@ -77,11 +82,17 @@ def convert(value: Any, annotation: Any, default: Any = None) -> Any:
     if annotation is int:
         if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
             raise ValueError("a whole number")
-        return _number(int, value, "a whole number")
+        number = _number(int, value, "a whole number")
+        if abs(number) > MOST:
+            raise ValueError(f"a whole number of at most {MOST:,}")
+        return number
     if annotation is float:
         if isinstance(value, bool):
             raise ValueError("a number")
-        return _number(float, value, "a number")
+        number = _number(float, value, "a number")
+        if not math.isfinite(number):
+            raise ValueError("a number that is finite")
+        return number
     if annotation is PromptText:
         return _read_prompt(value, default)
     if annotation in (str, Path):
@@ -94,7 +105,7 @@ def convert(value: Any, annotation: Any, default: Any = None) -> Any:
 def _number(kind: type, value: Any, expected: str) -> Any:
     try:
         return kind(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(expected) from None
 
 
@@ -103,7 +114,7 @@ def _read_prompt(value: Any, default: Any) -> PromptText:
     try:
         text = PromptText(path.read_text(encoding="utf-8").rstrip("\n"))
     except (OSError, ValueError) as error:  # ValueError: not UTF-8, or not a possible path
-        raise ValueError(f"a readable UTF-8 text file ({error})") from error
+        raise ValueError(f"a readable UTF-8 text file ({outside(error)})") from error
     missing = PromptText(default).marks - text.marks - OPTIONAL_MARKS if default else frozenset()
     if missing:
         marks = ", ".join(f"{{{mark}}}" for mark in sorted(missing))
@@ -128,14 +139,24 @@ def build(cls: type[T], given: Mapping[str, Any], problems: list[str], where: st
             try:
                 values[field.name] = convert(given[field.name], hints[field.name], default)
             except (ValueError, TypeError) as error:
-                problems.append(f"`{where}{field.name}={given[field.name]}`: expected {error}")
+                problems.append(f"`{where}{field.name}={outside(given[field.name], 100)}`: expected {error}")
     if len(problems) > before:
         return None
     try:
         return cls(**values)
     except ValueError as error:
-        problems.append(str(error))
+        problems.append(f"`{where.rstrip('.')}`: {error}" if where else str(error))
         return None
+
+
+def check_rounds(number: int, name: str) -> None:
+    """Raise ValueError if a protocol's number of rounds is so large that it cannot be meant.
+
+    number: the number of rounds.
+    name: the name of the option.
+    """
+    if number > MOST_ROUNDS:
+        raise ValueError(f"`{name}={number}`: expected at most {MOST_ROUNDS:,} rounds")
 
 
 def known_names(cls: type) -> list[str]:

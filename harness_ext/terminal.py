@@ -1,4 +1,4 @@
-"""Text from models and files, made safe to print: it cannot move the cursor, set colours or reverse a line."""
+"""Text from models, servers and files, made safe to print: it cannot move the cursor, set colours or reverse a line."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import sys
 import unicodedata
 from functools import lru_cache
 from typing import TYPE_CHECKING
+
+from harness_ext.credentials import mask
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,6 +31,32 @@ def safe_text(text: str) -> str:
 def safe_line(text: str) -> str:
     """Return `safe_text(text)` on one line: line feeds become `⏎`."""
     return safe_text(text).replace("\n", "⏎")
+
+
+def outside(said: object, most: int = 300) -> str:
+    """Return words from outside as they may appear in messages, records and on terminals: on one line, and short.
+
+    Everything that a server, a file, a model's name or another library's exception says goes through this function
+    before it becomes a part of a message. Credentials are replaced by `***`, runs of white space by one space, and
+    characters that could control a terminal are written out (see `safe_text`).
+
+    said: the words, or the exception or other object whose text they are.
+    most: the number of characters after which they are cut off. Default 300.
+    """
+    try:
+        text = str(said)
+    except Exception as error:  # another library's exception may be unable to describe itself
+        text = f"{type(said).__name__} without a text ({type(error).__name__})"
+    text = safe_line(" ".join(mask(text[: 20 * most]).split()))
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def clean(message: object) -> str:
+    """Return a message, or the text of an exception, without credentials and characters that control a terminal.
+
+    Unlike with `outside`, its lines and its length stay.
+    """
+    return safe_text(mask(str(message)))
 
 
 @lru_cache(maxsize=65536)

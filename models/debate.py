@@ -18,7 +18,7 @@ from harness_ext.models.debating import state as debating
 from harness_ext.models.debating.decision import Decision, FinalAnswer
 from harness_ext.models.debating.picking import is_settled
 from harness_ext.models.debating.state import DebateState, Utterance
-from harness_ext.options import PromptText
+from harness_ext.options import PromptText, check_rounds
 from harness_ext.protocol import Capability, Protocol, Question, Role, Seat, Seats, SeatSetup
 from harness_ext.reading import all_agree, check_pattern, cut_run_on, read_choice_of
 from harness_ext.records import Solution, Transcript
@@ -81,6 +81,7 @@ class Debate(Protocol):
         check_pattern(self.answer_pattern)
         if self.max_rounds < 0:
             raise ValueError("`max_rounds` must be 0 or more")
+        check_rounds(self.max_rounds, "max_rounds")
         if self.topology == "judge" and self.decision not in ("auto", "judge"):
             raise ValueError(
                 "`topology=judge` ends with the judge's answer: leave `decision` out, or use `topology=all`"

@@ -14,7 +14,7 @@ from harness_ext.bridge.protocol_lm import ProtocolLM
 from harness_ext.decisions import Predicate, parts_of, question_digest
 from harness_ext.decisions.questions import NO, YES
 from harness_ext.errors import ConfigurationError
-from harness_ext.options import PromptText
+from harness_ext.options import PromptText, check_rounds
 from harness_ext.protocol import Capability, Message, Protocol, Question, Role, Seat, Seats, SeatSetup
 from harness_ext.reading import Verdict, read_verdict, read_verdict_system0
 from harness_ext.records import Completion, Solution
@@ -89,6 +89,7 @@ class FeedbackPair(Protocol):
     def __post_init__(self) -> None:
         if min(self.max_rounds, self.max_malformed) < 0 or self.review_max_tokens < 1:
             raise ValueError("`max_rounds` and `max_malformed` must be 0 or more, and `review_max_tokens` 1 or more")
+        check_rounds(self.max_rounds, "max_rounds")
         if self.accept_at != "auto" and not 0 <= self.accept_at <= 1:
             raise ValueError("`accept_at` is a probability from 0 to 1, or `auto`")
         if self.accept_at != 0.5 and not self._decides:
@@ -103,8 +104,12 @@ class FeedbackPair(Protocol):
         return {seat: frozenset({"generate"}) for seat in seats}
 
     @property
+    def spare(self) -> frozenset[str]:
+        return frozenset({"teacher"}) if self.max_rounds == 0 else frozenset()
+
+    @property
     def pilot(self) -> Protocol | None:
-        return FirstVerdicts(replace(self, accept_at=0.5)) if self.accept_at == "auto" else None
+        return FirstVerdicts(replace(self, accept_at=0.5)) if self.accept_at == "auto" and self.max_rounds else None
 
     def informed(self, details: Sequence[Mapping[str, Any]]) -> FeedbackPair:
         found = [p for one in details if (p := one["probability"]) is not None]
@@ -116,6 +121,8 @@ class FeedbackPair(Protocol):
 
     def remarks(self, seats: Mapping[str, SeatSetup]) -> list[str]:
         judge = "judge" if "judge" in seats else "teacher"
+        if judge not in seats or self.max_rounds == 0:
+            return []
         if self.verdict != "decision" or self.accept_at == "auto" or seats[judge].calibration is not None:
             return []
         return [
@@ -124,7 +131,8 @@ class FeedbackPair(Protocol):
         ]
 
     def resolved(self, seats: Mapping[str, SeatSetup]) -> FeedbackPair:
-        calibration = seats["judge" if "judge" in seats else "teacher"].calibration
+        decider = seats.get("judge", seats.get("teacher"))
+        calibration = None if decider is None else decider.calibration
         if calibration is not None and calibration.question != self._digest():
             raise ValueError(
                 "the calibration was fitted on another question: other prompts, `verdict` or `verdict_order`. Fit one "
@@ -253,8 +261,8 @@ class FeedbackPair(Protocol):
             hint = await teacher.generate([*messages, Message("assistant", opening)], kind="review", gen_kwargs=limits)
             return f"{opening} {hint.text.strip()}"
         conversation = [*messages, Message("assistant", REJECTION), Message("user", self.hint_user)]
-        hint = await teacher.generate(conversation, kind="review", gen_kwargs=limits)
-        return f"{REJECTION}\n{hint.text.strip()}"
+        written = (await teacher.generate(conversation, kind="review", gen_kwargs=limits)).text.strip()
+        return written if written.startswith(REJECTION) else f"{REJECTION}\n{written}"
 
     async def _written(self, seats: Seats, messages: list[Message], limits: Mapping[str, Any]) -> tuple[str, Verdict]:
         """Return the review that the teacher writes, and the verdict that is read in it."""

@@ -22,7 +22,7 @@ from harness_ext.models.speculative.text_policies import Judge
 from harness_ext.models.speculative.token_policies import TokenPolicy
 from harness_ext.models.speculative.trace import GenerationTrace
 from harness_ext.models.speculative.units import Unit, splitter
-from harness_ext.options import PromptText
+from harness_ext.options import PromptText, check_rounds
 from harness_ext.protocol import Capability, Protocol, Question, Role, Seats
 from harness_ext.records import Solution
 
@@ -71,6 +71,7 @@ class SpeculativePair(Protocol):
             raise ValueError(
                 "`chunk_tokens` and `judge_max_tokens` must be 1 or more, and `max_corrections` must be 0 or more"
             )
+        check_rounds(self.max_corrections, "max_corrections")
         if self.unit not in policy.units:
             units = " or ".join(f"`unit={unit}`" for unit in policy.units)
             raise ValueError(f"`accept={self.accept}` cannot judge `unit={self.unit}`: use {units}\n{table()}")
@@ -93,6 +94,11 @@ class SpeculativePair(Protocol):
         third = {"reward": policy.third} if policy.third else {}
         return {"student": policy.student, "teacher": policy.teacher, **third}
 
+    @property
+    def spare(self) -> frozenset[str]:
+        # Without corrections, the student's draft stands without a judgement, unless the rule is exact.
+        return frozenset() if self.max_corrections or self.policy.exact else frozenset({"teacher", "reward"})
+
     def problems(self, seats: Mapping[str, Backend]) -> list[str]:
         lacks = [seat for seat, needed in self.needs().items() if seat in seats and needed - seats[seat].capabilities]
         found = [f"what `accept={self.accept}` and the other rules need from the seats:\n{table()}"] if lacks else []
@@ -102,7 +108,8 @@ class SpeculativePair(Protocol):
 
     async def solve(self, question: Question, seats: Seats) -> Solution:
         policy, trace = self.policy, GenerationTrace()
-        reply = PartialReply.of(seats.teacher if isinstance(policy, TokenPolicy) else seats.student, question)
+        judges = isinstance(policy, TokenPolicy) and "teacher" in seats
+        reply = PartialReply.of(seats.teacher if judges else seats.student, question)
         draft = first = await self._draft(question, seats, policy, reply)
         for corrections in count():
             trace.source(draft.completion, draft.seam)

@@ -6,14 +6,15 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # No test needs the hub, and on a machine without a network every request to it would wait for a time-out.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # The embedded pair is slower with several threads than with one, especially if other processes use the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# A deadline per example would make a test depend on what else the machine is doing.
-settings.register_profile("harness_ext", deadline=None)
+# Deadlines, and the check whether examples are drawn fast enough, would make a test depend on what else the machine is
+# doing.
+settings.register_profile("harness_ext", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("harness_ext")
 
 

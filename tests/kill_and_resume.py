@@ -62,7 +62,7 @@ def stored_keys(store: Path) -> set[str]:
     for path in store.glob("*.sqlite"):
         connection = sqlite3.connect(path)
         with suppress(sqlite3.OperationalError):  # killed before the table was created
-            keys |= {key.hex() for (key,) in connection.execute("SELECT key FROM calls")}
+            keys |= {key.hex() for (key,) in connection.execute("SELECT key FROM replies")}
         connection.close()
     return keys
 

@@ -146,7 +146,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_until(ready: Callable[[], bool], seconds: float = 120.0) -> None:
+def wait_until(ready: Callable[[], bool], seconds: float = 240.0) -> None:
     """Wait until a condition is true, and fail the test if it stays false."""
     end = time.monotonic() + seconds
     while not ready():

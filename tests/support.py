@@ -49,7 +49,7 @@ def run_engine(
     protocol: Protocol,
     backends: Mapping[str, Backend],
     questions: Iterable[Question],
-    timeout: float = 30.0,
+    timeout: float = 240.0,
     **more: Any,
 ) -> dict[int, Transcript]:
     """Run the engine in its own thread and return the transcripts by question. A run that hangs fails the test."""

@@ -7,6 +7,7 @@ import pytest
 from harness_ext.backends.registry import BackendSpec, parse_spec
 from harness_ext.config.run_plan import _devices, plan_run
 from harness_ext.embedded import model_path
+from harness_ext.engine.processes import Place
 from harness_ext.errors import ConfigurationError
 from harness_ext.models.feedback_pair import FeedbackPair
 
@@ -54,7 +55,8 @@ def test_a_parallelized_model_is_not_assigned_a_gpu(gpus: None) -> None:
 
 @pytest.mark.parametrize("gpus", [2], indirect=True)
 def test_a_launcher_assigns_the_device_of_each_process(gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name, value in Place(rank=0, world=2, local_world=2).variables().items():
+        monkeypatch.setenv(name, value)
     assert set(_devices({"student": STUDENT, "teacher": TEACHER}, None).values()) == {"cuda"}
 
 

@@ -90,13 +90,13 @@ def test_help_imports_no_library():
         "print(); print(json.dumps([m for m in ('torch', 'transformers', 'lm_eval', 'rich', 'yaml', 'numpy') "
         "if m in sys.modules]))"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert json.loads(done.stdout.splitlines()[-1]) == []
 
 
 def test_module_is_the_command():
     done = subprocess.run(
-        [sys.executable, "-m", "harness_ext", "--version"], cwd=ROOT, capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "harness_ext", "--version"], cwd=ROOT, capture_output=True, text=True, timeout=240
     )
     assert (done.returncode, done.stdout.strip()) == (0, f"harness-ext {__version__}")
 
@@ -168,3 +168,46 @@ def test_doctor_names_what_is_missing_or_too_old(monkeypatch):
     assert "tiktoken" in doctor.missing("openai"), "requirements of lm_eval[api] count too"
     assert "lm-eval" not in absent
     assert "torch" in doctor.missing(""), "requirements of lm_eval[hf] count too"
+
+
+@pytest.fixture
+def packages(monkeypatch):
+    """Return what is installed, by name: the version and the requirements. `doctor` sees nothing else."""
+    found: dict[str, tuple[str, list[str]]] = {}
+
+    def look_up(name):
+        if name not in found:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return found[name]
+
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: look_up(name)[0])
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: look_up(name)[1])
+    return found
+
+
+def test_doctor_judges_versions_as_pip_check_does(packages):
+    packages["harness-ext"] = ("1", ["maths[exact]>=0.9", 'trainer>=2; extra == "finetune"'])
+    packages["maths"] = ("0.9", ["parser>=4", 'parser==4.11; extra == "exact"', 'drawing; extra == "exact"'])
+    packages["parser"] = ("4.13", ['other; python_version < "3"'])
+    assert doctor.missing("") == {"drawing": "is not installed"}, "pip may have left the extra's own version out"
+    assert doctor.conflicts() == []
+    packages["parser"] = ("3.9", [])
+    ((owner, needed, why),) = doctor.conflicts()
+    assert (owner, doctor.bare(needed), why) == ("maths", "parser>=4", "is 3.9, but >=4 is needed")
+    packages["maths"] = ("0.8", packages["maths"][1])
+    assert doctor.missing("")["maths"] == "is 0.8, but >=0.9 is needed"
+
+
+def test_doctor_finds_no_conflict_where_pip_check_finds_none():
+    pip = subprocess.run(
+        [sys.executable, "-m", "pip", "check"], capture_output=True, text=True, timeout=120, check=False
+    )
+    found = [(owner, needed.name) for owner, needed, _ in doctor.conflicts()]
+    assert not found or pip.returncode == 1, f"pip check finds nothing, but doctor finds {found}"
+
+
+def test_every_remedy_of_the_doctor_names_what_it_installs(packages):
+    packages["harness-ext"] = ("1", ["maths[exact]>=0.9"])
+    packages["maths"] = ("0.9", ["parser<5,>=4"])
+    problems = [finding for finding in doctor.versions() if finding.state == "problem"]
+    assert [finding.remedy for finding in problems] == ["pip install 'parser<5,>=4'"]

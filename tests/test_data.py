@@ -69,7 +69,9 @@ def test_unicode_line_separators_inside_a_row_do_not_split_it(folder: Path) -> N
     assert load_rows(SOURCE)["test"].to_list() == [row]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=50, deadline=None
+)
 @given(st.lists(st.fixed_dictionaries({"name": st.text(), "size": st.integers(-(2**63), 2**63 - 1)}), min_size=1))
 def test_every_row_survives(folder: Path, rows: list[dict[str, Any]]) -> None:
     write(folder, "test", *(json.dumps(row) for row in rows))

@@ -138,7 +138,9 @@ def test_two_files_of_one_split_are_refused(tmp_path: Path, monkeypatch: pytest.
 _TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=1)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=40, deadline=None
+)
 @given(st.lists(st.fixed_dictionaries({"name": _TEXT, "size": st.integers(-(2**63), 2**63 - 1)}), min_size=1))
 def test_every_row_survives_csv(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
     path = write_csv(tmp_path / "test.csv", rows)

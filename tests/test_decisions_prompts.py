@@ -91,6 +91,16 @@ def test_only_what_a_server_can_do_is_offered() -> None:
     assert text.decision_sources == ("endpoint", "logprobs")
 
 
+def test_a_choice_is_forced_where_no_label_is_reported() -> None:
+    tokens = {"Well": 0.9, "Hm": 0.1}
+    with DecisionsServer(lacks=NONE, tokens=lambda text: tokens, obeys=("response_format",)) as server:
+        (decision,) = decisions_of(run(backend_of(server), ["x"]))
+    assert (decision.source, decision.probabilities, decision.label_mass) == ("constrained", (), 0.0)
+    assert decision.choice in decision.options
+    assert "logprobs" in server.requests[-2]
+    assert "response_format" in server.requests[-1]
+
+
 def test_labels_that_a_server_does_not_report_are_unknown() -> None:
     tokens = {"B": 0.5, "The": 0.3, "A": 0.1, "I": 0.02}
     with DecisionsServer(lacks=NONE, tokens=lambda text: tokens) as server:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from harness_ext.engine.engine import Engine
 from harness_ext.engine.queues import CallPolicy, ThreadQueue
 from harness_ext.errors import CallFailed, LoadError, StoreError
 from harness_ext.protocol import Protocol, Question, Role, Seats
-from harness_ext.records import Completion, Loglikelihood, Solution, Transcript
+from harness_ext.records import Completion, Loglikelihood, Solution, Transcript, Turn
 from harness_ext.records.call_store import CallStore
 
 GREEDY = {"max_gen_toks": 8}
@@ -240,6 +241,66 @@ def test_a_batch_waits_for_questions_that_need_more_passes() -> None:
     assert backend.batches == [10, 10]
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(0, 60), min_size=2, max_size=12))
+def test_a_batch_waits_however_often_questions_pass_the_event_loop(passes: list[int]) -> None:
+    @dataclass(frozen=True)
+    class Passing(Protocol):
+        roles: ClassVar[Mapping[str, Role]] = {"a": Role("one")}
+
+        async def solve(self, question: Question, seats: Seats) -> Completion:
+            for kind in ("first", "second"):
+                for _ in range(passes[question.doc_id]):
+                    await asyncio.sleep(0)
+                last = await seats.a.generate(f"{kind} {question.doc_id}", kind="call")
+            return last
+
+    backend = TroubledBackend("a")
+    run_engine(Engine(), Passing(), {"a": backend}, questions_of(len(passes)))
+    assert backend.batches[0] == len(passes)
+    # Results arrive one by one from another thread, so the second calls are one batch once the device is free again.
+    assert backend.batches[1] == len(passes)
+
+
+@pytest.mark.parametrize("outside", ["timer", "thread", "process", "polling"])
+def test_a_question_that_waits_for_something_else_does_not_hold_up_the_others(outside: str) -> None:
+    """It waits until the other question is answered, so a batch that waited for it would never be sent."""
+    answered = asyncio.Event()  # set in the engine's loop
+    seen = threading.Event()
+
+    async def wait() -> None:
+        if outside == "timer":
+            while not answered.is_set():
+                await asyncio.sleep(0.01)
+        elif outside == "thread":
+            await asyncio.to_thread(seen.wait, PATIENCE)
+        elif outside == "process":
+            child = await asyncio.create_subprocess_exec("cat", stdin=asyncio.subprocess.PIPE)
+            await answered.wait()
+            await child.communicate(b"")
+        else:
+            while not answered.is_set():
+                await asyncio.sleep(0)
+
+    @dataclass(frozen=True)
+    class Waiting(Protocol):
+        roles: ClassVar[Mapping[str, Role]] = {"a": Role("one")}
+
+        async def solve(self, question: Question, seats: Seats) -> Completion:
+            if question.doc_id == 0:
+                await wait()
+            reply = await seats.a.generate(question.context, kind="call")
+            if question.doc_id == 1:
+                answered.set()
+                seen.set()
+            return reply
+
+    backend = TroubledBackend("a")
+    done = run_engine(Engine(), Waiting(), {"a": backend}, questions_of(3))
+    assert [t.failure for t in done.values()] == [None] * 3
+    assert backend.batches == [2, 1]
+
+
 def test_the_seat_with_most_waiting_goes_first() -> None:
     backends = {seat: TroubledBackend(seat, "one") for seat in "ab"}
     order: list[str] = []
@@ -253,7 +314,7 @@ def test_the_seat_with_most_waiting_goes_first() -> None:
 def test_seats_on_different_devices_run_side_by_side() -> None:
     import threading
 
-    meet = threading.Barrier(2, timeout=10)
+    meet = threading.Barrier(2, timeout=PATIENCE)
 
     class Meeting(TroubledBackend):
         def _answer(self, requests, deliver):  # type: ignore[no-untyped-def]
@@ -306,46 +367,116 @@ def test_a_call_still_running_when_its_question_fails_is_recorded() -> None:
                 await seats.b.generate("slow", kind="call")
                 await seats.b.generate("never", kind="call")
 
-            await asyncio.gather(seats.a.generate("bad", kind="call"), twice())
+            try:
+                await asyncio.gather(seats.a.generate("bad", kind="call"), twice())
+            finally:
+                slow.gate.set()
             raise AssertionError("not reached")
 
-    import time
-
-    class Slow(TroubledBackend):
-        def _answer(self, requests, deliver):  # type: ignore[no-untyped-def]
-            time.sleep(0.1)
-            super()._answer(requests, deliver)
-
-    backends = {"a": TroubledBackend("a", trouble=Trouble(raises=lambda p: p == "bad")), "b": Slow("b")}
+    slow = Gated("b")
+    backends = {"a": TroubledBackend("a", trouble=Trouble(raises=lambda p: p == "bad")), "b": slow}
     done = run_engine(Engine(), Branches(), backends, questions_of(1))
     assert done[0].failure is not None
     assert [t.text for t in done[0].turns] == [reply_to("slow")]
     assert backends["b"].answered == {"slow": 1}
 
 
-def test_a_cancelled_call_still_reaches_the_store(tmp_path: Path) -> None:
-    """A task group cancels the waiter, not the call itself. It is paid for, so it is stored before the run ends."""
-    import time
+PATIENCE = 240.0  # seconds until a test that hangs fails
+
+
+class Gated(TroubledBackend):
+    """Answers once its gate is open."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.gate = threading.Event()
+
+    def _answer(self, requests, deliver):  # type: ignore[no-untyped-def]
+        assert self.gate.wait(PATIENCE)
+        super()._answer(requests, deliver)
+
+
+def test_a_cancelled_call_still_reaches_the_store_and_the_records(tmp_path: Path) -> None:
+    """A task group cancels the waiter, not the call itself. It is paid for, so it is stored and recorded."""
+    slow = Gated("b")
 
     @dataclass(frozen=True)
     class Grouped(Protocol):
         roles: ClassVar[Mapping[str, Role]] = {"a": Role("one"), "b": Role("two")}
 
         async def solve(self, question: Question, seats: Seats) -> Solution:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(seats.b.generate("slow", kind="call"))
-                group.create_task(seats.a.generate("bad", kind="call"))
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(seats.b.generate("slow", kind="call"))
+                    group.create_task(seats.a.generate("bad", kind="call"))
+            finally:
+                slow.gate.set()
             return Solution("not reached")
 
-    class Slow(TroubledBackend):
-        def _answer(self, requests, deliver):  # type: ignore[no-untyped-def]
-            time.sleep(0.1)
-            super()._answer(requests, deliver)
-
-    backends = {"a": TroubledBackend("a", trouble=Trouble(raises=lambda p: True)), "b": Slow("b")}
     store = CallStore(tmp_path)
-    run_engine(Engine(store), Grouped(), backends, questions_of(1))
+    backends = {"a": TroubledBackend("a", trouble=Trouble(raises=lambda p: True)), "b": slow}
+    done = run_engine(Engine(store), Grouped(), backends, questions_of(1))
     assert len(store) == 1
+    assert done[0].failure is not None
+    assert [(turn.text, turn.notes) for turn in done[0].turns] == [(reply_to("slow"), ("cancelled",))]
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_the_calls_that_lose_a_race_are_recorded(late: bool) -> None:
+    """The first of two replies wins. The other is paid for, whether it comes before or after the question ends."""
+    slow = Gated("b")
+
+    @dataclass(frozen=True)
+    class FirstWins(Protocol):
+        roles: ClassVar[Mapping[str, Role]] = {"a": Role("one"), "b": Role("two")}
+
+        async def solve(self, question: Question, seats: Seats) -> Completion:
+            asked = [asyncio.create_task(seats[s].generate(f"{s}!", kind="draft")) for s in "ba"]
+            won, lost = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+            for task in lost:
+                task.cancel()
+            if late:
+                asyncio.get_running_loop().call_later(0.05, slow.gate.set)
+            else:
+                slow.gate.set()
+                await seats.b.generate("after", kind="check")
+            return won.pop().result()
+
+    done = run_engine(Engine(), FirstWins(), {"a": TroubledBackend("a"), "b": slow}, questions_of(1))
+    assert done[0].failure is None
+    assert done[0].text == reply_to("a!")
+    turns = [(turn.seat, turn.text, turn.notes) for turn in done[0].turns]
+    expected = [("b", reply_to("b!"), ("cancelled",)), ("a", reply_to("a!"), ())]
+    assert turns == expected + ([] if late else [("b", reply_to("after"), ())])
+
+
+@pytest.mark.parametrize("way", ["raises", "cancels itself", "awaits a cancelled task"])
+def test_a_protocol_that_is_cancelled_fails_its_question(way: str) -> None:
+    @dataclass(frozen=True)
+    class Cancelled(Protocol):
+        roles: ClassVar[Mapping[str, Role]] = {"a": Role("one")}
+
+        async def solve(self, question: Question, seats: Seats) -> Completion:
+            reply = await seats.a.generate(question.context, kind="call")
+            if question.doc_id == 1:
+                task = asyncio.create_task(asyncio.sleep(3600))
+                if way == "cancels itself":
+                    current = asyncio.current_task()
+                    assert current is not None
+                    current.cancel()
+                elif way == "raises":
+                    raise asyncio.CancelledError
+                else:
+                    task.cancel()
+                await task
+            return reply
+
+    backend = TroubledBackend("a")
+    done = run_engine(Engine(), Cancelled(), {"a": backend}, questions_of(3))
+    assert {i: t.failure and (t.failure.code, t.failure.message) for i, t in done.items()} == {
+        0: None, 1: ("protocol", "Cancelled raised CancelledError"), 2: None
+    }  # fmt: skip
+    assert [turn.text for turn in done[1].turns] == [reply_to("question 1")]
 
 
 def test_a_protocol_that_raises_fails_its_question_alone() -> None:
@@ -368,7 +499,7 @@ def test_a_model_that_does_not_load_ends_the_run_with_one_error() -> None:
 
     plan: Plan = ((Call("a"), Call("b")),)
     with pytest.raises(LoadError, match=r"b could not be loaded: no weights here"):
-        run_engine(Engine(), Planned((plan,) * 5), {"a": TroubledBackend("a"), "b": Missing("b")}, questions_of(5), 10)
+        run_engine(Engine(), Planned((plan,) * 5), {"a": TroubledBackend("a"), "b": Missing("b")}, questions_of(5))
 
 
 def test_an_error_in_the_callers_code_ends_the_run() -> None:
@@ -378,6 +509,8 @@ def test_an_error_in_the_callers_code_ends_the_run() -> None:
         def call_finished(self, backend: object, completion: Completion) -> None:
             raise BrokenPipeError("nobody reads the progress")
 
+        def turn_noted(self, before: Turn, after: Turn) -> None: ...
+
         def question_finished(self, transcript: Transcript) -> None: ...
 
     with pytest.raises(BrokenPipeError):
@@ -386,7 +519,6 @@ def test_an_error_in_the_callers_code_ends_the_run() -> None:
             Planned((((Call("a"),),),) * 5),
             {"a": backend, "b": backend},
             questions_of(5),
-            10,
             observers=[Loud()],
         )
 
@@ -395,7 +527,7 @@ def test_an_error_in_the_callers_code_ends_the_run() -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        run_engine(Engine(), Planned((((Call("a"),),),) * 5), {"a": backend, "b": backend}, numbered(), 10)
+        run_engine(Engine(), Planned((((Call("a"),),),) * 5), {"a": backend, "b": backend}, numbered())
 
 
 def test_a_store_that_fails_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -406,7 +538,7 @@ def test_a_store_that_fails_ends_the_run(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(store, "put", full)
     with pytest.raises(StoreError, match="no room"):
-        run_engine(Engine(store), Planned((((Call("a"),),),) * 5), {"a": backend, "b": backend}, questions_of(5), 10)
+        run_engine(Engine(store), Planned((((Call("a"),),),) * 5), {"a": backend, "b": backend}, questions_of(5))
 
 
 def test_no_questions_at_all() -> None:
@@ -493,21 +625,15 @@ def test_lone_surrogates_in_a_reply_are_replaced_and_noted(tmp_path: Path) -> No
 
 def test_a_run_waits_for_a_model_that_an_interrupted_run_keeps_busy(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a notebook, a cell is interrupted and run again. Two concurrent calls of one model would mix their results."""
-    import time
-
-    class Slow(TroubledBackend):
-        def _answer(self, requests, deliver):  # type: ignore[no-untyped-def]
-            time.sleep(0.5)
-            super()._answer(requests, deliver)
-
-    backend = Slow("a")
+    backend = Gated("a")
     protocol, seats = Planned((((Call("a"),),),) * 3), {"a": backend, "b": backend}
 
     # as if the batch took longer than the run waits for it
     monkeypatch.setattr(ThreadQueue, "join", lambda self, timeout: None)
     with pytest.raises(LoadError):
-        run_engine(Engine(window=1), BusyFirst(protocol.plans), seats, questions_of(1), 10)
+        run_engine(Engine(window=1), BusyFirst(protocol.plans), seats, questions_of(1))
     assert backend.busy
+    threading.Timer(0.1, backend.gate.set).start()  # if that is before the next run begins, the test shows less
     done = run_engine(Engine(), protocol, seats, questions_of(3))
     assert [done[i].text for i in range(3)] == [f"question {i} {reply_to(f'question {i} / 0.0')}" for i in range(3)]
     assert backend.together == 1
@@ -519,5 +645,6 @@ class BusyFirst(Planned):
 
     async def solve(self, question: Question, seats: Seats) -> Solution:
         waiting = asyncio.create_task(super().solve(question, seats))
-        await asyncio.sleep(0.05)
+        while not seats.a.backend.busy:  # type: ignore[attr-defined]
+            await asyncio.sleep(0.001)
         raise LoadError(f"the run ends while {waiting.get_name()} waits")

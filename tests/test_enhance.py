@@ -376,6 +376,20 @@ def test_rows_after_a_gap_are_written_when_a_budget_ends_the_run(tmp_path: Path)
     assert [row["n"] for row in lines(tmp_path / "out.jsonl.partial")] == [0, 3, 4, 5, 8]
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_names_the_remedy(tmp_path: Path) -> None:
+    """Closing the files, which fails as well, does not hide it."""
+    output = Output(tmp_path / "out.jsonl", {})
+
+    def fill() -> None:
+        with output:
+            output._files[""] = Path("/dev/full").open("w")  # noqa: SIM115
+            output.add(0, [{"n": 0}])
+
+    with pytest.raises(StoreError, match=r"No space left.*free some disk space.*same command again"):
+        fill()
+
+
 def test_the_first_prompt_is_shown_before_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shown: list[str] = []
 

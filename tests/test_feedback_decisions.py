@@ -79,13 +79,15 @@ def test_the_threshold(tmp_path: Path, accept_at: float, accepted: bool) -> None
     assert (transcript.stop == "accepted") is accepted
 
 
-def test_a_teacher_that_cannot_continue_a_reply_is_asked_for_the_review(tmp_path: Path) -> None:
-    teacher = Teacher(0.2, 0.9)
+@pytest.mark.parametrize("written", ["look at line 2.", "Incorrect.\nlook at line 2."])
+def test_a_teacher_that_cannot_continue_a_reply_is_asked_for_the_review(tmp_path: Path, written: str) -> None:
+    teacher = Teacher(0.2, 0.9, reply=replies(written))
     teacher.capabilities = frozenset({"generate"})
     lm = make(tmp_path, teacher)
     one(lm)
     assert prompts(lm, "teacher")[1].endswith(f"Assistant: Incorrect.\n\nUser: {HINT_USER}\n\nAssistant:")
-    assert "Incorrect.\nlook at line 2." in prompts(lm, "student")[1]
+    assert prompts(lm, "student")[1].count("Incorrect.\nlook at line 2.") == 1
+    assert "Incorrect.\nIncorrect." not in prompts(lm, "student")[1]
 
 
 @pytest.mark.parametrize("case", ["no source", "neither label", "set to text"])

@@ -59,7 +59,7 @@ def test_the_script_starts_every_process_and_requeues_at_the_time_limit(
     script.write_text(render(SlurmJob(("--config", "my run.yaml"), nodes=2, gpus=4)), encoding="utf-8")
     env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "77", "SLURM_NTASKS": "8"}
     env.update(SLURM_JOB_NODELIST="node[7-8]", SLURM_CPUS_PER_TASK="8")
-    done = subprocess.run(["bash", str(script)], env=env, check=False, timeout=60)
+    done = subprocess.run(["bash", str(script)], env=env, check=False, timeout=240)
     assert done.returncode == status
     lines = said.read_text(encoding="utf-8").splitlines()
     assert lines[0] == "python 5/8 1 node7 -m harness_ext.finetune --config my run.yaml"
@@ -89,7 +89,7 @@ def finetune_sh(tmp_path: Path, *arguments: str, **env: str) -> subprocess.Compl
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=240,
     )
 
 

@@ -61,10 +61,13 @@ def test_a_fifth_of_all_requests_of_each_seat_fails(tmp_path: Path) -> None:
     ] * 60
     found = summary(tmp_path / "r")
     assert set(server.faults) == set(FAULTS)
-    assert found["faults"] == dict(server.faults)
+    # On a busy machine, a good reply may also come too late, and is asked for again.
+    late = found["faults"]["timeout"] - server.faults["timeout"]
+    assert late >= 0
+    assert {**found["faults"], "timeout": server.faults["timeout"]} == dict(server.faults)
     assert (found["answered"], found["failed"], found["unfinished"]) == (60, 0, 0)
-    assert len(server.requests) == 240 + server.faults.total()
-    assert sum(server.answered.values()) == 240
+    assert len(server.requests) == 240 + server.faults.total() + late
+    assert 240 <= sum(server.answered.values()) <= 240 + late
 
 
 def test_faults_count_once_even_if_replies_are_reused(tmp_path: Path) -> None:
@@ -169,7 +172,11 @@ def test_an_address_without_a_server_ends_the_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("message", "code"),
-    [("This model's maximum context length is 8 tokens", "overflow"), ("unknown field `stop`", "backend")],
+    [
+        ("This model's maximum context length is 8 tokens", "overflow"),
+        ("the request exceeds the available context size, try increasing it", "overflow"),
+        ("unknown field `stop`", "backend"),
+    ],
 )
 def test_a_refused_request_fails_alone_and_is_not_retried(tmp_path: Path, message: str, code: str) -> None:
     with Server(lambda _: {"error": {"message": f"{message}\x1b[2J\n\x07"}}, status=400) as server:
@@ -227,7 +234,6 @@ def test_an_error_cancels_requests_in_flight(tmp_path: Path) -> None:
             raise OSError("disk full")
 
         lm.session.run.add = full  # type: ignore[method-assign]
-        started = time.monotonic()
+        # If the run waited for its requests, pytest's own time limit of 300 s would end the test.
         with pytest.raises(OSError, match="disk full"):
             lm.generate_until(instances((f"q{i}" for i in range(9)), ASKED))
-        assert time.monotonic() - started < 60, "the requests had a timeout of 600 s"

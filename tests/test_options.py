@@ -9,15 +9,19 @@ from typing import Any, Literal
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import scripted_pair
+from support import instances, scripted_pair
 
+from harness_ext.backends.registry import parse_spec
 from harness_ext.backends.scripted import ScriptedBackend
+from harness_ext.cli import doctor
 from harness_ext.config.run_plan import flatten, plan_run
 from harness_ext.errors import ConfigurationError
-from harness_ext.models.baseline import Baseline
+from harness_ext.models.baseline import Baseline, BaselineLM
+from harness_ext.models.debate import Debate
 from harness_ext.models.feedback_pair import REFINE_USER, FeedbackPair
 from harness_ext.models.speculative_pair import SpeculativePair
 from harness_ext.options import PromptText, build, convert
+from harness_ext.terminal import outside
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,7 @@ def test_values_that_do_not_fit(name: str, given: object, expected: str) -> None
     problems: list[str] = []
     assert build(Options, {name: given}, problems, "student.") is None
     (problem,) = problems
-    assert problem.startswith(f"`student.{name}={given}`: expected ")
+    assert problem.startswith(f"`student.{name}={outside(given)}`: expected ")
     assert expected in problem
 
 
@@ -213,10 +217,108 @@ def test_specifications_that_name_no_model(spec: str, message: str) -> None:
     assert re.search(message, problem), problem
 
 
+def test_the_names_that_can_take_a_seat_are_those_that_are_accepted() -> None:
+    with pytest.raises(ValueError, match="is not a backend") as error:
+        parse_spec("no_such_backend:x", {})
+    names = str(error.value).partition("The names: ")[2].split(", ")
+    assert {"hf", "openai", "vllm", "local-completions", "classifier"} <= set(names)
+    assert not {"feedback_pair", "harness_ext.debate", "skyline"} & set(names), "a protocol cannot take a seat"
+    assert [parse_spec(f"{name}:x", {}).backend for name in names] == names
+    (listed,) = (finding.text for finding in doctor.models() if finding.text.startswith("for seats: "))
+    assert listed.removeprefix("for seats: ").split(", ") == names
+
+
 def test_limits_of_options() -> None:
     assert "`window` and `reason_max_tokens` must be 1 or more" in problems_of(FeedbackPair, {**pair(), "window": 0})
     (problem,) = problems_of(FeedbackPair, {**pair(), "max_rounds": -1})
     assert "`max_rounds` and `max_malformed` must be 0 or more" in problem
+
+
+SERVED = "openai:m@http://localhost:8000/v1"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"student.price_in": -1}, "`student`: `price_in` and `price_out` must be 0 or more"),
+        ({"teacher.price_out": -0.5}, "`teacher`: `price_in` and `price_out` must be 0 or more"),
+        ({"student.price_in": "nan"}, "`student.price_in=nan`: expected a number that is finite"),
+        ({"student.price_in": float("inf")}, "expected a number that is finite"),
+        ({"student.parameters": -7}, "`parameters=-7`: expected the number of the model's weights"),
+        ({"student.parameters": 7}, "`parameters=7`: expected the number of the model's weights (`7e9`)"),
+        ({"student.timeout": "nan"}, "`timeout=nan`: expected a number that is finite"),
+        ({"student.timeout": float("inf")}, "`timeout=inf`: expected a number that is finite"),
+        ({"student.connect_timeout": 0}, "`connect_timeout`, `requests_per_minute` and `tokens_per_minute` must be"),
+        ({"student.requests_per_minute": -1}, "`requests_per_minute` and `tokens_per_minute` must be above 0"),
+        ({"student.tokens_per_minute": 0}, "`requests_per_minute` and `tokens_per_minute` must be above 0"),
+        ({"student.max_wait": -1}, "`max_wait` must be 0 or more"),
+        ({"student.tokenizer": "/no/such", "student.endpoint": "completions"}, "`tokenizer=/no/such` cannot be read"),
+        ({"student.tokenizer": "/no/such"}, "`tokenizer` is used with `endpoint=completions` only"),
+        ({"max_rounds": 1e9}, "`max_rounds=1000000000.0`: expected a whole number of at most 10,000,000"),
+        ({"max_rounds": 10_001}, "`max_rounds=10001`: expected at most 10,000 rounds"),
+        ({"window": 10**30}, "expected a whole number of at most"),
+        ({"run_dir": ""}, "`run_dir` is empty"),
+        ({"run_dir": "x" * 300}, "`run_dir`: no folder can have this name"),
+        ({"run_dir": "a\0b"}, "`run_dir`: no folder can have this name"),
+        ({"store": ""}, "`store` is empty: name a folder, or run without a store (`store=off`)"),
+        ({"store": "s/" + "x" * 300}, "`store`: no folder can have this name"),
+        ({"model": ""}, "`model`, the run's label, names folders and has 0 characters"),
+        ({"model": "x" * 300}, "has 300 characters: give one of 1 to 150"),
+        ({"model": "é" * 100}, "`model`, the run's label"),
+        ({"student.gen.temperature": "abc"}, "`student`: `gen.temperature=abc`: expected a number from 0 to 100"),
+        ({"student.gen.temperature": -1}, "expected a number from 0 to 100"),
+        ({"student.gen.temperature": float("nan")}, "expected a number from 0 to 100"),
+        ({"student.gen.top_p": 2}, "`gen.top_p=2`: expected a number from 0 to 1"),
+        ({"student.gen.max_gen_toks": 0}, "`gen.max_gen_toks=0`: expected a whole number from 1"),
+        ({"student.gen.top_k": 1.5}, "`gen.top_k=1.5`: expected a whole number from -1"),
+        ({"student.gen.do_sample": "perhaps"}, "`gen.do_sample=perhaps`: expected True or False"),
+        ({"student.gen.until": 7}, "`gen.until=7`: expected a text or a list of texts"),
+        ({"student": "openai:m@http://localhost:65536/v1"}, "is not an address: Port out of range 0-65535"),
+        ({"student": "openai:m@http://localhost:port/v1"}, "is not an address"),
+        ({"student": "openai:m@http://localhost:0/v1"}, "no server can have the port 0"),
+        ({"student": "openai:m@http://[::1/v1"}, "is not an address"),
+        (
+            {"student": "local-completions:m", "student.base_url": "http://h:99999/v1"},
+            "`base_url=http://h:99999/v1` is not an address: Port out of range 0-65535",
+        ),
+    ],
+)
+def test_what_cannot_be_right_is_refused_before_anything_is_loaded(arguments: dict[str, Any], message: str) -> None:
+    (problem,) = problems_of(FeedbackPair, {"student": SERVED, "teacher": SERVED, **arguments})
+    assert message in problem
+
+
+@pytest.mark.parametrize("key", ["line\nbreak-in-key", "trailing-break\n", "a key with spaces", "bell\x07-in-the-key"])
+def test_a_key_that_no_header_can_hold_is_refused(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_VARIABLE", key)
+    (problem,) = problems_of(Baseline, {"student": SERVED, "student.api_key_env": "SOME_VARIABLE"})
+    assert "the environment variable SOME_VARIABLE contains white space" in problem
+    assert key not in problem
+
+
+@pytest.mark.parametrize("url", ["http://user@host/v1", "https://host/v1?sig=abc", "http://host:99999/v1"])
+def test_the_address_in_the_environment_is_checked_as_well(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", url)
+    monkeypatch.setenv("OPENAI_API_KEY", "some-long-key")
+    (problem,) = problems_of(Baseline, {"student": "openai:m"})
+    assert "OPENAI_BASE_URL" in problem
+    assert "user@" not in problem
+    assert "abc" not in problem
+
+
+def test_a_team_of_a_thousand_million_members_is_refused() -> None:
+    assert "`agents`: a team has at most 1000 members, not 1000000000" in problems_of(Debate, {"agents": 10**9})
+
+
+def test_settings_of_a_task_are_checked_before_anything_is_asked(tmp_path: Path) -> None:
+    asked: list[str] = []
+    student = scripted_pair(asked.append, str)[0]  # type: ignore[arg-type]
+    lm = BaselineLM(student=student, store="off", run_dir=tmp_path / "r", progress="off")
+    with pytest.raises(ConfigurationError) as raised:
+        lm.generate_until(instances(["a", "b"], {"until": [], "temperature": "abc"}))
+    (problem,) = raised.value.problems
+    assert "`temperature=abc`: expected a number from 0 to 100. Change it in the task or in `--gen_kwargs`" in problem
+    assert not asked
 
 
 def test_missing_capabilities_are_reported() -> None:

@@ -149,6 +149,42 @@ def test_entry_points_exist():
         assert callable(pkgutil.resolve_name(f"{module}:{attribute}")), value
 
 
+def test_make_test_latest_installs_the_newest_releases_in_an_environment_of_its_own(tmp_path: Path):
+    command = ["make", "-n", "-C", str(ROOT), "test-latest", f"LATEST={tmp_path / 'newest'}", "ARGS=tests/test_cli.py"]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    (install,) = (line for line in shown.splitlines() if " install " in line and " -e " in line)
+    assert "--upgrade --upgrade-strategy eager" in install
+    assert "constraints" not in shown
+    steps = [line for line in shown.splitlines() if line.startswith(str(tmp_path))]
+    assert [line.removeprefix(f"{tmp_path}/newest/bin/").split(" -n ")[0] for line in steps][-3:] == [
+        "harness-ext doctor",
+        "python -m pip check",
+        "python -m pytest",
+    ]
+    assert f"{ROOT}/.venv/" not in shown
+    tested = subprocess.run(
+        ["make", "-n", "-C", str(ROOT), "test", f"VENV={tmp_path / 'tested'}"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert "install --quiet -c constraints.txt -e" in tested.stdout
+
+
+def test_the_parser_of_formulas_exists_for_every_version_that_is_allowed():
+    import latex2sympy2_extended
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    (wanted,) = (r for r in map(Requirement, project["dependencies"]) if r.name == "antlr4-python3-runtime")
+    parsers = Path(latex2sympy2_extended.__file__).parent.joinpath("gen").glob("antlr4_*")
+    versions = {path.name.removeprefix("antlr").replace("_", ".") for path in parsers}
+    released = ["4.9.3", "4.10", "4.11.0", "4.11.1", "4.12.0", "4.13.0", "4.13.1", "4.13.2"]
+    assert {version for version in released if wanted.specifier.contains(version)} == versions | {"4.11.1"}
+    for requirement in map(Requirement, project["dependencies"]):
+        assert not any("_" in extra for extra in requirement.extras), "pip before 23.3 ignores such an extra"
+
+
 def test_every_installed_dependency_is_pinned():
     text = (ROOT / "constraints.txt").read_text()
     pins = {_normal(line.split("==")[0]) for line in text.splitlines() if line and not line.startswith("#")}

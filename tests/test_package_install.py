@@ -108,7 +108,7 @@ class Environment:
 
 
 def new_environment(folder: Path, *, libraries: bool = True) -> Environment:
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "env"], check=True, timeout=60)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "env"], check=True, timeout=240)
     folder.joinpath("elsewhere").mkdir()
     environment = Environment(folder / "env", folder / "elsewhere")
     if libraries:

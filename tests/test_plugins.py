@@ -70,7 +70,7 @@ def python(code: str, *folders: Path, **environment: str) -> subprocess.Complete
         env={**os.environ, "PYTHONPATH": path, "HARNESS_EXT_NO_PLUGINS": "", **environment},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
     )
 
 
@@ -349,7 +349,9 @@ NAMES = st.sampled_from(["a", "b", "c", "d"])
 FOLDER = st.dictionaries(NAMES, st.lists(st.sampled_from(["c", "d", "t", "u"]), max_size=2, unique=True), max_size=3)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(built_in=FOLDER, pack=FOLDER, user=FOLDER)
 def test_no_pack_changes_the_meaning_of_built_in_names_or_the_users(
     tmp_path_factory, monkeypatch, built_in, pack, user

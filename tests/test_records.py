@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from harness_ext.records import (
     CallResult,
     Completion,
+    Decision,
     Failure,
     Loglikelihood,
     Message,
@@ -24,7 +25,7 @@ from harness_ext.records import (
     Verification,
 )
 from harness_ext.records.chat import ChatContext, is_utf8, merge_system, plain_form, repair
-from harness_ext.records.results import read_result
+from harness_ext.records.results import UnknownFields, read_result
 from harness_ext.records.summary import Summary
 
 texts = st.text(max_size=20)  # any character that can be encoded
@@ -70,10 +71,52 @@ transcripts = st.builds(
 )  # fmt: skip
 
 
+decisions = st.builds(
+    Decision,
+    options=st.just(("yes", "no")),
+    probabilities=st.sampled_from([(), (0.25, 0.75), (1.0, None)]),
+    choice=st.sampled_from(["yes", "no", None]),
+    source=st.sampled_from(["endpoint", "logprobs", "constrained", "text"]),
+    label_mass=st.none() | st.floats(0, 1),
+    refused=st.booleans(),
+    notes=st.lists(texts, max_size=2).map(tuple),
+    **usage,
+)
+all_turns = st.builds(
+    Turn,
+    st.sampled_from(["student", "teacher"]),
+    st.sampled_from(["draft", "review", "refine", "check"]),
+    texts,
+    st.builds(Completion, texts, notes=st.lists(texts, max_size=2).map(tuple), thought=texts, **usage)
+    | loglikelihoods
+    | verifications
+    | decisions,
+    verdicts,
+    st.lists(texts, max_size=2).map(tuple),
+    st.booleans(),
+)
+all_transcripts = st.builds(replace, transcripts, turns=st.lists(all_turns, max_size=5).map(tuple))
+
+
 @settings(deadline=None)
-@given(results)
+@given(results | decisions)
 def test_results_survive_json(result: CallResult) -> None:
     assert read_result(json.loads(json.dumps(result.to_json()))) == result
+
+
+def test_a_text_of_a_turn_called_verify_is_kept() -> None:
+    turn = Turn("teacher", "verify", "key", Completion("It is right.", "stop"))
+    assert Turn.from_json(turn.to_json()) == turn
+
+
+@pytest.mark.parametrize("field", ["mood", "seconds_alone"])
+def test_fields_of_a_newer_version(field: str) -> None:
+    """A stored result with one is not used; of a transcript, the rest is read."""
+    result = {**Completion("x").to_json(), field: 1}
+    with pytest.raises(UnknownFields, match=field):
+        read_result(result)
+    turn = {**Turn("student", "draft", "key", Completion("x")).to_json(), field: 1}
+    assert Turn.from_json(turn).text == "x"
 
 
 @given(verifications)
@@ -170,6 +213,28 @@ def test_a_summary_is_a_sum_over_turns(given_: list[Transcript]) -> None:
     if None not in said:
         assert sum(tokens.values()) == sum(n for n in said if n is not None)
     assert data["reviews"].get("total", 0) == sum(t.verdict is not None for t in all_turns)
+
+
+def without_seconds(data: Any) -> Any:
+    """Return a summary without the times, which transcripts round."""
+    if isinstance(data, dict):
+        return {name: without_seconds(value) for name, value in data.items() if name != "seconds"}
+    return data
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(all_transcripts, max_size=4))
+def test_the_summary_of_a_resumed_run_is_that_of_an_undisturbed_one(given_: list[Transcript]) -> None:
+    """A resumed run reads its first transcripts from the run directory, and may do so before it has loaded a model."""
+    costs = {seat: SeatCost() for seat in ("student", "teacher")}
+    undisturbed, resumed = Summary(costs.__getitem__), Summary(costs.__getitem__)
+    for transcript in given_:
+        resumed.add(Transcript.from_json(json.loads(json.dumps(transcript.to_json()))))
+    costs["student"] = SeatCost(10, 1.0, 2.0)  # now it is loaded
+    for transcript in given_:
+        undisturbed.add(transcript)
+    assert without_seconds(resumed.to_json()) == without_seconds(undisturbed.to_json())
+    assert resumed.warnings() == undisturbed.warnings()
 
 
 def test_kept_discarded_and_verification_tokens() -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import IO
 
 import pytest
 from hypothesis import given, settings
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 from test_records import transcripts
 
 from harness_ext.errors import StoreError
-from harness_ext.records import Completion, Failure, Transcript, Turn
+from harness_ext.records import Completion, Failure, Transcript, Turn, run_directory
 from harness_ext.records.run_directory import RunDirectory, new_run_path, read_transcripts, write_json
 
 CONFIG = {"identity": {"protocol": "P", "options": {"max_rounds": 3, "at": Path("x")}}, "started": "now"}
@@ -150,12 +152,34 @@ def test_the_error_about_an_unwritable_folder_names_the_option(tmp_path: Path) -
         RunDirectory(tmp_path / "file" / "run", CONFIG)
 
 
+def full_disk() -> IO[str]:
+    """Return a file on a full disk, whose buffer can be written to, but not flushed."""
+    return open("/dev/full", "a", encoding="utf-8", errors="replace")
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk_is_reported(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What closes the run directory afterwards does not fail again and hide the remedy."""
     run = RunDirectory(tmp_path, CONFIG)
-    os.symlink("/dev/full", tmp_path / "transcripts.jsonl")
+    with monkeypatch.context() as patch:
+        patch.setattr(run_directory, "open_to_append", lambda path: full_disk())
+        with pytest.raises(StoreError, match=r"No space left.*make room.*same command again"):
+            run.add(transcript(0))
+        run.close()
+    run.add(transcript(1))
+    run.close()
+    assert [doc for doc, _, _ in read(tmp_path)] == [1]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_disk_that_turns_out_to_be_full_at_the_end_is_reported(tmp_path: Path) -> None:
+    """Network file systems may say so only when a file is closed."""
+    run = RunDirectory(tmp_path, CONFIG)
+    run._file = full_disk()
+    run._file.write("not written yet")
     with pytest.raises(StoreError, match="make room"):
-        run.add(transcript(0))
+        run.close()
+    run.close()
 
 
 def test_json_files_are_written_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,6 +189,41 @@ def test_json_files_are_written_atomically(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(OSError, match="killed here"):
         write_json(tmp_path / "a.json", {"text": "new"})
     assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))["text"] == "é?"
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from harness_ext.files import atomic_write
+
+with atomic_write(Path(sys.argv[1])) as file:
+    file.write("half a line")
+    file.flush()
+    print("begun", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_what_a_killed_process_left_of_a_file_is_removed(tmp_path: Path) -> None:
+    """What a living one is writing is not."""
+    path = tmp_path / "a[1].json"
+    path.write_text("old")
+    command = [sys.executable, "-c", WRITER, str(path)]
+    writers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    for writer in writers:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "begun\n"
+    assert len(list(tmp_path.glob(".*.part"))) == 2
+    writers[0].kill()
+    writers[0].wait()
+    (tmp_path / ".a[1].json.4711.part").write_text("of an earlier version")
+    (tmp_path / ".b.json.4711.part").write_text("of another file")
+    write_json(path, "new")
+    assert len(list(tmp_path.glob(".a*.part"))) == 1
+    assert path.read_text() == '"new"\n'
+    writers[1].communicate("")
+    assert path.read_text() == "half a line"
+    assert [p.name for p in tmp_path.glob(".*")] == [".b.json.4711.part"]
 
 
 def test_runs_in_the_same_second_get_different_folders(tmp_path: Path) -> None:

@@ -296,6 +296,15 @@ def test_the_tables_of_a_distributed_run_are_merged(tmp_path: Path) -> None:
     assert [row[0] for row in table(path)] == ["idx", "0", "1", "2"]
 
 
+def test_a_table_that_only_another_process_wrote_to_is_merged_as_well(tmp_path: Path) -> None:
+    """Rank 0 may get no document of a task, or of a file of a task."""
+    ranks = [tables.Tables(tmp_path, "m", rank) for rank in range(2)]
+    ranks[1].add("scienceqa_qtch", 5, doc(5), "x")
+    ranks[0].merge(2, [one.written for one in ranks])
+    path = tmp_path / "benchmarking" / "m" / "m_test_output_setting_QTCH.csv"
+    assert [row[0] for row in table(path)] == ["idx", "5"]
+
+
 def test_samples_of_any_model_are_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = tmp_path / "results" / "org__model-1.5"
     results.mkdir(parents=True)

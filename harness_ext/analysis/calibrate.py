@@ -22,7 +22,7 @@ from harness_ext.analysis.scoring.verdicts import JudgedDraft
 from harness_ext.decisions.calibration import Calibration, sigmoid
 from harness_ext.errors import FAILED, OK, USAGE, HarnessExtError
 from harness_ext.records.run_directory import write_json
-from harness_ext.terminal import console, safe_line
+from harness_ext.terminal import clean, console, safe_line
 
 FEWEST = 30  # verdicts, below which a fit is hardly better than a guess
 
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str]) -> int:
         fitted = calibrate(chosen, asked, seat_config(run, asked.seat), names)
         write_json(output, fitted.calibration.to_json())
     except (HarnessExtError, OSError) as error:
-        print(f"harness-ext calibrate: {error}", file=sys.stderr)
+        print(f"harness-ext calibrate: {clean(error)}", file=sys.stderr)
         return FAILED
     _report(asked, fitted, output)
     return OK

@@ -216,7 +216,7 @@ def read_scores(run: Path, metric: str | None) -> dict[tuple[str, str, int], Sco
                     values = tuple(float(state[name]) for state in units[i if len(units) == len(row["draws"]) else 0])
                     draw_key = (row["task"], row["doc_hash"], draw["repeat"])
                     found[draw_key] = Scored(tuple(map(str, row["target"])), wanted[0], values)
-            except (ValueError, KeyError, TypeError, IndexError) as error:
+            except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
                 raise ShowError(f"{path} is damaged ({error!r}): run `harness-ext score {run}` again") from error
     if metric is not None and not found:
         raise ShowError(f"--metric {metric}: the run was not scored by this metric; it has {', '.join(known)}")

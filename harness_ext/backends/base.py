@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
 
+from harness_ext.backends.meter import Meter
 from harness_ext.decisions import TypedQuestion
 from harness_ext.errors import CallFailed, FailureCode
 from harness_ext.reading.thoughts import DEFAULT_MARKERS, Markers
@@ -179,6 +180,7 @@ class Backend(abc.ABC):
     prompts: prompts of protocols that the model was trained on, by option name. Default: none.
     decision_sources: the sources from which it can decide, apart from its texts. Default: none.
     loaded: whether the weights are loaded.
+    meter: what it is doing at the moment.
     """
 
     name: str
@@ -199,6 +201,7 @@ class Backend(abc.ABC):
         self.lock = threading.Lock()
         # Returns whether the calling run has ended. A long batch may check it and raise RunAborted.
         self.cancelled: Callable[[], bool] = lambda: False
+        self.meter = Meter()
 
     def prepare(self) -> None:  # noqa: B027  (most backends have nothing to do here)
         """Get ready to render prompts; called once the run's arguments are known to be valid. Idempotent."""

@@ -67,7 +67,7 @@ def read_forced(data: Any, request: DecideRequest, constraint: Constraint) -> De
     text = text_of(message.get("content"))
     try:
         number = request.labels.index(constraint.label(text))
-    except (ValueError, TypeError, KeyError, IndexError):
+    except (ValueError, TypeError, KeyError, IndexError, RecursionError):
         raise NotOffered("server", f"it ignores `{constraint.field}` and replies {text[:40]!r}", usage) from None
     return Decision(request.options, (), request.options[number], "constrained", **usage)
 

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from harness_ext.backends import hf_decide
+from harness_ext.backends import hf_decide, hf_score
 from harness_ext.backends import hf_verify as verify_hf
 from harness_ext.backends.base import (
     Backend,
@@ -28,11 +28,12 @@ from harness_ext.backends.constructor import typed_arguments
 from harness_ext.backends.hf_beams import search_beams, wants_beams
 from harness_ext.backends.hf_rows import GeneratedRow, completion_of
 from harness_ext.backends.hf_stops import AnswerStops
+from harness_ext.backends.meter import Meter
 from harness_ext.backends.registered_calls import call_lm
 from harness_ext.backends.settings import effective_settings
 from harness_ext.errors import CallFailed, RunAborted
 from harness_ext.reading.thoughts import DEFAULT_MARKERS, Markers
-from harness_ext.records import Loglikelihood, Message
+from harness_ext.records import Message
 from harness_ext.records.chat import is_utf8, merge_system
 from harness_ext.records.fingerprint import count_parameters, model_fingerprint, resolve_folder
 
@@ -57,6 +58,7 @@ class HFBackend(Backend):
         self.args = args
         self.name = str(args["pretrained"])
         self.lm = _lazy_hflm_class()(**args)
+        self.lm.meter = self.meter
         if self.lm.backend == "causal":
             self.capabilities |= {"verify", "distribution"}
             self.tokens = verify_hf.HFTokens(self.lm)
@@ -182,13 +184,7 @@ class HFBackend(Backend):
         call_lm(self.lm, [requests[i] for i in group], found)
 
     def score(self, requests: Sequence[ScoreRequest], deliver: Deliver) -> None:
-        started = time.perf_counter()
-        results: dict[int, Any] = {}
-        call_lm(self.lm, requests, results.__setitem__)
-        share = (time.perf_counter() - started) / len(requests)
-        for index, result in results.items():
-            tokens = len(self.lm.tok_encode(requests[index].prompt + requests[index].continuation))
-            deliver(index, scored(result, tokens, 0, share))
+        hf_score.score(self.lm, requests, deliver)
 
     def info(self) -> dict[str, Any]:
         args = {k: v for k, v in self.args.items() if isinstance(v, str | int | float | bool) or v is None}
@@ -202,21 +198,6 @@ def trained_prompts(folder: Path) -> dict[str, str]:
         return {str(name): str(text) for name, text in found.get("prompts", {}).items()}
     except (OSError, ValueError, AttributeError):
         return {}
-
-
-def scored(result: Any, read: int | None, cached: int | None, seconds: float) -> Loglikelihood:
-    """Return the result of a scoring request.
-
-    result: what lm-eval's model returned: log-probability and greedy flag, or for a whole text the log-probability.
-    read: the number of tokens that the model read; None if unknown.
-    cached: the number of those that were cached; None if unknown.
-    seconds: the request's share of the wall time.
-    """
-    logprob, greedy = result if isinstance(result, tuple | list) else (result, None)
-    greedy = None if greedy is None else bool(greedy)
-    return Loglikelihood(
-        float(logprob), prompt_tokens=read, cached_tokens=cached, completion_tokens=0, seconds=seconds, greedy=greedy
-    )
 
 
 def groups_by_bos(lm: Any, requests: Sequence[GenerateRequest]) -> list[list[int]]:
@@ -292,6 +273,8 @@ def _lazy_hflm_class() -> Any:
             self.rows: deque[GeneratedRow] = deque()
             self.thought_markers: Markers | None = DEFAULT_MARKERS
             self.end_ids: frozenset[int] = frozenset()
+            self.meter = Meter()
+            self.scoring = hf_score.ScoreWatch()
             super().__init__(**kwargs)
 
         def _create_model(self, **kwargs: Any) -> None:
@@ -320,6 +303,14 @@ def _lazy_hflm_class() -> Any:
             if self.batch_size == "auto":
                 self.batch_size_per_gpu = self._detect_batch_size()
 
+        def _loglikelihood_tokens(self, requests: Any, **how: Any) -> Any:
+            self.scoring.begin(requests, groups=self.backend == "causal" and self.logits_cache)
+            return self.scoring.end(super()._loglikelihood_tokens(requests, **how))
+
+        def _model_call(self, inps: Any, *more: Any, **how: Any) -> Any:
+            self.scoring.forward(len(inps))
+            return super()._model_call(inps, *more, **how)
+
         def _model_generate(self, context: Any, max_length: int, stop: list[str], **kwargs: Any) -> Any:
             started = time.perf_counter()
             lengths = kwargs["attention_mask"].sum(dim=1).tolist()
@@ -334,12 +325,13 @@ def _lazy_hflm_class() -> Any:
                     input_ids=context,
                     max_length=max_length,
                     stopping_criteria=StoppingCriteriaList(
-                        [AnswerStops(self.tokenizer, stop, width, self.thought_markers)]
+                        [AnswerStops(self.tokenizer, stop, width, self.thought_markers, self.meter.wrote, self.end_ids)]
                     ),
                     pad_token_id=self.tokenizer.pad_token_id,
                     use_cache=True,
                     **verify_hf.generate_settings(kwargs),
                 )
+            self.meter.handed_over()
             seconds = (time.perf_counter() - started) / len(lengths)
             self.rows.extend(
                 GeneratedRow(length, tokens[width:], max_length - width, stop, seconds, self.thought_markers)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from harness_ext.reading.stops import cut_at_stop
@@ -18,19 +18,33 @@ class AnswerStops:
     stops: the stop sequences.
     width: the padded length of the prompts, in tokens.
     markers: how thoughts are marked; None if the stop sequences apply to the whole text.
+    wrote: called after each step with the number of tokens that it added to rows that had not ended. Default none.
+    end_ids: the tokens that end a row by themselves. Default none.
     """
 
-    def __init__(self, tokenizer: Any, stops: Sequence[str], width: int, markers: Markers | None) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        stops: Sequence[str],
+        width: int,
+        markers: Markers | None,
+        wrote: Callable[[int], None] | None = None,
+        end_ids: Collection[int] = (),
+    ) -> None:
         self.tokenizer, self.width, self.markers = tokenizer, width, markers
+        self.wrote, self.end_ids = wrote, end_ids
         self.stops = [stop for stop in stops if stop]
         # Decoding all tokens at each step would take quadratic time. A token has at least one byte, so a stop sequence
         # spans at most as many tokens as it has bytes; four more for a character that is split over tokens.
         self.lookback = max((len(stop.encode()) for stop in self.stops), default=0) + 4
         self.ended: set[int] = set()
+        self._full: set[int] = set()  # the rows to which no more tokens are added but padding
 
     def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
         import torch
 
+        if self.wrote is not None:
+            self.wrote(self._count(input_ids[:, -1].tolist()))
         new = input_ids[:, self.width :]
         open_rows = [row for row in range(len(new)) if row not in self.ended] if self.stops else []
         tails = self.tokenizer.batch_decode(new[open_rows, -self.lookback :]) if open_rows else []
@@ -40,3 +54,10 @@ class AnswerStops:
                 if cut_at_stop(text, self.stops, self.markers)[1]:
                     self.ended.add(row)
         return torch.tensor([row in self.ended for row in range(len(new))], device=input_ids.device)
+
+    def _count(self, latest: Sequence[int]) -> int:
+        """Return how many of the latest tokens, one per row, are no padding."""
+        self._full |= self.ended
+        count = sum(row not in self._full for row in range(len(latest)))
+        self._full |= {row for row, token in enumerate(latest) if token in self.end_ids}
+        return count

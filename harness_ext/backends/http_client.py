@@ -8,12 +8,14 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from harness_ext.backends.pacing import Pace
 from harness_ext.errors import CallFailed, LoadError
-from harness_ext.records import CallResult, TokenCounts
+from harness_ext.records import CallResult, TokenCounts, add
+from harness_ext.terminal import outside
 
 if TYPE_CHECKING:
     import aiohttp
@@ -22,10 +24,14 @@ RETRIED = frozenset({408, 409, 425, 429}) | (frozenset(range(500, 600)) - {501})
 # Every further request would be refused as well: wrong key, no credit, unknown model or path, wrong method.
 HOPELESS = frozenset({401, 402, 404, 405, 501})
 FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0  # seconds
+LONGEST_MESSAGE = 600  # characters of a message that quotes a server
+# For the estimate of a request's tokens before the server reports them.
+BYTES_PER_TOKEN = 4
+TOKENS_PER_IMAGE = 1000
 # If a server has never been reached, the run ends after this many attempts: most likely its address is wrong.
 ATTEMPTS_TO_FIND = 3
 # What servers write about a prompt that does not fit; they share no error code.
-TOO_LONG = ("context_length_exceeded", "context length", "context window", "maximum context", "too long")
+TOO_LONG = ("context_length", "context length", "context size", "context window", "maximum context", "too long")
 
 
 class Fault(Exception):
@@ -34,12 +40,14 @@ class Fault(Exception):
     name: the name by which summaries count it.
     message: the cause, for users.
     wait: how long the server asks to wait, in seconds. Default None: it does not say.
+    busy: whether the server is well and only limits its rate, so that the attempt is no failure. Default False.
     """
 
-    def __init__(self, name: str, message: str, wait: float | None = None) -> None:
+    def __init__(self, name: str, message: str, wait: float | None = None, busy: bool = False) -> None:
         self.name = name
         self.wait = wait
-        super().__init__(message)
+        self.busy = busy
+        super().__init__(outside(message, LONGEST_MESSAGE))
 
 
 Scope = Literal["server", "shape", "request"]
@@ -61,7 +69,7 @@ class NotOffered(Exception):
         self.scope: Scope = scope
         self.spent = spent
         self.faults: tuple[str, ...] = ()
-        super().__init__(message)
+        super().__init__(outside(message, LONGEST_MESSAGE))
 
 
 @dataclass
@@ -69,13 +77,17 @@ class Client:
     """Posts JSON until there is a reply.
 
     Between two attempts it waits as long as the server asks (`Retry-After`). Otherwise the wait begins at 0.5 s and is
-    doubled with each attempt up to a minute, less a random part of up to a half.
+    doubled with each attempt up to a minute, less a random part of up to a half. A server that limits its rate (429, or
+    503 with `Retry-After`) is not at fault: all requests wait, fewer are sent at once, and no retry is used up.
 
     session: the HTTP session.
     name: the model's name in messages.
     max_retries: how often a failed request is retried.
     timeout: the time that one attempt may take, in seconds.
-    secret: the API key, which is removed from messages. Default: none.
+    pace: admits the requests.
+    connect_timeout: the time that it may take to connect, in seconds. Default: no limit of its own.
+    max_wait: how long a request may wait for a server that limits its rate and answers nobody, in seconds. Default
+        3600.
     reached: whether the server has ever answered. Default False.
     """
 
@@ -83,11 +95,18 @@ class Client:
     name: str
     max_retries: int
     timeout: float
-    secret: str = ""
+    pace: Pace
+    connect_timeout: float | None = None
+    max_wait: float = 3600.0
     reached: bool = False
 
     async def post(
-        self, url: str, body: bytes, read: Callable[[Any], CallResult], lacks: Lacks | None = None
+        self,
+        url: str,
+        body: bytes,
+        read: Callable[[Any], CallResult],
+        lacks: Lacks | None = None,
+        tokens: int | None = None,
     ) -> CallResult:
         """Post a request, retrying it as needed, and return the result.
 
@@ -97,33 +116,57 @@ class Client:
             malformed reply, which then counts as a failed attempt, and NotOffered.
         lacks: called with the status and the text of a refusal; returns of what it is true that the server has not got
             what was asked for, or None if the refusal means something else. Default None: it always does.
+        tokens: an estimate of the tokens of prompt and reply, for a limit on tokens. Default: that of the body.
 
         Raises CallFailed if all attempts failed or the request was refused, LoadError if every request would be, and
         NotOffered as described.
         """
         faults: list[str] = []
+        failed, refused, waited = 0, 0, 0.0
+        estimate = len(body) // BYTES_PER_TOKEN + 1 if tokens is None else tokens
         while True:
-            started = time.perf_counter()
-            try:
-                completion = read(await self._attempt(url, body, lacks))
-                return replace(completion, seconds=time.perf_counter() - started, faults=tuple(faults))
-            except NotOffered as raised:
-                raised.faults = tuple(faults)
-                raise
-            except Fault as raised:
-                fault = raised
-            except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
-                fault = Fault("bad_reply", f"a malformed reply ({type(error).__name__}: {error})")
-            faults.append(fault.name)
-            if not self.reached and len(faults) >= ATTEMPTS_TO_FIND:
+            async with self.pace.turn(estimate):
+                started, sent = time.perf_counter(), asyncio.get_running_loop().time()
+                try:
+                    completion = read(await self._attempt(url, body, lacks))
+                    self.pace.answered(estimate, add(completion.prompt_tokens, completion.completion_tokens))
+                    return replace(completion, seconds=time.perf_counter() - started, faults=tuple(faults))
+                except NotOffered as raised:
+                    raised.faults = tuple(faults)
+                    raise
+                except Fault as raised:
+                    fault = raised
+                except (KeyError, IndexError, TypeError, AttributeError, ValueError, RecursionError) as error:
+                    fault = Fault("bad_reply", f"a malformed reply ({type(error).__name__}: {outside(error)})")
+                faults.append(fault.name)
+                if fault.busy:
+                    refused += 1
+                    wait = backoff(refused) if fault.wait is None else fault.wait
+                    waited += wait
+                    since = self.pace.refusing_since
+                    if waited > self.max_wait or (since is not None and sent + wait - since > self.max_wait):
+                        raise self._given_up(fault, faults, wait)
+                    self.pace.refused(sent, wait)
+                    continue
+            failed += 1
+            if not self.reached and failed >= ATTEMPTS_TO_FIND:
                 raise LoadError(f"no server answers at {url}: {fault}. Is it running, and is the address right?")
-            too_long = fault.wait is not None and fault.wait > max(self.timeout, LONGEST_WAIT)
-            if len(faults) > self.max_retries or too_long:
-                counts = ", ".join(f"{name} {count}×" for name, count in Counter(faults).items())
-                asked = f", and the server asks to wait {fault.wait:.0f} s" if too_long else ""
-                message = f"{self.name}: {fault}; failed attempts: {counts}{asked}"
-                raise CallFailed("backend", message, faults=tuple(faults))
-            await asyncio.sleep(backoff(len(faults)) if fault.wait is None else fault.wait)
+            wait = backoff(failed) if fault.wait is None else fault.wait
+            if failed > self.max_retries or wait > self.max_wait:
+                raise self._given_up(fault, faults, wait if wait > self.max_wait else None)
+            await asyncio.sleep(wait)
+
+    def _given_up(self, fault: Fault, faults: Sequence[str], wait: float | None) -> CallFailed:
+        """Return the failure of a call whose last attempt met `fault`; `wait` if it failed because of a wait."""
+        counts = ", ".join(f"{name} {count}×" for name, count in Counter(faults).items())
+        asked = ""
+        if wait is not None:
+            asks = "asks to wait" if fault.wait is not None else "would have to be left alone for"
+            asked = (
+                f", and the server {asks} {wait:.0f} s: run the same command again later, or allow longer waits "
+                f"(`max_wait`, now {self.max_wait:g} s)"
+            )
+        return CallFailed("backend", f"{self.name}: {fault}; failed attempts: {counts}{asked}", faults=tuple(faults))
 
     async def _attempt(self, url: str, body: bytes, lacks: Lacks | None) -> Any:
         """Return the reply's JSON; raises Fault, CallFailed, LoadError or NotOffered."""
@@ -133,23 +176,29 @@ class Client:
             async with self.session.post(url, data=body, allow_redirects=False) as response:
                 self.reached = True
                 content = await response.read()
+        except aiohttp.ConnectionTimeoutError:
+            raise Fault("connection", f"no connection within {self.connect_timeout or self.timeout:g} s") from None
         except TimeoutError:
             raise Fault("timeout", f"no reply within {self.timeout:g} s") from None
         except aiohttp.ClientConnectorCertificateError as error:
             raise LoadError(
-                f"the certificate of {url} is not valid: {self._clean(str(error))}. Is the address right?"
+                f"the certificate of {url} is not valid: {outside(error)}. Is the address right?"
             ) from error
         except (aiohttp.ClientError, OSError) as error:
-            raise Fault("connection", self._clean(f"{type(error).__name__}: {error}")) from error
-        if response.status == 200:
+            raise Fault("connection", f"{type(error).__name__}: {outside(error)}") from error
+        if not is_busy(response.status, response.headers):
+            self.pace.refusing_since = None
+        if 200 <= response.status < 300:
             try:
                 return json.loads(content)
             except ValueError:
                 raise Fault("bad_json", f"a reply that is not JSON ({len(content)} bytes)") from None
+            except RecursionError:
+                raise Fault("bad_json", f"a reply that is nested too deeply ({len(content)} bytes)") from None
         raise self._refused(response.status, response.headers, content, lacks)
 
     def _refused(self, status: int, headers: Any, content: bytes, lacks: Lacks | None) -> Exception:
-        text = self._clean(content.decode("utf-8", "replace"))
+        text = outside(content.decode("utf-8", "replace"))
         message = f"HTTP {status}: {text}" if text else f"HTTP {status}"
         too_long = any(mark in text.lower() for mark in TOO_LONG)
         if lacks is not None and not too_long and (scope := lacks(status, text)) is not None:
@@ -158,16 +207,15 @@ class Client:
             remedy = ": is the key in the environment the right one?" if status == 401 else ""
             return LoadError(f"{self.name} refuses every request ({message}){remedy}")
         if 300 <= status < 400:
-            return LoadError(f"{self.name} has moved to {self._clean(headers.get('Location', '?'))}: use that address")
+            return LoadError(f"{self.name} has moved to {outside(headers.get('Location', '?'))}: use that address")
         if status in RETRIED:
-            return Fault(f"http_{status}", message, retry_after(headers))
+            return Fault(f"http_{status}", message, retry_after(headers), is_busy(status, headers))
         return CallFailed("overflow" if too_long else "backend", f"{self.name} refuses this request ({message})")
 
-    def _clean(self, text: str) -> str:
-        """Return a server's message as one line without control characters and API key, for terminals and records."""
-        if self.secret:
-            text = text.replace(self.secret, "***")
-        return "".join(c if c.isprintable() else " " for c in " ".join(text.split()))[:300]
+
+def is_busy(status: int, headers: Any) -> bool:
+    """Return whether a response means that the server is well and limits its rate."""
+    return status == 429 or (status == 503 and retry_after(headers) is not None)
 
 
 def backoff(attempts: int) -> float:
@@ -188,5 +236,5 @@ def retry_after(headers: Any) -> float | None:
         if value.strip().replace(".", "", 1).isdigit():
             return float(value)
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return None

@@ -7,9 +7,9 @@ import os
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
@@ -23,8 +23,9 @@ from harness_ext.backends.base import (
     ScoreRequest,
     VerifyRequest,
 )
-from harness_ext.backends.http_client import Client
+from harness_ext.backends.http_client import BYTES_PER_TOKEN, TOKENS_PER_IMAGE, Client
 from harness_ext.backends.openai_decide import Decider, Served
+from harness_ext.backends.openai_options import DEFAULT_URL, KEY_VARIABLE, ServerOptions, split_name
 from harness_ext.backends.openai_verify import ServedTokens, prompt_field, read_verification, verify_body
 from harness_ext.backends.openai_wire import (
     WirePrompt,
@@ -36,8 +37,10 @@ from harness_ext.backends.openai_wire import (
     usage_of,
     wire_body,
 )
+from harness_ext.backends.pacing import Pace
 from harness_ext.backends.served import Ask, ServedBackend
 from harness_ext.backends.settings import effective_settings
+from harness_ext.credentials import hide
 from harness_ext.errors import CallFailed, LoadError
 from harness_ext.options import build, known_names, suggest
 from harness_ext.reading.stops import cut_at_stop
@@ -45,51 +48,10 @@ from harness_ext.reading.thoughts import Markers, split_thought
 from harness_ext.records import CallResult, Completion, Finish, Loglikelihood, Message, Verification, add
 from harness_ext.records.chat import ChatContext, is_utf8
 from harness_ext.records.fingerprint import model_fingerprint
+from harness_ext.terminal import clean
 
-DEFAULT_URL = "https://api.openai.com/v1"
-KEY_VARIABLE = "OPENAI_API_KEY"
 MOST_STOPS = 4  # OpenAI rejects more; the others are applied to the reply
 FINISH: Mapping[str, Finish] = {"stop": "stop", "length": "length", "eos": "stop"}
-
-
-@dataclass(frozen=True)
-class ServerOptions:
-    """The arguments of a served seat.
-
-    endpoint: `chat` sends messages to `/chat/completions`, `completions` sends text to `/completions`. Default `chat`.
-    num_concurrent: the largest number of requests in flight. Default 64.
-    timeout: the time that one attempt may take, in seconds. Default 600.
-    max_retries: how often a failed request is retried. Default 8.
-    max_gen_toks: the length limit of replies, in tokens, if a task sets none. Default 256.
-    api_key_env: the name of the environment variable that holds the API key. Default `OPENAI_API_KEY`.
-    revision: identifies the weights that the server runs. If set, it replaces the server's address in store keys.
-        Default None.
-    parameters: the number of the model's weights, from which FLOPs are computed. Default None: unknown.
-    continue_final: whether the server supports vLLM's `continue_final_message`. Default off.
-    omit: request fields that the server rejects, joined by `+` (`stop+temperature`). Default: none.
-    tokenizer: the model's tokenizer, a folder or a hub id. If set, a seat with `endpoint=completions` accepts token ids
-        and can verify drafts. Default: none.
-    """
-
-    endpoint: Literal["chat", "completions"] = "chat"
-    num_concurrent: int = 64
-    timeout: float = 600.0
-    max_retries: int = 8
-    max_gen_toks: int = 256
-    api_key_env: str = KEY_VARIABLE
-    revision: str | None = None
-    parameters: float | None = None
-    continue_final: bool = False
-    omit: str = ""
-    tokenizer: str = ""
-
-    def __post_init__(self) -> None:
-        if self.num_concurrent < 1 or self.max_retries < 0 or self.max_gen_toks < 1 or self.timeout <= 0:
-            raise ValueError(
-                "`num_concurrent`, `max_gen_toks` and `timeout` must be above 0, and `max_retries` must be 0 or more"
-            )
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.api_key_env):
-            raise ValueError("`api_key_env` takes the name of an environment variable, not the key itself")
 
 
 class OpenAIBackend(ServedBackend):
@@ -107,13 +69,18 @@ class OpenAIBackend(ServedBackend):
     def __init__(self, model: str, base_url: str, options: ServerOptions) -> None:
         super().__init__()
         self.model, self.base_url, self.options = model, base_url, options
-        self.name = f"openai:{model}@{base_url}"
+        self.name = clean(f"openai:{model}@{base_url}")
         self.device = base_url
         where = {"revision": options.revision} if options.revision else {"base_url": base_url}
-        self.fingerprint = model_fingerprint("openai", {"served": model, "endpoint": options.endpoint, **where})
+        # A server that is not told a setting uses its own.
+        how = {"omit": "+".join(sorted({*filter(None, options.omit.split("+"))})) or None}
+        if options.endpoint == "completions":  # prompts are sent as the ids of this tokenizer
+            how["tokenizer"] = options.tokenizer or None
+        self.fingerprint = model_fingerprint("openai", {"served": model, "endpoint": options.endpoint, **where, **how})
         self.parameters = None if options.parameters is None else int(options.parameters)
         self.default_max_gen_toks = options.max_gen_toks
         self.num_concurrent = options.num_concurrent
+        self._pace = Pace(options.num_concurrent)
         self._is_chat = options.endpoint == "chat"
         able: set[Capability] = {"generate", "seeds"}
         able |= {"images"} if self._is_chat else {"continue", "score"}
@@ -182,14 +149,24 @@ class OpenAIBackend(ServedBackend):
 
         options = self.options
         key = os.environ.get(options.api_key_env, "")
+        hide(key)
+        self._pace = Pace(options.num_concurrent, options.requests_per_minute, options.tokens_per_minute)
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
         async with aiohttp.ClientSession(
             headers=headers,
-            timeout=aiohttp.ClientTimeout(total=options.timeout),
+            timeout=aiohttp.ClientTimeout(total=options.timeout, connect=options.connect_timeout),
             connector=aiohttp.TCPConnector(limit=0),  # the queue limits the requests in flight
             trust_env=bool(getproxies()),
         ) as session:
-            client = Client(session, self.name, options.max_retries, options.timeout, key)
+            client = Client(
+                session,
+                self.name,
+                options.max_retries,
+                options.timeout,
+                self._pace,
+                options.connect_timeout,
+                options.max_wait,
+            )
             decider = Decider(self._served, client)
 
             async def ask(request: Request) -> CallResult:
@@ -205,12 +182,21 @@ class OpenAIBackend(ServedBackend):
 
             yield ask
 
+    @property
+    def limited_to(self) -> int | None:
+        return None if self._pace.allowed >= self.num_concurrent else self._pace.allowed
+
     async def _generate(self, client: Client, request: GenerateRequest) -> Completion:
         stops = stops_of(request.gen_kwargs)
+        most = int(effective_settings(request.gen_kwargs, self.default_max_gen_toks)["max_gen_toks"])
+        estimate = len(request.prompt) // BYTES_PER_TOKEN + len(request.images) * TOKENS_PER_IMAGE + most
 
         async def post(sent: list[str]) -> Completion:
             result = await client.post(
-                self._url, self._body(request, sent), lambda data: self._generated(data, stops, request.thought_markers)
+                self._url,
+                self._body(request, sent),
+                lambda data: self._generated(data, stops, request.thought_markers),
+                tokens=estimate,
             )
             assert isinstance(result, Completion)
             return result
@@ -340,8 +326,14 @@ def make_openai_backend(name: str, args: Mapping[str, Any]) -> OpenAIBackend:
         has_key = bool(os.environ.get(options.api_key_env))
         if not has_key and (options.api_key_env != KEY_VARIABLE or base_url == DEFAULT_URL):
             problems.append(f"the environment variable {options.api_key_env} is not set: export it with the API key")
-    if find_spec("aiohttp") is None:
-        problems.append("aiohttp is not installed: pip install 'harness-ext[openai]'")
+        if not re.fullmatch(r"[\x21-\x7e]*", os.environ.get(options.api_key_env, "")):
+            problems.append(
+                f"the environment variable {options.api_key_env} contains white space, a line break or characters that "
+                "no key has: export the key alone"
+            )
+    missing = [package for package in ("aiohttp", "aiolimiter") if find_spec(package) is None]
+    if missing:
+        problems.append(f"{' and '.join(missing)} is not installed: pip install 'harness-ext[openai]'")
     if problems or options is None:
         raise ValueError("; ".join(problems))
     return OpenAIBackend(model, base_url, options)
@@ -349,14 +341,3 @@ def make_openai_backend(name: str, args: Mapping[str, Any]) -> OpenAIBackend:
 
 # Arguments of lm-eval's command line that only matter for models loaded by this process.
 NOT_FOR_SERVERS = frozenset({"batch_size", "max_batch_size", "device", "trust_remote_code"})
-
-
-def split_name(name: str) -> tuple[str, str]:
-    """Return model and base URL of `<model>[@<base url>]`. The URL defaults to OPENAI_BASE_URL, then to OpenAI's."""
-    model, at, address = name.partition("@http")
-    url = f"http{address}" if at else os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL
-    parts = urlsplit(url)
-    strange = not parts.hostname or parts.query or parts.fragment or re.search(r"@[\w.-]+:\d", model)
-    if not model or strange or parts.scheme not in ("http", "https"):
-        raise ValueError(f"`{name}` must be `<model>@<base url>`, as in `my-model@http://localhost:8000/v1`")
-    return model, re.sub(r"(/chat)?/completions$", "", url.rstrip("/"))

@@ -148,12 +148,13 @@ class Decider:
         self._locks: defaultdict[Way, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def decide(self, request: DecideRequest) -> Decision:
-        """Return the decision of the first source that the server has.
+        """Return the decision of the first source that the server has and that reports one of the labels.
 
         Raises CallFailed, with the code `cannot_decide` if the server has none of them, and LoadError.
         """
         unusable: list[NotOffered] = []
         reasons: list[str] = []
+        undecided: Decision | None = None
         for way in self._ways(request):
             try:
                 decision = await self._ask(way, request)
@@ -161,8 +162,18 @@ class Decider:
                 unusable.append(lacking)
                 reasons.append(f"{way.name}: {lacking}")
                 continue
-            self._say(f"decisions come from {way.name} (`{way.source}`) now")
+            if decision.choice is None and not decision.refused and way.source == "logprobs":
+                # None of the labels is among the likeliest tokens. A forced choice still is one.
+                undecided = decision
+                continue
+            if undecided is None:
+                self._say(f"decisions come from {way.name} (`{way.source}`) now")
+            else:
+                read = add(undecided.prompt_tokens, decision.prompt_tokens)
+                decision = replace(decision, prompt_tokens=read, label_mass=undecided.label_mass)
             return _with_spent(decision, unusable)
+        if undecided is not None:
+            return _with_spent(undecided, unusable)
         self._say("no other source of decisions is left")
         why = "; ".join(reasons) or "it has no source that can answer such a question"
         servers = ", or one ".join(REMEDY[source] for source in request.sources if source in REMEDY)

@@ -10,6 +10,7 @@ from harness_ext.backends.http_client import Fault
 from harness_ext.backends.settings import stop_sequences
 from harness_ext.records import Message, TokenCounts
 from harness_ext.records.images import IMAGE_MARK, Image
+from harness_ext.terminal import outside
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 
@@ -67,7 +68,8 @@ def stops_of(gen_kwargs: Mapping[str, Any]) -> list[str]:
 def first_choice(data: Any) -> Any:
     """Return a reply's first choice. Raises Fault, with the server's own error, if there is none."""
     if not data.get("choices"):
-        raise Fault("no_choices", f"a reply without choices ({str(data.get('error', ''))[:200]})")
+        said = data.get("error") or "it gives no reason"
+        raise Fault("no_choices", f"a reply without choices ({outside(said, 200)})")
     return data["choices"][0]
 
 

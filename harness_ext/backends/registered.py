@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from harness_ext.backends.base import Backend, Deliver, GenerateRequest, Prompt, Request, ScoreRequest
-from harness_ext.backends.hf import check_length, groups_by_bos, scored
+from harness_ext.backends.hf import check_length, groups_by_bos
+from harness_ext.backends.hf_score import scored
 from harness_ext.backends.registered_calls import LMRequest, call_lm
 from harness_ext.errors import CallFailed
 from harness_ext.records import CallResult, Completion, Message

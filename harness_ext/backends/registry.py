@@ -11,10 +11,13 @@ from typing import Any
 
 from harness_ext.backends.base import Backend
 from harness_ext.backends.constructor import typed_arguments
+from harness_ext.backends.openai_options import check_address
 from harness_ext.backends.registered import LMBackend
 from harness_ext.options import suggest
 from harness_ext.records.fingerprint import model_fingerprint
 
+OWN_BACKENDS = ("hf", "openai", "classifier", "decision")
+PROTOCOLS = "harness_ext.models."  # the modules of this package's protocols, which lm-eval knows by path
 NAME_ARGUMENTS = ("pretrained", "model", "model_name", "path", "engine")
 
 
@@ -52,7 +55,8 @@ def parse_spec(text: str, args: Mapping[str, Any]) -> BackendSpec:
         return BackendSpec(backend, name, args)
     raise ValueError(
         f"`{backend}` in `{text}` is not a backend{suggest(backend, known)}: use `hf:<model>`, "
-        "`openai:<model>@<base url>` or a model of lm-eval (`vllm:<model>`, …; `lm_eval ls models` lists them)"
+        "`openai:<model>@<base url>`, or another model of lm-eval as `<name>:<model>`. "
+        f"The names: {', '.join(seat_models())}"
     )
 
 
@@ -61,7 +65,21 @@ def backend_names() -> list[str]:
     import lm_eval.models  # noqa: F401  (registers lm-eval's models)
     from lm_eval.api.registry import model_registry
 
-    return sorted({"hf", "openai", "classifier", "decision", *model_registry})
+    return sorted({*OWN_BACKENDS, *model_registry})
+
+
+def seat_models() -> list[str]:
+    """Return the names of the backends that can take a seat: all but the protocols. Nothing is imported for that."""
+    from lm_eval.api.registry import model_registry
+
+    names = backend_names()
+    classes = dict(model_registry.items())
+    protocols = {name for name, cls in classes.items() if str(cls).startswith(PROTOCOLS) or _is_protocol(cls)}
+    return [name for name in names if name in OWN_BACKENDS or name not in protocols]
+
+
+def _is_protocol(cls: Any) -> bool:
+    return bool(getattr(cls, "is_protocol", False))
 
 
 def make_backend(spec: BackendSpec) -> Backend:
@@ -97,7 +115,7 @@ def make_registered_backend(backend: str, name: str, args: Mapping[str, Any]) ->
     from lm_eval.api.registry import get_model
 
     cls = get_model(backend)
-    if getattr(cls, "is_protocol", False):
+    if _is_protocol(cls):
         raise ValueError(f"`{backend}` is a protocol, which cannot take a seat: name a model")
     parameters = inspect.signature(cls.__init__).parameters
     takes = next((n for n in NAME_ARGUMENTS if n in parameters), "pretrained")
@@ -105,6 +123,8 @@ def make_registered_backend(backend: str, name: str, args: Mapping[str, Any]) ->
     own = typed_arguments(cls.__init__, {k: v for k, v in args.items() if k not in operational})
     own[takes] = name
     served = "base_url" in parameters
+    if served and isinstance(own.get("base_url"), str):
+        check_address(own["base_url"], f"`base_url={own['base_url']}`")
     device = f"{backend}:{name}@{own.get('base_url', '')}" if served else str(args.get("device") or backend)
     fingerprint = model_fingerprint(backend, own)
     kinds = {base.__name__ for base in cls.__mro__}

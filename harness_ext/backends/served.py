@@ -29,6 +29,11 @@ class ServedBackend(Backend):
 
     num_concurrent: int = 64
 
+    @property
+    def limited_to(self) -> int | None:
+        """Return how many requests are in flight at most while the server limits its rate; None if it does not."""
+        return None
+
     @abc.abstractmethod
     def connect(self) -> AbstractAsyncContextManager[Ask]:
         """Return a context manager for the connection of one run, which provides the function that answers a request.

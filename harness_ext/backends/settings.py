@@ -3,10 +3,31 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
+from harness_ext.terminal import outside
+
+# What generation settings can be. Those that are not listed are passed on as they are.
+_NUMBERS: Mapping[str, tuple[float, float]] = {
+    "temperature": (0, 100),
+    "top_p": (0, 1),
+    "min_p": (0, 1),
+    "typical_p": (0, 1),
+    "repetition_penalty": (0, 100),
+    "presence_penalty": (-10, 10),
+    "frequency_penalty": (-10, 10),
+}
+_COUNTS: Mapping[str, int] = {
+    "max_gen_toks": 1,
+    "max_new_tokens": 1,
+    "max_tokens": 1,
+    "max_completion_tokens": 1,
+    "top_k": -1,
+    "num_beams": 1,
+}
 _encode = json.JSONEncoder(sort_keys=True, default=str).encode
 
 
@@ -27,6 +48,39 @@ def _canonical(gen_kwargs: str, default_max_gen_toks: int) -> tuple[str, bool]:
     settings = effective_settings(json.loads(gen_kwargs), default_max_gen_toks)
     settings["until"] = sorted(set(stop_sequences(settings)))
     return json.dumps(settings, sort_keys=True), bool(settings.get("do_sample"))
+
+
+def settings_problems(gen_kwargs: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Return what is wrong with generation settings, one message for each setting that no model can take.
+
+    gen_kwargs: the settings.
+    prefix: what comes before their names in the messages. Default: nothing.
+    """
+    problems = []
+    for name, value in gen_kwargs.items():
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        expected = ""
+        if name in _NUMBERS and value is not None:
+            low, high = _NUMBERS[name]
+            expected = "" if number and low <= value <= high else f"a number from {low:g} to {high:g}"
+        elif name in _COUNTS and value is not None:
+            least = _COUNTS[name]
+            expected = "" if number and value == int(value) and value >= least else f"a whole number from {least}"
+        elif name == "do_sample" and not isinstance(value, bool):
+            expected = "True or False"
+        elif name in ("until", "stop") and not _are_texts(value):
+            expected = "a text or a list of texts"
+        if expected:
+            problems.append(f"`{prefix}{name}={outside(value, 100)}`: expected {expected}")
+    return problems
+
+
+def _are_texts(value: Any) -> bool:
+    return (
+        value is None
+        or isinstance(value, str)
+        or (isinstance(value, list | tuple) and all(isinstance(part, str) for part in value))
+    )
 
 
 def stop_sequences(gen_kwargs: Mapping[str, Any]) -> list[str]:

@@ -13,13 +13,14 @@ import functools
 import io
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness_ext.errors import HarnessExtError, StoreError
-from harness_ext.files import atomic_write
+from harness_ext.files import atomic_write, csv_cell, make_private_folder, open_to_append, read_csv_cell
+from harness_ext.terminal import clean
 
 Document = Mapping[str, Any]
 TableRow = dict[str, str]
@@ -64,11 +65,14 @@ class Tables:
     folder: the output folder.
     label: the name of the run in file names.
     rank: the rank of this process in a distributed run. Every rank writes its own files, which `merge` combines.
+        Default 0.
+    private: whether only their owner can read the files, as those of a run. Default False: as the umask says.
     """
 
-    def __init__(self, folder: Path, label: str, rank: int = 0) -> None:
-        self.folder, self.label, self.rank = folder, label, rank
+    def __init__(self, folder: Path, label: str, rank: int = 0, private: bool = False) -> None:
+        self.folder, self.label, self.rank, self.private = folder, label, rank, private
         self._files: dict[Path, tuple[Table, set[tuple[str, ...]]]] = {}
+        self.written: dict[Path, str] = {}  # the tables that this process has added rows to, and their tasks
 
     def add(self, task: str, doc_id: int, doc: Any, reply: str) -> None:
         """Append the rows of one document.
@@ -83,11 +87,22 @@ class Tables:
         if table is None:
             return
         path = self.folder / table.file(doc, self.label)
+        self.written.setdefault(path, task)
         self._append(self._part(path, self.rank), table, table.rows(doc_id, doc, reply))
 
-    def merge(self, world: int) -> None:
-        """Add the rows of the other `world - 1` processes and write the closing tables. Only rank 0 calls this."""
-        for path, (table, _) in list(self._files.items()):
+    def merge(self, world: int = 1, written: Iterable[Mapping[Path, str]] = ()) -> None:
+        """Add the rows of the other `world - 1` processes and write the closing tables. Only rank 0 calls this.
+
+        world: the number of processes. Default 1.
+        written: the attribute `written` of each process: there can be tables that another one alone has written to.
+            Default: this process's own.
+
+        Raises StoreError if a file cannot be written.
+        """
+        tasks = {path: task for part in (self.written, *written) for path, task in part.items()}
+        for path, table in ((path, table_of(task)) for path, task in tasks.items()):
+            if table is None:
+                continue
             for rank in range(1, world):
                 part = self._part(path, rank)
                 if part.exists():
@@ -96,7 +111,11 @@ class Tables:
                 rows = table.closing(_read(path, table))
                 stem = path.stem.removesuffix("_results")
                 columns = tuple(dict.fromkeys(name for row in rows for name in row))
-                _write(path.with_name(f"{stem}_metrics.csv"), columns, rows)
+                metrics = path.with_name(f"{stem}_metrics.csv")
+                try:
+                    _write(metrics, columns, rows, self.private)
+                except OSError as error:
+                    raise _unwritable(metrics, error) from error
 
     @staticmethod
     def _part(path: Path, rank: int) -> Path:
@@ -108,29 +127,37 @@ class Tables:
                 self._files[path] = (table, self._open(path, table))
             known = self._files[path][1]
             new = [row for row in rows if _key(row, table) not in known]
-            with path.open("a", encoding="utf-8", errors="replace", newline="") as file:
+            with open_to_append(path, newline="") as file:
                 file.write("".join(_line([row.get(name, "") for name in table.columns]) for row in new))
             known.update(_key(row, table) for row in new)
         except OSError as error:
-            raise StoreError(
-                f"{path} cannot be written: {error}. Free disk space, then run the same command again"
-            ) from error
+            raise _unwritable(path, error) from error
 
     def _open(self, path: Path, table: Table) -> set[tuple[str, ...]]:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if self.private:
+            make_private_folder(path.parent)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
         rows = _read(path, table) if path.exists() else []
-        _write(path, table.columns, rows)
+        _write(path, table.columns, rows, self.private)
         return {_key(row, table) for row in rows}
 
 
+def _unwritable(path: Path, error: OSError) -> StoreError:
+    return StoreError(f"{path} cannot be written: {error}. Make room on the disk, then run the same command again")
+
+
 def _key(row: Mapping[str, Any], table: Table) -> tuple[str, ...]:
-    return tuple(str(row[name]) for name in table.key)
+    return tuple(csv_cell(row[name]) for name in table.key)
 
 
 def _line(cells: Sequence[Any]) -> str:
-    """Return a row in the format of the original evaluations: tabs between cells, every cell quoted."""
+    """Return a row in the format of the original evaluations: tabs between cells, every cell quoted.
+
+    Replies of models are no formulas for whoever opens the table in a spreadsheet (see `csv_cell`).
+    """
     line = io.StringIO()
-    csv.writer(line, delimiter="\t", quoting=csv.QUOTE_ALL, lineterminator="\n").writerow(cells)
+    csv.writer(line, delimiter="\t", quoting=csv.QUOTE_ALL, lineterminator="\n").writerow(map(csv_cell, cells))
     return line.getvalue()
 
 
@@ -141,12 +168,16 @@ def _read(path: Path, table: Table) -> list[TableRow]:
     csv.field_size_limit(10**9)
     rows = list(csv.reader(io.StringIO(text, newline=""), delimiter="\t"))
     whole = rows if text.endswith('"\n') else rows[:-1]
-    return [dict(zip(table.columns, row, strict=True)) for row in whole[1:] if len(row) == len(table.columns)]
+    return [
+        dict(zip(table.columns, map(read_csv_cell, row), strict=True))
+        for row in whole[1:]
+        if len(row) == len(table.columns)
+    ]
 
 
-def _write(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+def _write(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]], private: bool) -> None:
     """Write a table atomically."""
-    with atomic_write(path, errors="replace") as file:
+    with atomic_write(path, errors="replace", private=private) as file:
         file.write(_line(columns))
         file.writelines(_line([row.get(name, "") for name in columns]) for row in rows)
 
@@ -176,7 +207,7 @@ def export(samples: Sequence[Path], output: Path, label: str | None = None) -> l
         for sample in sorted(_samples(file), key=lambda s: int(s["doc_id"])):
             reply = sample["resps"][0]
             tables.add(task, int(sample["doc_id"]), sample["doc"], str(reply[0] if isinstance(reply, list) else reply))
-        tables.merge(1)
+        tables.merge()
         made += tables._files
     if not made:
         names = ", ".join(file.name for file in samples)
@@ -193,7 +224,7 @@ def _samples(file: Path) -> Iterator[dict[str, Any]]:
         try:
             sample = json.loads(line)
             sample["doc_id"], sample["doc"], sample["resps"][0]
-        except (ValueError, KeyError, TypeError, IndexError) as error:
+        except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
             raise HarnessExtError(
                 f"{file} line {number} is not an lm-eval sample ({type(error).__name__}: {error}): "
                 "name a file written by `lm_eval --log_samples --output_path …`"
@@ -219,6 +250,6 @@ def main(arguments: Sequence[str]) -> int:
         for path in export(samples_in(options.source), options.output, options.label):
             print(path)
     except (HarnessExtError, OSError) as error:
-        print(f"harness-ext export: {error}", file=sys.stderr)
+        print(f"harness-ext export: {clean(error)}", file=sys.stderr)
         return 1
     return 0

@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness_ext.terminal import clean, outside
+
 if TYPE_CHECKING:
     from lm_eval.tasks._index import Entry
 
@@ -191,7 +193,7 @@ def _read_folder(folder: Path, found: dict[str, Entry], pack: str) -> None:
                 continue
             TaskIndex.process_cfg(config, path, found)
         except Exception as error:
-            _warn(f"{path} of {pack} is skipped: {type(error).__name__}: {' '.join(str(error).split())}")
+            _warn(f"{path} of {pack} is skipped: {type(error).__name__}: {outside(error)}")
 
 
 def _same_file(one: Entry, other: Entry) -> bool:
@@ -201,4 +203,4 @@ def _same_file(one: Entry, other: Entry) -> bool:
 @functools.cache
 def _warn(message: str) -> None:
     """Log a warning once per process, however often lm-eval builds its index."""
-    _log.warning(message)
+    _log.warning(clean(message))

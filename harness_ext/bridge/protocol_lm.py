@@ -10,6 +10,7 @@ from typing import Any, ClassVar, TypeVar
 from lm_eval.api.model import LM
 
 from harness_ext import __version__
+from harness_ext.bridge import loaded_tasks
 from harness_ext.bridge.choice_decisions import REMARK, choice_question
 from harness_ext.bridge.choices import (
     ChoiceScore,
@@ -28,12 +29,16 @@ from harness_ext.bridge.requests import (
     count_draws,
     media_problems,
     questions_of,
+    setting_problems,
     spread_to_padding,
     texts_of,
 )
+from harness_ext.bridge.results_folder import default_name, name_results, without_default
 from harness_ext.bridge.session import Session
 from harness_ext.config.run_plan import plan_run
-from harness_ext.errors import ConfigurationError
+from harness_ext.engine.endings import ends_by_signal
+from harness_ext.engine.ranks import Ranks
+from harness_ext.errors import ConfigurationError, Terminated
 from harness_ext.protocol import Protocol, Question
 from harness_ext.records.chat import MESSAGES_TOKENIZER, ChatContext
 
@@ -67,6 +72,8 @@ class ProtocolLM(LM):  # type: ignore[misc]
         **arguments: Any,
     ) -> None:
         super().__init__()
+        Ranks.current()  # joins the other processes before a seat's model could set up accelerate for this one alone
+        loaded_tasks.watch()
         self.plan = plan_run(self.protocol, arguments, batch_size, max_batch_size, device)
         self.session = Session.open(self.plan, self.plan.options.model or self.protocol_name)
         self.batch_size = batch_size
@@ -86,8 +93,18 @@ class ProtocolLM(LM):  # type: ignore[misc]
     def create_from_arg_obj(
         cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
     ) -> ProtocolLM:
-        """Create a model from the user's arguments and lm-eval's own settings; the user's arguments win."""
-        return cls(**{**{k: v for k, v in (additional_config or {}).items() if v is not None}, **arg_dict})
+        """Create a model from the user's arguments and lm-eval's own settings; the user's arguments win.
+
+        arg_dict: the user's arguments. lm-eval names its output folder after one of them, so a name is added if there
+            is none.
+        additional_config: lm-eval's settings. Default: none.
+        """
+        given = without_default(arg_dict)
+        lm = cls(**{**{k: v for k, v in (additional_config or {}).items() if v is not None}, **given})
+        for name in arg_dict.keys() - given.keys():
+            del arg_dict[name]
+        name_results(arg_dict, default_name(lm.protocol_name, lm.plan))
+        return lm
 
     @classmethod
     def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> ProtocolLM:
@@ -100,13 +117,15 @@ class ProtocolLM(LM):  # type: ignore[misc]
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """Answer `generate_until` requests. Raises RunFailed if some have no answer and `on_failure=stop`."""
+        self._check_seats(requests)
         self._check_media(requests, scored=False)
 
         def fill_table(position: int, text: str) -> None:
             request = requests[position]
             self.session.tables.add(str(request.task_name), int(request.doc_id or 0), request.doc, text)
 
-        protocol = informed(self.session, questions_of(requests))
+        with ends_by_signal():
+            protocol = informed(self.session, questions_of(requests))
         run = QuestionRun(self.session, protocol, lambda transcript: transcript.text, fill_table)
         return spread_to_padding(requests, self._answers(run, requests, questions_of(requests), count_draws(requests)))
 
@@ -149,9 +168,17 @@ class ProtocolLM(LM):  # type: ignore[misc]
         count: int,
         strict: bool = False,
     ) -> dict[int, Answer]:
-        run.read_known()
-        run.ask(questions, count, (str(request.task_name) for request in requests))
-        run.finish(strict)
+        tasks = {str(request.task_name) for request in requests}
+        if self.rank == 0:
+            loaded_tasks.record_origins(self.session.run.path, tasks)
+        with ends_by_signal():
+            try:
+                run.read_known()
+                run.ask(questions, count)
+                run.finish(strict)
+            except (KeyboardInterrupt, Terminated):
+                run.interrupted()
+                raise
         return run.answers
 
     def _scoring_seat(self, decides: bool = False) -> str:
@@ -180,8 +207,16 @@ class ProtocolLM(LM):  # type: ignore[misc]
         if self.rank == 0:
             print(f"[harness-ext] {REMARK}", file=sys.stderr)
 
+    def _check_seats(self, requests: Sequence[Any]) -> None:
+        """Raise ConfigurationError if a seat that written answers need was left out (`reason=off`)."""
+        if self.plan.unnamed:
+            tasks = ", ".join(sorted({str(request.task_name) for request in requests}))
+            models = ",".join(f"{seat}=<backend>:<model>" for seat in self.plan.unnamed)
+            raise ConfigurationError([f"{tasks} asks for written answers, which need all seats: give `{models}`"])
+
     def _check_media(self, requests: Sequence[Any], scored: bool) -> None:
-        if problems := media_problems(requests, self.plan.seats, scored):
+        problems = media_problems(requests, self.plan.seats, scored)
+        if problems := problems if scored else problems + setting_problems(requests):
             raise ConfigurationError(problems)
 
     # -- the rest of lm-eval's model interface ---------------------------------------------------------------------

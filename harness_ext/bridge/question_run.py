@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from harness_ext.backends.base import Backend
 from harness_ext.bridge.session import Session, torch_seed
 from harness_ext.engine.budget import total_spending
+from harness_ext.engine.endings import same_command
 from harness_ext.engine.engine import Engine
-from harness_ext.engine.progress import Progress
+from harness_ext.engine.progress import Known, Progress
 from harness_ext.engine.queues import CallPolicy
-from harness_ext.errors import RunFailed
+from harness_ext.errors import RunFailed, StoreError
 from harness_ext.protocol import Protocol, Question
 from harness_ext.records import Identity, Transcript
 from harness_ext.records.run_directory import read_transcripts, write_json
@@ -32,7 +32,7 @@ class QuestionRun(Generic[Answer]):
     on_answer: called with number and answer as soon as a question is answered, also if an earlier run answered it.
         Default none.
 
-    Call `read_known`, `ask` and `finish`, in this order.
+    Call `read_known`, `ask` and `finish`, in this order; `interrupted` instead of the rest once a signal ends the run.
     """
 
     def __init__(
@@ -47,10 +47,12 @@ class QuestionRun(Generic[Answer]):
         self.answers: dict[int, Answer] = {}
         self._seed = torch_seed()
         self._summary = self._new_summary()
-        self._known: dict[Identity, Answer] = {}
+        self._known: dict[Identity, tuple[Answer, Known]] = {}
+        self._on_known: Callable[[Known], None] = lambda question: None
         self._failed_before: dict[Identity, Transcript] = {}
         self._failures: list[str] = []
         self._error: Exception | None = None
+        self._asked = 0
 
     def read_known(self) -> None:
         """Read the run directory: answered questions are not asked again, failed ones are."""
@@ -58,18 +60,15 @@ class QuestionRun(Generic[Answer]):
             if transcript.failure is not None:
                 self._failed_before[transcript.identity] = transcript
             else:
-                self._known[transcript.identity] = self.read(transcript)
+                self._known[transcript.identity] = (self.read(transcript), Known.of(transcript))
                 self._summary.add(transcript)
 
-    def ask(self, questions: Iterable[tuple[int, Question]], count: int, tasks: Iterable[str]) -> None:
+    def ask(self, questions: Iterable[tuple[int, Question]], count: int) -> None:
         """Answer the questions that are not known yet. An error that ends the run is kept for `finish` to raise.
 
         questions: the questions with their numbers.
         count: how many questions there are, known ones included.
-        tasks: the names of their tasks.
         """
-        asked_tasks = set(tasks)
-        known = sum(identity[0] in asked_tasks for identity in self._known)
         self._asked = count
         # The engine counts the questions that it receives, in their order. Known questions never reach it, so its count
         # differs from lm-eval's numbers: `numbers[position]` maps it back.
@@ -78,7 +77,7 @@ class QuestionRun(Generic[Answer]):
         def finished(position: int, transcript: Transcript) -> None:
             self._record(numbers[position], transcript)
 
-        self._run_engine(self._unknown(questions, numbers), max(count - known, 0), finished)
+        self._run_engine(self._unknown(questions, numbers), count, finished)
 
     def finish(self, strict: bool = False) -> None:
         """Write the summary, then raise the error that ended the run, if any.
@@ -89,8 +88,6 @@ class QuestionRun(Generic[Answer]):
         Raises the error of this process, RunFailed for an error of another process, or RunFailed for questions without
         an answer.
         """
-        for transcript in self._failed_before.values():
-            self._summary.add(transcript)
         session, ranks = self.session, self.session.ranks
         # Every `gather` waits for all processes. A process that raised before reaching them would leave the others
         # hanging, so errors are exchanged first and raised only after the last collective call.
@@ -98,8 +95,12 @@ class QuestionRun(Generic[Answer]):
         failures = [failure for part in ranks.gather(self._failures) for failure in part]
         unfinished = sum(ranks.gather(self._asked - len(self.answers)))
         budgets = [state for state in ranks.gather(session.budget and session.budget.state) if state is not None]
+        tables = ranks.gather(session.tables.written)
         if ranks.rank == 0:
-            self._write_summary(unfinished, budgets)
+            try:
+                self._write_summary(unfinished, budgets, tables)
+            except StoreError as error:
+                self._error = self._error or error  # what has ended the run is the cause of both
         ranks.barrier()
         if self._error is not None:
             raise self._error
@@ -108,12 +109,33 @@ class QuestionRun(Generic[Answer]):
         if failures and (strict or session.plan.options.on_failure == "stop"):
             raise RunFailed(_failure_message(failures, session.run.path))
 
+    def interrupted(self) -> None:
+        """Write the summary of what is finished, without waiting for the other processes of a distributed run.
+
+        There, each process gets the signal by itself, or is about to be ended by its launcher. Before `ask`, there is
+        nothing new to write, and the summary of an earlier run stays.
+        """
+        session = self.session
+        if session.ranks.rank != 0 or not self._asked:
+            return
+        alone = session.ranks.world == 1
+        # What other processes have spent and still had to do is unknown.
+        unfinished = self._asked - len(self.answers) if alone else None
+        spending = session.budget.state if session.budget is not None else None
+        budgets = [] if spending is None else [spending if alone else (None, spending[1])]
+        try:
+            self._write_summary(unfinished, budgets)
+        except StoreError as error:
+            print(f"[harness-ext] {error}", file=sys.stderr)
+
     def _unknown(self, questions: Iterable[tuple[int, Question]], numbers: list[int]) -> Iterator[Question]:
         for number, question in questions:
             # Hashing a question takes time, so a new run skips it.
             identity = question.identity(self._seed) if self._known else None
             if identity in self._known:
-                self._answered(number, self._known[identity])
+                answer, known = self._known[identity]
+                self._answered(number, answer)
+                self._on_known(known)
             else:
                 numbers.append(number)
                 yield question
@@ -147,22 +169,32 @@ class QuestionRun(Generic[Answer]):
                 engine.run(self.protocol, session.plan.seats, questions, finished)
             else:
                 with Progress(total, self._seat_names(), True if options.progress == "on" else None) as progress:
+                    self._on_known = progress.question_known
                     engine.run(self.protocol, session.plan.seats, questions, finished, [progress])
-        except KeyboardInterrupt:
-            print("[harness-ext] interrupted; run the same command again to continue from here", file=sys.stderr)
-            raise
         except Exception as error:
             # `finish` raises it, because the other processes wait there and have to learn of it.
             self._error = error
         finally:
-            session.run.close()
+            try:
+                session.run.close()
+            except StoreError as error:
+                self._error = self._error or error
 
     def _new_summary(self) -> Summary:
         return Summary(lambda seat: self.session.plan.seats[seat].cost)
 
-    def _write_summary(self, unfinished: int, budgets: Sequence[tuple[float | None, bool]]) -> None:
+    def _write_summary(
+        self,
+        unfinished: int | None,
+        budgets: Sequence[tuple[float | None, bool]],
+        tables: Sequence[Mapping[Path, str]] = (),
+    ) -> None:
+        """Write the summary and the closing tables. Raises StoreError."""
         session, demonstration = self.session, self.session.plan.demonstration
-        session.tables.merge(session.ranks.world)
+        for transcript in self._failed_before.values():
+            self._summary.add(transcript)
+        self._failed_before.clear()
+        session.tables.merge(session.ranks.world, tables)
         if session.ranks.world > 1:
             # This process has counted its own questions only; the merged records contain those of all processes.
             session.run.merge()
@@ -172,7 +204,14 @@ class QuestionRun(Generic[Answer]):
         session.summary = {**self._summary.to_json(), "unfinished": unfinished}
         if budgets:
             session.summary["budget"] = {"cap": session.plan.options.budget, **total_spending(budgets)}
-        write_json(session.run.path / "summary.json", {"demonstration_pair": demonstration, **session.summary})
+        path = session.run.path / "summary.json"
+        try:
+            write_json(path, {"demonstration_pair": demonstration, **session.summary}, private=True)
+        except OSError as error:
+            raise StoreError(
+                f"{path} cannot be written: {error}. Everything finished is stored: make room, then run the same "
+                "command again"
+            ) from error
         for warning in self._summary.warnings():
             print(f"[harness-ext] WARNING {warning}", file=sys.stderr)
         if same_calls := self._summary.events["same_call"]:
@@ -193,7 +232,7 @@ def _failure_message(failures: Sequence[str], run: Path, shown: int = 10) -> str
     lines += [f"  - {failure}" for failure in failures[:shown]]
     if len(failures) > shown:
         lines.append(f'  - and {len(failures) - shown} more, in the run\'s transcripts.jsonl (`"status": "failed"`)')
-    lines.append(f"Run the same command again to retry only these: {shlex.join(['lm_eval', *sys.argv[1:]])}")
+    lines.append(f"Run the same command again to retry only these: {same_command()}")
     lines.append("Or give `on_failure=score` to score them as wrong; the summary counts them.")
     return "\n".join(lines)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from harness_ext.backends.settings import settings_problems
 from harness_ext.bridge.document_hash import document_hash
 from harness_ext.protocol import Question, SeatSetup
 from harness_ext.records.images import Image
@@ -65,6 +67,16 @@ def media_problems(requests: Sequence[Any], seats: Mapping[str, SeatSetup], scor
         f"(`hf-multimodal:<model>`), or give `{name}.images=off` to send it the text only"
         for name, setup in seats.items()
         if setup.images != "off" and "images" not in setup.backend.capabilities
+    ]
+
+
+def setting_problems(requests: Sequence[Any]) -> list[str]:
+    """Return what is wrong with the generation settings of `generate_until` requests, each problem once."""
+    given = {json.dumps(r.args[1], sort_keys=True, default=str): (r.task_name, r.args[1]) for r in requests}
+    return [
+        f"task {task}: {problem}. Change it in the task or in `--gen_kwargs`"
+        for task, settings in given.values()
+        for problem in settings_problems(settings)
     ]
 
 

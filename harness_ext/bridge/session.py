@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from dataclasses import dataclass, field
@@ -14,8 +15,9 @@ from harness_ext.bridge.exports import Tables
 from harness_ext.config.run_options import RUNS
 from harness_ext.config.run_plan import RunPlan
 from harness_ext.engine.budget import Budget, open_budget
+from harness_ext.engine.processes import ALONE
 from harness_ext.engine.ranks import Ranks
-from harness_ext.errors import StoreError
+from harness_ext.errors import ConfigurationError, HarnessExtError, StoreError
 from harness_ext.records.call_store import CallStore
 from harness_ext.records.run_directory import RunDirectory, installed_versions, new_run_path
 
@@ -43,25 +45,52 @@ class Session:
 
     @classmethod
     def open(cls, plan: RunPlan, label: str) -> Session:
-        """Open everything that the plan names. Raises StoreError if a folder cannot be written."""
+        """Open everything that the plan names.
+
+        Raises StoreError if a folder cannot be written or another process writes to it, and ConfigurationError if the
+        processes of a distributed run were given different evaluations.
+        """
         ranks, options = Ranks.current(), plan.options
         store = CallStore(Path(options.store).expanduser()) if options.store != "off" else None
         run = _open_run(plan, label, ranks)
         budget = open_budget(options.budget, plan.seats, ranks.world)
-        return cls(plan, ranks, store, budget, run, Tables(run.path, label, ranks.rank))
+        return cls(plan, ranks, store, budget, run, Tables(run.path, label, ranks.rank, private=True))
 
 
 def _open_run(plan: RunPlan, label: str, ranks: Ranks) -> RunDirectory:
+    """Open the run directory: first on rank 0, which creates it and locks it, then on the others."""
+    config = _run_config(plan, label)
+    asked = ranks.gather(json.dumps([label, config["identity"]], default=str, sort_keys=True))
+    if len(set(asked)) > 1:
+        raise ConfigurationError(
+            [
+                f"{ranks.world} processes were started together, but with different model arguments: give all of them "
+                f"the same, or, if each is to run on its own, {ALONE}"
+            ]
+        )
     path = plan.options.run_dir.expanduser() if plan.options.run_dir else None
-    try:
-        if path is None:
-            path = Path(ranks.gather(str(new_run_path(RUNS, label)) if ranks.rank == 0 else None)[0])
-        run = RunDirectory(path, _run_config(plan, label), ranks.rank, ranks.world)
-    except OSError as error:
-        raise StoreError(
-            f"the run directory {path or RUNS} cannot be created: {error}. Name a writable folder (`run_dir=<folder>`)"
-        ) from error
-    ranks.barrier()
+    run: RunDirectory | None = None
+    for turn in (True, False):
+        error: HarnessExtError | None = None
+        if (ranks.rank == 0) == turn:
+            try:
+                path = path or new_run_path(RUNS, label)
+                run = RunDirectory(path, config, ranks.rank, ranks.world)
+            except StoreError as raised:
+                error = raised
+            except OSError as raised:
+                error = StoreError(
+                    f"the run directory {path or RUNS} cannot be created: {raised}. Name a writable folder "
+                    "(`run_dir=<folder>`)"
+                )
+        # A process that raised alone would leave the others waiting.
+        results = ranks.gather((path, error and str(error)))
+        if error is not None:
+            raise error
+        if other := next((message for _, message in results if message), None):
+            raise StoreError(other)
+        path = path or results[0][0]
+    assert run is not None
     return run
 
 

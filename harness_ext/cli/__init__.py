@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from harness_ext import __version__
-from harness_ext.errors import FAILED, INTERRUPTED, OK
+from harness_ext.errors import FAILED, INTERRUPTED, OK, Interrupted
+from harness_ext.terminal import clean
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name = _parser().parse_args(arguments[:1]).command
     try:
         return COMMANDS[name].load()(arguments[1:]) or OK
-    except KeyboardInterrupt:
-        print("harness-ext: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        if not isinstance(error, Interrupted):  # the run has said how to continue
+            print("harness-ext: interrupted", file=sys.stderr)
         return INTERRUPTED
 
 
@@ -89,7 +91,10 @@ def lm_eval(arguments: list[str]) -> int:
     try:
         from lm_eval.__main__ import cli_evaluate
     except ImportError as error:
-        print(f"harness-ext: lm-eval cannot be imported ({error}).\nRemedy: pip install 'lm_eval[hf]'", file=sys.stderr)
+        print(
+            f"harness-ext: lm-eval cannot be imported ({clean(error)}).\nRemedy: pip install 'lm_eval[hf]'",
+            file=sys.stderr,
+        )
         return FAILED
     sys.argv = ["lm-eval", *arguments]
     cli_evaluate()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from harness_ext import __file__ as package_file
 from harness_ext import __version__
+from harness_ext.backends.registry import seat_models
 from harness_ext.bridge import plugins, startup
 
 if TYPE_CHECKING:
@@ -73,11 +74,14 @@ def versions() -> Iterator[Finding]:
     except ModuleNotFoundError as error:  # `packaging` itself, if this package was installed without dependencies
         yield Finding("problem", f"{error.name} is not installed", f"pip install --upgrade {DISTRIBUTION}")
         return
-    for requirement in sorted(required("")):
+    wanted = required("")
+    for requirement in sorted(wanted):
         if requirement not in absent:
             yield Finding("ok", f"{requirement} {importlib.metadata.version(requirement)}")
     for requirement, why in sorted(absent.items()):
-        yield Finding("problem", f"{requirement}: {why}", f"pip install --upgrade {DISTRIBUTION}")
+        yield Finding("problem", f"{requirement}: {why}", f"pip install '{bare(wanted[requirement])}'")
+    for owner, needed, why in conflicts():
+        yield Finding("problem", f"{needed.name} {why} by {owner}", f"pip install '{bare(needed)}'")
 
 
 def startup_file() -> Iterator[Finding]:
@@ -95,7 +99,7 @@ def startup_file() -> Iterator[Finding]:
 
 
 def models() -> Iterator[Finding]:
-    """Report which `lm_eval.models` entry points lm-eval knows."""
+    """Report which `lm_eval.models` entry points lm-eval knows, and the names of the models that can take a seat."""
     try:
         importlib.import_module("lm_eval.models")
         from lm_eval.api.registry import model_registry
@@ -118,6 +122,7 @@ def models() -> Iterator[Finding]:
             yield Finding("ok", text)
         else:
             yield Finding("note", f"{text}: the name belongs to another model", "use another of its names")
+    yield Finding("ok", f"for seats: {', '.join(seat_models())}")
 
 
 def task_packs() -> Iterator[Finding]:
@@ -178,16 +183,8 @@ def required(extra: str, distribution: str = DISTRIBUTION) -> dict[str, Requirem
 
     Raises PackageNotFoundError if `distribution` is not installed.
     """
-    from packaging.requirements import Requirement
-
     found: dict[str, Requirement] = {}
-    for line in importlib.metadata.requires(distribution) or []:
-        requirement = Requirement(line)
-        marker = requirement.marker
-        if extra and (marker is None or marker.evaluate({"extra": ""})):
-            continue
-        if marker is not None and not marker.evaluate({"extra": extra}):
-            continue
+    for requirement in _asked_by(distribution, extra):
         found.setdefault(requirement.name, requirement)
         for inner in requirement.extras:
             try:
@@ -198,14 +195,71 @@ def required(extra: str, distribution: str = DISTRIBUTION) -> dict[str, Requirem
 
 
 def missing(extra: str) -> dict[str, str]:
-    """Return the projects of `required(extra)` that are missing or have the wrong version, and what is wrong."""
+    """Return the projects of `required(extra)` that are missing or have the wrong version, and what is wrong.
+
+    As in `pip check`, only the versions that this package itself asks for count, not those in the extras of its
+    requirements: pip itself may have installed such an extra differently, or left it out.
+    """
+    own = {requirement.name for requirement in _asked_by(DISTRIBUTION, extra)}
     absent = {}
     for name, requirement in required(extra).items():
-        try:
-            version = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            absent[name] = "is not installed"
-            continue
-        if not requirement.specifier.contains(version, prereleases=True):
-            absent[name] = f"is {version}, but {requirement.specifier} is needed"
+        why = _lack(requirement)
+        if why is not None and (name in own or why == NOT_INSTALLED):
+            absent[name] = why
     return absent
+
+
+def conflicts() -> list[tuple[str, Requirement, str]]:
+    """Return what `pip check` would say about the dependencies of this package's dependencies.
+
+    Each entry has the project that asks, what it asks for, and what is wrong with what is installed.
+    """
+    found: list[tuple[str, Requirement, str]] = []
+    known = {DISTRIBUTION}
+    queue = list(required("").values())
+    while queue:
+        owner = queue.pop().name
+        if owner in known:
+            continue
+        known.add(owner)
+        try:
+            asked = _asked_by(owner, "")
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        found += [(owner, needed, why) for needed in asked if (why := _lack(needed)) is not None]
+        queue += asked
+    return sorted(found, key=lambda conflict: (conflict[1].name, conflict[0]))
+
+
+NOT_INSTALLED = "is not installed"
+
+
+def bare(requirement: Requirement) -> str:
+    """Return a requirement as `pip install` takes it: without its marker."""
+    extras = f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
+    return f"{requirement.name}{extras}{requirement.specifier}"
+
+
+def _asked_by(distribution: str, extra: str) -> list[Requirement]:
+    """Return what an installed distribution asks for on this machine: with `extra`, what that adds."""
+    from packaging.requirements import Requirement
+
+    found = []
+    for line in importlib.metadata.requires(distribution) or []:
+        requirement = Requirement(line)
+        marker = requirement.marker
+        if extra and (marker is None or marker.evaluate({"extra": ""})):
+            continue
+        if marker is None or marker.evaluate({"extra": extra}):
+            found.append(requirement)
+    return found
+
+
+def _lack(requirement: Requirement) -> str | None:
+    try:
+        version = importlib.metadata.version(requirement.name)
+    except importlib.metadata.PackageNotFoundError:
+        return NOT_INSTALLED
+    if requirement.specifier.contains(version, prereleases=True):
+        return None
+    return f"is {version}, but {requirement.specifier} is needed"

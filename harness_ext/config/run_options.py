@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness_ext.backends.base import Backend, ChatMode
+from harness_ext.backends.settings import settings_problems
 from harness_ext.decisions.calibration import Calibration
 from harness_ext.engine.budget import Cap
 from harness_ext.options import PromptText
@@ -16,13 +17,16 @@ from harness_ext.protocol.setup import Decide, Thoughts
 from harness_ext.reading.thoughts import DEFAULT_MARKERS, Markers
 
 RUNS = Path("harness_ext_runs")
+LONGEST_LABEL = 150  # bytes; the time is appended, and most file systems allow 255
+LONGEST_NAME = 255
 
 
 @dataclass(frozen=True)
 class RunOptions:
     """The options of a run, apart from those of its protocol and its seats.
 
-    model: label of the run, which also names lm-eval's output folder. Default: the protocol's name.
+    model: label of the run, which also names lm-eval's output folder. Default: the protocol's name; the names of its
+        models are added for that folder.
     run_dir: folder of the run's records. Default: a new folder in `harness_ext_runs/`.
     store: folder of the call store, or `off`. Default `harness_ext_runs/calls`.
     window: maximum number of questions in progress at once. Default 2048.
@@ -65,6 +69,20 @@ class RunOptions:
     def __post_init__(self) -> None:
         if self.window < 1 or self.reason_max_tokens < 1:
             raise ValueError("`window` and `reason_max_tokens` must be 1 or more")
+        if self.model is not None and not 0 < len(self.model.encode(errors="replace")) <= LONGEST_LABEL:
+            raise ValueError(
+                f"`model`, the run's label, names folders and has {len(self.model)} characters: give one of 1 to "
+                f"{LONGEST_LABEL}. The models go to the seats (`<seat>=<backend>:<model>`)"
+            )
+        if not self.store.strip():
+            raise ValueError("`store` is empty: name a folder, or run without a store (`store=off`)")
+        if self.run_dir == Path():
+            raise ValueError(
+                "`run_dir` is empty or the working directory: name a folder, or leave it out for a new one"
+            )
+        for name, folder in (("store", Path(self.store)), ("run_dir", self.run_dir or Path("x"))):
+            if "\0" in str(folder) or max(len(part.encode(errors="replace")) for part in folder.parts) > LONGEST_NAME:
+                raise ValueError(f"`{name}`: no folder can have this name; a name has at most {LONGEST_NAME} bytes")
         if self.budget is not None:
             Cap.parse(self.budget)
 
@@ -115,6 +133,10 @@ class SeatOptions:
     def __post_init__(self) -> None:
         if (self.thought_start is None) != (self.thought_end is None) or "" in (self.thought_start, self.thought_end):
             raise ValueError("`thought_start` and `thought_end` go together, and neither may be empty")
+        if min(self.price_in or 0, self.price_out or 0) < 0:
+            raise ValueError("`price_in` and `price_out` must be 0 or more")
+        if problems := settings_problems(self.gen, "gen."):
+            raise ValueError("; ".join(problems))
         if self.thought_tokens < 0:
             raise ValueError("`thought_tokens` must be 0 or more")
         if self.decide == "endpoint" and self.system:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from harness_ext.backends.base import Backend
+from harness_ext.backends.openai_options import ServerOptions
 from harness_ext.backends.registry import BackendSpec, make_backend, parse_spec
 from harness_ext.config.run_options import RUNS, RunOptions, SeatOptions
 from harness_ext.config.secrets import secrets_in
 from harness_ext.config.teams import expand_team, member_number
 from harness_ext.engine.budget import budget_problems
+from harness_ext.engine.processes import place_of
 from harness_ext.errors import CallFailed, ConfigurationError
 from harness_ext.options import build, known_names, suggest
 from harness_ext.protocol import Protocol, Role, SeatSetup
 from harness_ext.records import Message
+from harness_ext.terminal import outside
 
 
 @dataclass
@@ -27,12 +29,14 @@ class RunPlan:
     options: the options of the run.
     seats: the seats by name, with their models.
     demonstration: whether no model was named, so that the built-in pair takes all seats. Default false.
+    unnamed: the seats without a model that only written answers would need (`reason=off`). Default none.
     """
 
     protocol: Protocol
     options: RunOptions
     seats: dict[str, SeatSetup] = field(default_factory=dict)
     demonstration: bool = False
+    unnamed: tuple[str, ...] = ()
 
 
 def plan_run(
@@ -67,6 +71,8 @@ def plan_run(
     protocol = build(protocol_class, own, problems)
     demonstration = not any("model" in args for args in per_seat.values())
     _drop_unneeded(per_seat, protocol, protocol_class, problems)
+    scores_only = options is not None and options.reason == "off"
+    unnamed = () if demonstration else _drop_unasked(per_seat, protocol, protocol_class, scores_only)
     seats: dict[str, SeatSetup] = {}
     defaults = {"batch_size": batch_size, "max_batch_size": max_batch_size}
     if options is not None and options.trust_remote_code:
@@ -94,13 +100,13 @@ def plan_run(
         problems += budget_problems(options.budget, seats)
     if problems or protocol is None or options is None:
         raise ConfigurationError(problems)
-    return RunPlan(protocol, options, seats, demonstration)
+    return RunPlan(protocol, options, seats, demonstration, unnamed)
 
 
 def _harmless_names(protocol_class: type[Protocol]) -> frozenset[str]:
     """Return the names of options that only sound like secrets (`chunk_tokens`)."""
-    classes = (RunOptions, SeatOptions, protocol_class)
-    return frozenset({"api_key_env", *(name for cls in classes for name in known_names(cls))})
+    classes = (RunOptions, SeatOptions, ServerOptions, protocol_class)
+    return frozenset(name for cls in classes for name in known_names(cls))
 
 
 def flatten(arguments: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -172,6 +178,27 @@ def _drop_unneeded(
     ]
 
 
+def _drop_unasked(
+    per_seat: dict[str, dict[str, Any]],
+    protocol: Protocol | None,
+    protocol_class: type[Protocol],
+    scores_only: bool,
+) -> tuple[str, ...]:
+    """Remove the seats that were given nothing and may never be asked. Return those that written answers would need.
+
+    per_seat: the arguments of each seat.
+    protocol: the protocol with its options, or None if they are faulty.
+    protocol_class: its class.
+    scores_only: whether tasks that score choices are answered without reasoning, by one seat alone.
+    """
+    spare = protocol.spare if protocol is not None else frozenset()
+    scorer = protocol_class.answers or next(iter(per_seat))
+    absent = [seat for seat, args in per_seat.items() if not args and seat != scorer and (scores_only or seat in spare)]
+    for seat in absent:
+        del per_seat[seat]
+    return tuple(seat for seat in absent if seat not in spare)
+
+
 def _specs(
     per_seat: Mapping[str, dict[str, Any]], protocol_class: type[Protocol], demonstration: bool, problems: list[str]
 ) -> dict[str, tuple[BackendSpec | Backend, SeatOptions]]:
@@ -239,7 +266,7 @@ def _devices(specs: Mapping[str, BackendSpec], device: str | None) -> dict[str, 
     gpus = torch.cuda.device_count()
     if gpus == 0:
         return dict.fromkeys(specs, "cpu")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # the launcher assigns each process its own GPU as `cuda`
+    if place_of().world > 1:  # the launcher assigns each process its own GPU as `cuda`
         return dict.fromkeys(specs, "cuda")
     # Equal specifications share one loaded model, hence one GPU. Distinct models get different GPUs, because the engine
     # has one queue per device and models on different devices answer at the same time. When the GPUs run out, the
@@ -313,5 +340,5 @@ def _rendering_problems(seat: str, setup: SeatSetup) -> list[str]:
     except CallFailed as error:
         return [f"`{seat}`: {error}; or give `{seat}.chat=off` to use the plain form"]
     except Exception as error:  # the constructor of an lm-eval model class may raise anything
-        return [f"`{seat}`: {setup.backend.name} cannot be created: {type(error).__name__}: {error}"]
+        return [f"`{seat}`: {setup.backend.name} cannot be created: {type(error).__name__}: {outside(error)}"]
     return []

@@ -7,6 +7,7 @@ from typing import Any
 
 DEFAULT_SIZE = 3  # one model debating with itself, as in Du et al. (arXiv 2305.14325)
 DEMONSTRATION_SIZE = 2
+MOST_MEMBERS = 1000
 
 
 def expand_team(given: Mapping[str, Any], team: str, problems: list[str]) -> tuple[dict[str, Any], list[str]]:
@@ -41,6 +42,9 @@ def expand_team(given: Mapping[str, Any], team: str, problems: list[str]) -> tup
     if size is None:
         unnamed = "model" not in common and not any("model" in args for args in own.values())
         size = max(own, default=0) or (DEMONSTRATION_SIZE if unnamed else DEFAULT_SIZE)
+    if size > MOST_MEMBERS:
+        problems.append(f"`{plural}`: a team has at most {MOST_MEMBERS} members, not {size}")
+        own, size = {}, 2
     if size < 2 or (own and (min(own) < 1 or max(own) > size)):
         problems.append(
             f"`{plural}`: the team size is {size}: use 2 or more members, and no number below 1 or above the team size"

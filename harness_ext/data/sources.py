@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness_ext.data.formats import find_split, is_typed, read_rows
+from harness_ext.data.hub import is_hub_error, without_waiting
 from harness_ext.errors import HarnessExtError
 from harness_ext.options import suggest
 
@@ -134,7 +135,13 @@ def _hub_splits(hub_id: str, config: str | None) -> DatasetDict:
     """Load a data set once per process, because a group of twenty tasks asks for it twenty times."""
     from datasets import load_dataset
 
-    return load_dataset(hub_id, config)
+    with without_waiting() as fault:
+        try:
+            return load_dataset(hub_id, config)
+        except Exception as error:
+            if fault is None or not is_hub_error(error):
+                raise
+            raise ConnectionError(f"{error}; the hub cannot be reached ({fault})") from error
 
 
 def _from_folder(source: DataSource, folder: Path) -> dict[str, Dataset]:

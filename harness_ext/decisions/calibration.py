@@ -67,7 +67,7 @@ class Calibration:
         """Read a file. Raises ValueError with cause and remedy."""
         try:
             data = json.loads(path.expanduser().read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ValueError(f"{path} cannot be read ({error})") from error
         try:
             return cls.from_json(data)

@@ -14,12 +14,17 @@ from harness_ext.backends.base import Backend, Request
 from harness_ext.backends.served import ServedBackend
 from harness_ext.engine.budget import Budget
 from harness_ext.engine.queues import CallOutcome, CallPolicy, DeviceQueue, Pending, ThreadQueue
+from harness_ext.engine.rest import Rest
 from harness_ext.engine.served_queue import ServedQueue
 from harness_ext.errors import BudgetSpent, CallFailed, HarnessExtError, RunAborted
 from harness_ext.protocol import Protocol, Question, Seats, SeatSetup, question_hash
 from harness_ext.protocol.conversation import converse, has_parts
-from harness_ext.records import CallResult, Failure, Solution, Transcript
+from harness_ext.records import CallResult, Failure, Solution, Transcript, Turn
 from harness_ext.records.call_store import CallStore
+
+# How long an interrupted run waits for a model to stop, in seconds. Slurm and Kubernetes kill a process 30 seconds
+# after SIGTERM, and the summary is still to be written.
+STOP_WITHIN = 10.0
 
 
 class Observer(Interface):
@@ -27,6 +32,9 @@ class Observer(Interface):
 
     def call_finished(self, backend: Backend, result: CallResult) -> None:
         """Called when a model has answered a call."""
+
+    def turn_noted(self, before: Turn, after: Turn) -> None:
+        """Called when a protocol has recorded what it read from a turn: the turn without and with that."""
 
     def question_finished(self, transcript: Transcript) -> None:
         """Called when a question has been answered or has failed."""
@@ -78,7 +86,7 @@ class Engine:
                 thread.join(0.5)  # with a timeout, so that Ctrl-C reaches the main thread at once
         except BaseException:
             run.abort_from_outside()
-            thread.join(30)
+            thread.join(STOP_WITHIN)
             raise
         if run.error is not None:
             raise run.error
@@ -104,17 +112,19 @@ class _Run:
         self.held: deque[Pending] = deque()
         self.open: set[asyncio.Task[None]] = set()
         self.loop: asyncio.AbstractEventLoop | None = None
+        self.rest = Rest()
 
     def thread_main(self) -> None:
         try:
-            asyncio.run(self._main())
+            with asyncio.Runner(loop_factory=self.rest.new_loop) as runner:
+                runner.run(self._main())
         except BaseException as error:
             self.error = self.error or error
         finally:
             for queue in self.queues.values():
                 queue.stop()
             for queue in self.queues.values():
-                queue.join(10)  # a thread inside torch must not outlive the interpreter
+                queue.join(STOP_WITHIN / 2)  # a thread inside torch must not outlive the interpreter
 
     def abort_from_outside(self) -> None:
         self.error = self.error or RunAborted("interrupted")
@@ -130,7 +140,7 @@ class _Run:
             key = _queue_key(setup.backend)
             if key not in self.queues:
                 kind = ServedQueue if isinstance(setup.backend, ServedBackend) else ThreadQueue
-                self.queues[key] = kind(setup.backend.device, self.engine.policy, self._settle, self._abort)
+                self.queues[key] = kind(setup.backend.device, self.engine.policy, self._settle, self._abort, self.rest)
                 services.append(asyncio.create_task(self.queues[key].serve()))
         self._open_more()
         await self.done.wait()
@@ -173,7 +183,8 @@ class _Run:
         self.done.set()
 
     async def _solve(self, number: int, question: Question) -> None:
-        seats = Seats(question, self.seats, self._answer, self.engine.seed)
+        seats = Seats(question, self.seats, self._answer, self.engine.seed, self.rest.wait)
+        seats.noted = self._noted
         failure: Failure | None = None
         solution = Solution("", "failed")
         try:
@@ -187,6 +198,11 @@ class _Run:
             return  # neither answered nor failed: the next run continues it
         except HarnessExtError:
             raise
+        except asyncio.CancelledError:
+            if self.done.is_set():
+                raise  # the run ends
+            # The protocol cancelled itself, or awaited a task that was cancelled.
+            failure = Failure("protocol", f"{type(self.protocol).__name__} raised CancelledError")
         except Exception as error:
             failure = Failure("protocol", f"{type(self.protocol).__name__} raised {type(error).__name__}: {error}")
         await seats.settled()
@@ -210,10 +226,14 @@ class _Run:
         for observer in self.observers:
             observer.question_finished(transcript)
 
+    def _noted(self, before: Turn, after: Turn) -> None:
+        for observer in self.observers:
+            observer.turn_noted(before, after)
+
     async def _answer(self, backend: Backend, key: str, request: Request) -> tuple[CallResult, bool]:
         """Return the reply to a call and whether it was reused, from the store or from an identical call in flight."""
-        stored = self.engine.store.get(key) if self.engine.store is not None else None
-        if stored is not None and self.engine.policy.takes(stored):
+        stored = self.engine.store.get(key, self.engine.policy.takes) if self.engine.store is not None else None
+        if stored is not None:
             return stored, True
         # The key contains everything that a reply depends on, so an identical call in flight answers this one too. Each
         # waiter is shielded: a protocol that cancels its own must not cancel the future that others share.

@@ -6,44 +6,86 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
 from harness_ext.backends.base import Backend
-from harness_ext.records import CallResult, Transcript
+from harness_ext.backends.served import ServedBackend
+from harness_ext.records import CallResult, Transcript, Turn
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
 LINE_EVERY = 15.0  # seconds between two lines
-SILENT_AT_MOST = 60.0  # seconds after which a line is printed even if no call has finished
+SILENT_AT_MOST = 60.0  # seconds after which a line is printed even if nothing has changed
+LOOK_EVERY = 1.0  # seconds between two looks whether it is time for a line
+BAR_EVERY = 0.25  # seconds between two states of the bar
+NOBODY_READS = (OSError, ValueError)  # the stream is broken or closed, which is no reason to end the run
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a question that an earlier run has answered contributes to the figures.
+
+    calls: how many calls its models answered.
+    accepted: for each of its reviews, whether it accepted.
+    unread: for each of its decisions, the seat, and whether it could not be read.
+    """
+
+    calls: int
+    accepted: tuple[bool, ...]
+    unread: tuple[tuple[str, bool], ...]
+
+    @classmethod
+    def of(cls, transcript: Transcript) -> Known:
+        """Return what the question of a transcript contributes."""
+        verdicts = [turn.verdict for turn in transcript.turns if turn.verdict is not None]
+        return cls(
+            sum(not turn.reused for turn in transcript.turns),
+            tuple(bool(verdict["accepted"]) for verdict in verdicts if "accepted" in verdict),
+            tuple((turn.seat, turn.unread) for turn in transcript.turns if turn.unread is not None),
+        )
 
 
 class Progress:
     """Shows the progress of a run, as a context manager and an observer of the engine.
 
-    total: the number of questions.
+    What is shown is the state at the time of showing it: a thread of its own looks at a clock, not at what happens.
+
+    total: the number of questions, those included that an earlier run has answered.
     seats: the names of each backend's seats.
     terminal: whether to draw a bar instead of printing lines. Default None: a bar if `stream` is a terminal.
     stream: where to write. Default: standard error.
+    clock: returns the time in seconds. Default: the system's monotonic clock.
     """
 
     def __init__(
-        self, total: int, seats: Mapping[Backend, str], terminal: bool | None = None, stream: TextIO | None = None
+        self,
+        total: int,
+        seats: Mapping[Backend, str],
+        terminal: bool | None = None,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.total = total
         self.seats = seats
         self.stream = stream or sys.stderr
-        self.done = self.calls = self.failed = self.reviewed = self.accepted = 0
+        self.known = self.done = self.calls = self.failed = self.reviewed = self.accepted = 0
         self.decisions: Counter[str] = Counter()
         self.unread: Counter[str] = Counter()
-        self.tokens: dict[str, int] = {}
-        self.busy: dict[str, float] = {}
-        self._started = self._said = time.monotonic()
+        self.tokens: Counter[Backend] = Counter()
+        self._clock = clock
+        self._busy_before = {backend: backend.meter.busy for backend in seats}
+        self._started = self._said = clock()
+        self._last: tuple[int, str] | None = None
         self._terminal = self.stream.isatty() if terminal is None else terminal
         self._bar: Bar | None = None
+        self._lock = threading.Lock()
         self._over = threading.Event()
+        self._ticker: threading.Thread | None = None
 
     def __enter__(self) -> Progress:
         if self._terminal:
@@ -58,75 +100,115 @@ class Progress:
             )  # fmt: skip
             self._task = self._bar.add_task("questions", total=self.total, status="")
             self._bar.start()
-        elif self.total:
-            threading.Thread(target=self._break_silence, name="harness-ext progress", daemon=True).start()
+        if self._terminal or self.total:
+            self._ticker = threading.Thread(target=self._tick, name="harness-ext progress", daemon=True)
+            self._ticker.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._over.set()
-        if self._bar is not None:
-            self._bar.update(self._task, completed=self.done, status=self.status())
-            self._bar.stop()
-        elif self.total:
-            self._line()
+        if self._ticker is not None:
+            self._ticker.join()  # nothing may follow the last line
+        with suppress(*NOBODY_READS):
+            if self._bar is not None:
+                self._bar.update(self._task, completed=self.done, status=self.status())
+                self._bar.stop()
+            elif self.total:
+                self._line(self.status())
+
+    # -- what happens, in the engine's thread ----------------------------------------------------------------------
 
     def call_finished(self, backend: Backend, result: CallResult) -> None:
-        self.calls += 1
-        seat = self.seats[backend]
-        self.tokens[seat] = self.tokens.get(seat, 0) + (result.completion_tokens or 0)
-        self.busy[seat] = self.busy.get(seat, 0.0) + result.seconds
-        self._show()
+        with self._lock:
+            self.calls += 1
+            self.tokens[backend] += result.completion_tokens or 0
+
+    def turn_noted(self, before: Turn, after: Turn) -> None:
+        """Count what the protocol read from a turn, whether its question is finished or not."""
+        with self._lock:
+            for turn, sign in ((before, -1), (after, 1)):
+                if turn.verdict is not None and "accepted" in turn.verdict:
+                    self.reviewed += sign
+                    self.accepted += sign * bool(turn.verdict["accepted"])
+                if turn.unread is not None:
+                    self.decisions[turn.seat] += sign
+                    self.unread[turn.seat] += sign * turn.unread
 
     def question_finished(self, transcript: Transcript) -> None:
-        self.done += 1
-        self.failed += transcript.failure is not None
-        for turn in transcript.turns:
-            if turn.verdict is not None and "accepted" in turn.verdict:
-                self.reviewed += 1
-                self.accepted += bool(turn.verdict["accepted"])
-            if turn.unread is not None:
-                self.decisions[turn.seat] += 1
-                self.unread[turn.seat] += turn.unread
-        self._show()
+        with self._lock:
+            self.done += 1
+            self.failed += transcript.failure is not None
+
+    def question_known(self, question: Known) -> None:
+        """Count a question that an earlier run has answered, so that the figures are those of an undisturbed run."""
+        with self._lock:
+            self.known += 1
+            self.done += 1
+            self.calls += question.calls
+            self.reviewed += len(question.accepted)
+            self.accepted += sum(question.accepted)
+            for seat, unread in question.unread:
+                self.decisions[seat] += 1
+                self.unread[seat] += unread
+
+    # -- what is shown ---------------------------------------------------------------------------------------------
 
     def status(self) -> str:
         """Return the figures as one line of text."""
-        parts = [f"{self.calls} calls"]
-        for seat, tokens in self.tokens.items():
-            if tokens and self.busy[seat] > 0:
-                parts.append(f"{seat} {tokens / self.busy[seat]:.0f} tokens/s")
-        if self.reviewed:
-            parts.append(f"accepted {100 * self.accepted / self.reviewed:.0f} % of {self.reviewed} reviews")
-        for seat, unread in self.unread.items():
-            if unread:
-                parts.append(f"{seat} unreadable {100 * unread / self.decisions[seat]:.0f} % of {self.decisions[seat]}")
-        if self.failed:
-            parts.append(f"{self.failed} FAILED")
-        return ", ".join(parts)
+        with self._lock:
+            parts = [f"{self.calls} calls"]
+            for backend, seat in self.seats.items():
+                parts += self._activity(backend, seat)
+            if self.reviewed:
+                parts.append(f"accepted {100 * self.accepted / self.reviewed:.0f} % of {self.reviewed} reviews")
+            for seat, unread in self.unread.items():
+                if unread:
+                    share = f"{100 * unread / self.decisions[seat]:.0f} % of {self.decisions[seat]}"
+                    parts.append(f"{seat} unreadable {share}")
+            if self.failed:
+                parts.append(f"{self.failed} FAILED")
+            return ", ".join(parts)
 
-    def _show(self) -> None:
-        now = time.monotonic()
+    def _activity(self, backend: Backend, seat: str) -> list[str]:
+        parts = []
+        meter = backend.meter
+        tokens, seconds = self.tokens[backend] + meter.written, meter.busy - self._busy_before[backend]
+        if tokens and seconds > 0:
+            parts.append(f"{seat} {tokens / seconds:.0f} tokens/s")
+        if meter.loading:
+            parts.append(f"{seat} is loading")
+        elif meter.running:
+            written = f" ({meter.written} tokens so far)" if meter.written else ""
+            parts.append(f"{seat} answers {meter.running}{written}")
+        if isinstance(backend, ServedBackend) and backend.limited_to is not None:
+            parts.append(f"{seat} limited to {backend.limited_to} of {backend.num_concurrent} requests at once")
+        return parts
+
+    def show(self) -> None:
+        """Show the present state, if it is time for that; called again and again."""
+        status = self.status()
         if self._bar is not None:
-            if now - self._said > 0.1:
-                self._said = now
-                self._bar.update(self._task, completed=self.done, status=self.status())
-        elif now - self._said > LINE_EVERY:
-            self._said = now
-            self._line()
+            self._bar.update(self._task, completed=self.done, status=status)
+            return
+        silent = self._clock() - self._said
+        if silent >= SILENT_AT_MOST or (silent >= LINE_EVERY and (self.done, status) != self._last):
+            self._line(status)
 
-    def _break_silence(self) -> None:
-        while not self._over.wait(SILENT_AT_MOST / 4):
-            if time.monotonic() - self._said > SILENT_AT_MOST:
-                self._said = time.monotonic()
-                self._line()
+    def _tick(self) -> None:
+        with suppress(*NOBODY_READS):
+            while not self._over.wait(BAR_EVERY if self._terminal else LOOK_EVERY):
+                self.show()
 
-    def _line(self) -> None:
-        elapsed = time.monotonic() - self._started
-        left = f", {_clock(elapsed / self.done * (self.total - self.done))} left" if 0 < self.done < self.total else ""
+    def _line(self, status: str) -> None:
+        self._said, self._last = self._clock(), (self.done, status)
+        elapsed = self._said - self._started
+        answered = self.done - self.known
+        rest = self.total - self.done
+        left = f", {_clock(elapsed / answered * rest)} left" if answered and rest > 0 else ""
         print(
-            f"[harness-ext] {self.done}/{self.total} questions in {_clock(elapsed)}{left}: {self.status()}",
+            f"[harness-ext] {self.done}/{self.total} questions in {_clock(elapsed)}{left}: {status}",
             file=self.stream,
             flush=True,
         )

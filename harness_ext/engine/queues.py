@@ -11,14 +11,10 @@ from dataclasses import dataclass, replace
 from math import isnan
 
 from harness_ext.backends.base import Backend, DecideRequest, GenerateRequest, Request, ScoreRequest, VerifyRequest
+from harness_ext.engine.rest import Rest
 from harness_ext.errors import CallFailed, LoadError, RunAborted, StoreError
 from harness_ext.records import CallResult, Completion, Decision, Loglikelihood, Verification
 from harness_ext.records.chat import is_utf8, repair
-
-# A batch is sent only after this many passes of the event loop without a new call. One reply can wake a chain of
-# coroutines (such as a `gather` inside a protocol), and each link of the chain needs a pass before it makes its call.
-# Sending earlier would split one large batch into several small ones.
-QUIET_PASSES = 4
 
 # The note on replies to prompts whose beginning the model cut off.
 CUT = "prompt_cut"
@@ -71,6 +67,7 @@ class DeviceQueue(abc.ABC):
     policy: how prompts that do not fit and empty replies are treated.
     settle: called with finished calls, several at once, in the event loop's thread.
     abort: called with an error that ends the run.
+    rest: tells when no question of the run can continue by itself.
     """
 
     def __init__(
@@ -79,11 +76,13 @@ class DeviceQueue(abc.ABC):
         policy: CallPolicy,
         settle: Callable[[Sequence[tuple[Pending, CallOutcome]]], None],
         abort: Callable[[BaseException], None],
+        rest: Rest,
     ) -> None:
         self.name = name
         self.policy = policy
         self._settle = settle
         self._abort = abort
+        self._rest = rest
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()
         self._results: list[tuple[Pending, CallOutcome]] = []
@@ -136,6 +135,7 @@ class DeviceQueue(abc.ABC):
         return result
 
     def _report(self, call: Pending, outcome: CallOutcome) -> None:
+        call.backend.meter.ended()
         # Only the first result schedules `_drain`. Results that arrive before it runs are drained with it, and so are
         # stored in the same transaction.
         with self._lock:
@@ -166,11 +166,11 @@ class ThreadQueue(DeviceQueue):
         policy: CallPolicy,
         settle: Callable[[Sequence[tuple[Pending, CallOutcome]]], None],
         abort: Callable[[BaseException], None],
+        rest: Rest,
     ) -> None:
-        super().__init__(name, policy, settle, abort)
+        super().__init__(name, policy, settle, abort, rest)
         self.waiting: dict[Backend, list[Pending]] = {}
         self._wake = asyncio.Event()
-        self._arrivals = 0
         self._batches: queue.SimpleQueue[tuple[Backend, list[Pending]] | None] = queue.SimpleQueue()
         self._idle = asyncio.Event()
         self._stopped = threading.Event()
@@ -180,18 +180,15 @@ class ThreadQueue(DeviceQueue):
     def submit(self, call: Pending) -> None:
         """Queue a call; called in the event loop's thread."""
         self.waiting.setdefault(call.backend, []).append(call)
-        self._arrivals += 1
         self._wake.set()
 
     async def serve(self) -> None:
         """Send batches until the run ends."""
         while True:
             await self._wake.wait()
-            quiet = 0
-            while quiet < QUIET_PASSES:
-                seen = self._arrivals
-                await asyncio.sleep(0)
-                quiet = quiet + 1 if self._arrivals == seen else 0
+            # One reply can wake a chain of coroutines (such as a `gather` inside a protocol), and the chains differ in
+            # length. Sending before all questions have made their next call would split one large batch into several.
+            await self._rest.wait()
             # The largest batch first: its replies wake the most questions, whose calls then join the other batches.
             backend = max(self.waiting, key=lambda b: len(self.waiting[b]))
             calls = self.waiting.pop(backend)
@@ -220,8 +217,10 @@ class ThreadQueue(DeviceQueue):
                     backend.cancelled = self._stopped.is_set
                     try:
                         _load(backend)
+                        backend.meter.started(len(calls))
                         self._answer(backend, calls)
                     finally:
+                        backend.meter.idle()
                         backend.cancelled = lambda: False
             except RunAborted:
                 return
@@ -290,7 +289,8 @@ def _load(backend: Backend) -> None:
     if backend.loaded:
         return
     try:
-        backend.load()
+        with backend.meter.load():
+            backend.load()
         backend.loaded = True
     except Exception as error:
         raise LoadError(f"{backend.name} could not be loaded: {error}") from error

@@ -32,8 +32,11 @@ class ServedQueue(DeviceQueue):
                     call = await self._waiting.get()
         except Exception as error:
             self._abort(LoadError(f"no connection to {backend.name} can be opened: {error}"))
+        finally:
+            backend.meter.idle()
 
     async def _answer(self, call: Pending, ask: Ask) -> None:
+        call.backend.meter.started()
         outcome: CallOutcome | None = self._refusal(call)
         if outcome is None:
             try:

@@ -82,6 +82,11 @@ class Protocol(abc.ABC):
         """Return what each seat must be able to do under these options."""
         return {name: role.needs for name, role in self.roles.items()}
 
+    @property
+    def spare(self) -> frozenset[str]:
+        """Return the seats that are never asked under these options, so that no model need be named for them."""
+        return frozenset()
+
     def remarks(self, seats: Mapping[str, SeatSetup]) -> list[str]:
         """Return what a user should know about these options before the results are read."""
         return []

@@ -94,5 +94,5 @@ def read_answers(text: str) -> list[Answered]:
     try:
         found: Any = json.loads(text)
         return [Answered(**one) for one in found]
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return []

@@ -65,7 +65,9 @@ def sources_of(setting: Decide, backend: Backend, asked: Asked) -> tuple[Source,
 
     Raises CallFailed if there are more options than the sources can take.
     """
-    able: tuple[Source, ...] = ("endpoint", "logprobs", "constrained") if asked.question is not None else ("logprobs",)
+    able: tuple[Source, ...] = ("endpoint", "logprobs", "constrained")
+    if asked.question is None:
+        able = able[1:]
     wanted = able if setting == "auto" else tuple(source for source in able if source == setting)
     found = tuple(source for source in wanted if source in backend.decision_sources)
     if not asked.labels:

@@ -8,7 +8,7 @@ from random import Random
 from harness_ext.protocol.question import Question
 from harness_ext.protocol.seat import Seat
 from harness_ext.protocol.setup import SeatSetup
-from harness_ext.protocol.turns import AnswerCall, Turns, digest
+from harness_ext.protocol.turns import AnswerCall, AwaitRest, Turns, digest
 
 
 class Seats(Turns):
@@ -18,10 +18,13 @@ class Seats(Turns):
     setups: the setup of each seat, by name.
     answer: returns the result of a call, and whether it was reused.
     seed: the run's seed, which is part of the keys of sampled calls.
+    rest: returns once no question of the run can continue by itself.
     """
 
-    def __init__(self, question: Question, setups: Mapping[str, SeatSetup], answer: AnswerCall, seed: int) -> None:
-        super().__init__(question, answer, seed)
+    def __init__(
+        self, question: Question, setups: Mapping[str, SeatSetup], answer: AnswerCall, seed: int, rest: AwaitRest
+    ) -> None:
+        super().__init__(question, answer, seed, rest)
         self._seats = {name: Seat(name, setup, self) for name, setup in setups.items()}
 
     def __getattr__(self, name: str) -> Seat:

@@ -20,7 +20,11 @@ from harness_ext.records import CallResult, Completion, Decision, Turn
 from harness_ext.records.images import IMAGE_MARK, NOT_SHOWN
 
 AnswerCall = Callable[[Backend, str, Request], Awaitable[tuple[CallResult, bool]]]
+AwaitRest = Callable[[], Awaitable[None]]
 Result = TypeVar("Result", bound=CallResult)
+
+# The note on calls for whose results the protocol did not wait in the end.
+CANCELLED = "cancelled"
 
 
 class Turns:
@@ -29,18 +33,23 @@ class Turns:
     question: the question.
     answer: returns the result of a call, and whether it was reused.
     seed: the run's seed, which is part of the keys of sampled calls.
+    rest: returns once no question of the run can continue by itself.
     """
 
-    def __init__(self, question: Question, answer: AnswerCall, seed: int) -> None:
+    def __init__(self, question: Question, answer: AnswerCall, seed: int, rest: AwaitRest) -> None:
         self.question = question
         self.seed = seed
+        # Called with a turn before and after something is recorded with it.
+        self.noted: Callable[[Turn, Turn], None] = lambda before, after: None
         self._slots: list[Turn | None] = []
         self._draws: dict[str, int] = {}
         self._answer = answer
-        self._waiting = 0
+        self._rest = rest
+        self._running: set[asyncio.Task[Any]] = set()
+        self._cancelled: set[int] = set()
         # Decisions that were made from the result of a turn (read from its text, calibrated, averaged), by their id.
         self._made: dict[int, tuple[Decision, CallResult]] = {}
-        self._ended: asyncio.Event | None = None
+        self._ended = False
 
     @property
     def turns(self) -> tuple[Turn, ...]:
@@ -53,7 +62,8 @@ class Turns:
         for i in reversed(range(len(self._slots))):
             turn = self._slots[i]
             if turn is not None and turn.result is result:
-                self._slots[i] = replace(turn, verdict={**(turn.verdict or {}), **verdict})
+                self._slots[i] = noted = replace(turn, verdict={**(turn.verdict or {}), **verdict})
+                self.noted(turn, noted)
                 return
         raise ValueError("this result belongs to no turn of this question")
 
@@ -64,13 +74,13 @@ class Turns:
     async def settled(self) -> None:
         """Wait for the calls that are still running when the protocol has ended, so that they are recorded.
 
-        There are some if one of several concurrent calls failed. A coroutine that makes another call is cancelled.
+        There are some if one of several concurrent calls failed, or if the protocol cancelled what waited for them. A
+        coroutine that makes another call is cancelled.
         """
-        self._ended = asyncio.Event()
-        if self._waiting:
-            await self._ended.wait()
-            for _ in range(4):  # the coroutine that awaited the last call may still record something with it
-                await asyncio.sleep(0)
+        self._ended = True
+        if self._running:
+            await asyncio.wait(self._running)
+            await self._rest()  # the coroutine that awaited the last call may still record something with it
 
     def made_from(self, result: CallResult, decision: Decision) -> Decision:
         """Return a decision that was made from a result or from another decision, after remembering from which."""
@@ -100,9 +110,10 @@ class Turns:
         notes: what was done to the prompt. Default: nothing.
         verdict: what to record with the turn. Default: nothing.
 
-        Raises CallFailed.
+        If what waits for the call is cancelled, the call is recorded all the same, since it is paid for. Raises
+        CallFailed.
         """
-        if self._ended is not None:
+        if self._ended:
             raise asyncio.CancelledError
         slot = len(self._slots)
         self._slots.append(None)
@@ -111,13 +122,32 @@ class Turns:
             # Taken from the key, the seed differs between draws and is the same for one draw in all runs. It has 31
             # bits, since some servers read a signed 32-bit number.
             request = replace(request, seed=int(key[:8], 16) >> 1)
-        self._waiting += 1
-        try:
+
+        async def recorded() -> Result:
             result, reused = await self._answer(backend, key, request)
-        finally:
-            self._waiting -= 1
-            if self._ended is not None and not self._waiting:
-                self._ended.set()
+            result, found = self._read(key, request, result)
+            if not isinstance(result, expected):
+                raise CallFailed(
+                    "no_reply",
+                    f"the call store contains a {type(result).__name__} for this {expected.__name__}: run with another "
+                    "folder (`store=<folder>`) or without a store (`store=off`)",
+                )
+            told = (*notes, *found, *((CANCELLED,) if slot in self._cancelled else ()))
+            self._slots[slot] = Turn(name, kind, key, result, verdict, told, reused)
+            return result
+
+        running = asyncio.create_task(recorded())
+        self._running.add(running)
+        running.add_done_callback(self._running.discard)
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            self._cancelled.add(slot)
+            raise
+
+    def _read(self, key: str, request: Request, result: CallResult) -> tuple[CallResult, tuple[str, ...]]:
+        """Return the result of a call as the protocol reads it, and notes on what was done to it."""
+        notes: tuple[str, ...] = ()
         if isinstance(request, GenerateRequest) and request.reply is None and isinstance(result, Completion):
             if any(turn is not None and turn.key == key for turn in self._slots):
                 notes = (*notes, "same_call")
@@ -130,12 +160,7 @@ class Turns:
             notes = (*notes, "image_mark_replaced")
         if any(turn is not None and turn.result is result for turn in self._slots):
             result = replace(result)  # a copy, so that `note` can tell the turns that share a result apart
-        if not isinstance(result, expected):
-            raise CallFailed(
-                "no_reply", f"the call store contains a {type(result).__name__} for this {expected.__name__}"
-            )
-        self._slots[slot] = Turn(name, kind, key, result, verdict, notes, reused)
-        return result
+        return result, notes
 
     def _key(self, backend: Backend, request: Request) -> str:
         """Return the key of a call: model, rendered prompt and effective settings, and for a sampled call which draw.

@@ -15,12 +15,16 @@ from harness_ext.reading.options import LETTERS
 from harness_ext.reading.ratings import read_rating
 from harness_ext.reading.verdicts import read_verdict
 from harness_ext.reading.yes_no_reader import read_yes_no
+from harness_ext.terminal import clean
 
 KINDS = ("number", "choice", "yes_no", "verdict", "rating", "same", "json_choice")
 
 
 class RowError(ValueError):
     """A row that cannot be read; the message says what is wrong and what to write instead."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(clean(message))
 
 
 def read_row(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 The store is a folder of SQLite files. Each process writes to a file of its own and reads all of them, so that runs and
 processes share what was paid for. A call is stored before its question continues, so it survives `kill -9`. Nothing is
-ever deleted.
+ever deleted; a reply that a run does not accept is replaced by the one that it pays for.
 """
 
 from __future__ import annotations
@@ -11,21 +11,15 @@ import fcntl
 import json
 import re
 import socket
-import sqlite3
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO
 
 from harness_ext.errors import StoreError
-from harness_ext.records.results import CallResult, read_result
-
-# Keys are random. Replies are kept in order of arrival, so an insertion touches a random page of the small key index
-# only. In a table sorted by key (`WITHOUT ROWID`), it would touch a random page among the large replies.
-SCHEMA = "CREATE TABLE IF NOT EXISTS calls (key BLOB NOT NULL UNIQUE, reply TEXT NOT NULL)"
-CACHE_KIB = 8_192  # page cache per file
-LOG_PAGES = 8_000  # size of the write-ahead log at which it is merged into the file
-
+from harness_ext.files import make_private_folder
+from harness_ext.records.results import CallResult, UnknownFields, read_result
+from harness_ext.records.store_file import StoredReply, StoreFile, counter_of, open_private
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 
@@ -33,22 +27,24 @@ _encode = json.JSONEncoder(ensure_ascii=False).encode
 class CallStore:
     """A folder of finished calls.
 
+    folder: the folder. It is created if it does not exist.
+
     Raises StoreError if the folder cannot be written or one of its files is damaged.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._lock = threading.Lock()
-        self._readers: list[sqlite3.Connection] = []
-        self._held: list[IO[str]] = []
+        self._files: list[StoreFile] = []  # the first one is this process's own
+        self._held: list[IO[bytes]] = []
         host = re.sub(r"[^A-Za-z0-9]+", "-", socket.gethostname()) or "host"
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._writer_path = self._claim(host)
-            self._writer = self._open(self._writer_path)
+            make_private_folder(folder)
+            own = self._claim(host)
+            self._files.append(StoreFile(own))
             for path in sorted(folder.glob("*.sqlite")):
-                if path != self._writer_path and self._readable(path, host):
-                    self._readers.append(self._open(path))
+                if path != own and self._readable(path, host):
+                    self._files.append(StoreFile(path))
         except OSError as error:
             self.close()
             raise StoreError(
@@ -68,15 +64,20 @@ class CallStore:
         number = 0
         while True:
             path = self.folder / f"{host}-{number}.sqlite"
-            lock = path.with_suffix(".lock").open("w")
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                lock.close()
-                number += 1
-                continue
-            self._held.append(lock)
-            return path
+            if self._hold(path, fcntl.LOCK_EX):
+                return path
+            number += 1
+
+    def _hold(self, path: Path, kind: int) -> bool:
+        """Lock a file for as long as the store is open. Returns False if another process has locked it."""
+        lock = open_private(counter_of(path))
+        try:
+            fcntl.flock(lock, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            return False
+        self._held.append(lock)
+        return True
 
     def _readable(self, path: Path, host: str) -> bool:
         """Return whether a file may be read: one of this host always, one of another host only without a writer there.
@@ -84,92 +85,58 @@ class CallStore:
         In SQLite's write-ahead mode (WAL), readers and writers share memory, so they must run on one host. On a shared
         file system, the shared lock keeps the other host's next writer off the file as long as it is read here.
         """
-        if re.fullmatch(rf"{re.escape(host)}-\d+", path.stem):
-            return True
-        lock = path.with_suffix(".lock").open("a")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.close()
-            return False
-        self._held.append(lock)
-        return True
+        return re.fullmatch(rf"{re.escape(host)}-\d+", path.stem) is not None or self._hold(path, fcntl.LOCK_SH)
 
-    def _open(self, path: Path) -> sqlite3.Connection:
-        try:
-            connection = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
-            # WAL lets other processes read while this one writes. With NORMAL, a commit does not wait for the disk: it
-            # survives the end of the process, and a power failure can cost the last calls but not damage the file.
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=NORMAL")
-            connection.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
-            connection.execute(f"PRAGMA wal_autocheckpoint={LOG_PAGES}")
-            connection.execute(SCHEMA)
-            connection.execute("SELECT key, reply FROM calls LIMIT 1").fetchone()
-        except sqlite3.Error as error:
-            raise self._trouble(path, error) from error
-        return connection
+    def get(self, key: str, accept: Callable[[CallResult], bool] = lambda reply: True) -> CallResult | None:
+        """Return a stored reply to a call, or None.
 
-    @staticmethod
-    def _trouble(path: Path, error: sqlite3.Error) -> StoreError:
-        if isinstance(error, sqlite3.OperationalError):
-            return StoreError(
-                f"the call store's file {path} cannot be read or written: {error}. Everything stored before is safe: "
-                "make room on the disk or grant access, then run the same command again"
-            )
-        return StoreError(
-            f"the call store's file {path} is damaged ({error}). Move it away (`mv {path} {path}.damaged`) and run the "
-            "same command again: only the calls in it are paid for again, and all other files stay in use"
-        )
+        key: the call's key.
+        accept: returns whether a reply will do. There can be several, from runs with other policies. Default: any.
 
-    def get(self, key: str) -> CallResult | None:
-        """Return the stored reply to a call, or None. Raises StoreError."""
+        A damaged reply, or one that a newer version wrote in a form that this one does not know, counts as none and is
+        reported once. Raises StoreError.
+        """
         blob = bytes.fromhex(key)
-        for connection in (self._writer, *self._readers):
-            try:
-                with self._lock:
-                    row = connection.execute("SELECT reply FROM calls WHERE key = ?", (blob,)).fetchone()
-                if row is not None:
-                    return read_result(json.loads(row[0]))
-            except sqlite3.Error as error:
-                raise self._trouble(self._path_of(connection), error) from error
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
-                path = self._path_of(connection)
-                raise StoreError(
-                    f"the call store's file {path} contains an entry that is not a reply ({error}). Move it away "
-                    f"(`mv {path} {path}.damaged`) and run the same command again"
-                ) from error
+        for file in self._files:
+            with self._lock:
+                found = list(file.find(blob))
+            for stored in found:
+                reply = _parse(stored, file)
+                if reply is not None and accept(reply):
+                    return reply
         return None
 
     def put(self, calls: Iterable[tuple[str, CallResult]]) -> None:
-        """Store replies in one transaction; existing entries are kept. Raises StoreError."""
+        """Store replies in one transaction. A reply to the same call is replaced. Raises StoreError."""
         rows = [(bytes.fromhex(key), _encode(c.to_json())) for key, c in calls]
-        if not rows:
-            return
-        try:
+        if rows:
             with self._lock:
-                self._writer.execute("BEGIN")
-                try:
-                    self._writer.executemany("INSERT OR IGNORE INTO calls VALUES (?, ?)", rows)
-                    self._writer.execute("COMMIT")
-                except sqlite3.Error:
-                    if self._writer.in_transaction:
-                        self._writer.execute("ROLLBACK")
-                    raise
-        except sqlite3.Error as error:
-            raise self._trouble(self._writer_path, error) from error
+                self._files[0].put(rows)
 
     def __len__(self) -> int:
-        return sum(c.execute("SELECT count(*) FROM calls").fetchone()[0] for c in (self._writer, *self._readers))
-
-    def _path_of(self, connection: sqlite3.Connection) -> Path:
-        return Path(connection.execute("PRAGMA database_list").fetchone()[2])
+        return sum(len(file) for file in self._files)
 
     def close(self) -> None:
         """Close the files and release the locks."""
-        for connection in [*([self._writer] if hasattr(self, "_writer") else []), *self._readers]:
-            connection.close()
-        self._readers = []
+        for file in self._files:
+            file.close()
+        self._files = []
         for lock in self._held:
             lock.close()
         self._held = []
+
+
+def _parse(stored: StoredReply, file: StoreFile) -> CallResult | None:
+    try:
+        return read_result(json.loads(stored.text))
+    except UnknownFields:
+        pass
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        if not stored.checked:
+            reason = f"it contains an entry that is not a reply: {type(error).__name__}: {error}"
+            raise file.damaged(reason) from error
+    file.warn(
+        "contains replies in a form that this version of harness-ext does not know, which are asked for again. A newer "
+        "version wrote them: use that version, or another folder (`store=<folder>`)"
+    )
+    return None

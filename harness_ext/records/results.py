@@ -189,23 +189,67 @@ class Decision(CallResult):
 _DECISION_FIELDS = tuple(f.name for f in fields(Decision) if f.name not in _USAGE_FIELDS)
 
 
-def read_result(data: Mapping[str, Any]) -> CallResult:
-    """Parse what a result's `to_json` returned. Raises KeyError or TypeError for anything else."""
+class UnknownFields(ValueError):
+    """A stored result has fields that this version does not know, so a newer version wrote it."""
+
+
+def read_result(data: Mapping[str, Any], known_only: bool = False) -> CallResult:
+    """Parse what a result's `to_json` returned.
+
+    data: the JSON values.
+    known_only: whether to leave out fields that this version does not know. Default False.
+
+    Raises UnknownFields for such fields, and TypeError, ValueError or KeyError for anything else that is not a result.
+    """
+    if not isinstance(data, Mapping):
+        raise TypeError(f"{data!r:.60} is not a result")
     rest = {**data, **{name: tuple(data[name]) for name in ("notes", "faults", "ids") if name in data}}
+    cls: type[CallResult] = Completion
     if "logprob" in rest:
+        cls = Loglikelihood
+    elif "decision" in rest:
+        cls, own = Decision, dict(rest.pop("decision"))
+        rest |= {**own, **{name: tuple(own[name]) for name in ("options", "probabilities")}}
+    elif "checks" in rest:
+        cls, own = Verification, dict(rest.pop("checks"))
+        own["best"] = [(token, logprob) for token, logprob in own["best"]]
+        own["drawn"] = [(token, logprob) for token, logprob in own["drawn"]]
+        own["instead"] = {position: (token, logprob) for position, token, logprob in own["instead"]}
+        rest |= {name: tuple(value) if isinstance(value, list) else value for name, value in own.items()}
+    if cls is not Completion:
         del rest["text"]
-        return Loglikelihood(**rest)
-    if "decision" in rest:
-        del rest["text"]
-        made = rest.pop("decision")
-        lists = {name: tuple(made[name]) for name in ("options", "probabilities")}
-        return Decision(**{**made, **lists}, **rest)
-    if "checks" not in rest:
-        return Completion(**rest)
-    del rest["text"]
-    own = dict(rest.pop("checks"))
-    own["best"] = [(token, logprob) for token, logprob in own["best"]]
-    own["drawn"] = [(token, logprob) for token, logprob in own["drawn"]]
-    own["instead"] = {position: (token, logprob) for position, token, logprob in own["instead"]}
-    own = {name: tuple(value) if isinstance(value, list) else value for name, value in own.items()}
-    return Verification(**own, **rest)
+    names = {f.name for f in fields(cls)}
+    if unknown := sorted(rest.keys() - names):
+        if not known_only:
+            raise UnknownFields(f"unknown fields: {', '.join(unknown)}")
+        rest = {name: value for name, value in rest.items() if name in names}
+    for name, value in rest.items():
+        if not _fits(name, value):
+            raise TypeError(f"its `{name}` is {value!r:.60}")
+    return cls(**rest)
+
+
+# What the fields hold, and what the tuples among them contain. Whoever reads a stored result relies on it.
+_NUMBER = (int, float)
+_COUNT = (*_NUMBER, type(None))
+_TYPES: Mapping[str, tuple[type, ...]] = {
+    **dict.fromkeys(("prompt_tokens", "cached_tokens", "completion_tokens", "end_rank"), _COUNT),
+    **dict.fromkeys(("text", "thought", "source"), (str,)),
+    **dict.fromkeys(("finish", "choice"), (str, type(None))),
+    **dict.fromkeys(("seconds", "logprob", "at_most"), _NUMBER),
+    "label_mass": (*_NUMBER, type(None)),
+    "greedy": (bool, type(None)),
+    "refused": (bool,),
+}
+_ITEMS: Mapping[str, tuple[type, ...]] = {
+    **dict.fromkeys(("notes", "faults", "options"), (str,)),
+    **dict.fromkeys(("ids", "ranks", "floors"), (int,)),
+    **dict.fromkeys(("logprobs", "above", "candidates"), _NUMBER),
+    "probabilities": (*_NUMBER, type(None)),
+}
+
+
+def _fits(name: str, value: Any) -> bool:
+    if name in _ITEMS:
+        return isinstance(value, tuple) and all(isinstance(item, _ITEMS[name]) for item in value)
+    return isinstance(value, _TYPES.get(name, object))

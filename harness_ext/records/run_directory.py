@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from harness_ext.errors import StoreError
-from harness_ext.files import atomic_write
+from harness_ext.files import atomic_write, make_private_folder, open_to_append
+from harness_ext.records.run_lock import lock_run
 from harness_ext.records.transcript import Identity, Transcript
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode
@@ -23,8 +24,9 @@ _encode = json.JSONEncoder(ensure_ascii=False).encode
 class RunDirectory:
     """The folder of one evaluation: `config.json`, `transcripts.jsonl`, `summary.json`.
 
-    A folder that contains the same evaluation is continued; one that contains another evaluation is refused. In a
-    distributed run, each process writes a file of its own, and rank 0 merges them.
+    A folder that contains the same evaluation is continued; one that contains another evaluation is refused, and so is
+    one that another process writes to. In a distributed run, each process writes a file of its own, and rank 0, which
+    must open the folder first, merges them.
 
     path: the folder.
     config: the configuration; the evaluation is the same if `identity` in it is.
@@ -37,12 +39,13 @@ class RunDirectory:
         self.rank, self.world = rank, world
         self._file: IO[str] | None = None
         try:
-            path.mkdir(parents=True, exist_ok=True)
+            make_private_folder(path)
+            self._lock = lock_run(path, rank)  # held as long as this object exists
             known = path / "config.json"
             if known.exists():
                 self._check_same(json.loads(known.read_text(encoding="utf-8")), config)
             elif rank == 0:
-                write_json(known, config)
+                write_json(known, config, private=True)
             self._part = path / ("transcripts.jsonl" if world == 1 else f"transcripts.{rank}.jsonl")
         except (OSError, ValueError) as error:  # ValueError: config.json is not JSON
             raise StoreError(
@@ -69,25 +72,39 @@ class RunDirectory:
             self._file.write(_encode(transcript.to_json()) + "\n")
             self._file.flush()  # from here on, the line survives even if the process is killed
         except OSError as error:
-            raise StoreError(
-                f"the transcripts in {self.path} cannot be written: {error}. Finished calls are in the store: "
-                "make room, then run the same command again"
-            ) from error
+            self._drop_file()
+            raise self._unwritable(error) from error
 
     def append(self, name: str, text: str) -> None:
         """Append text to a readable file of the run, which is never overwritten. Raises StoreError."""
         path = self.path / (name if self.world == 1 else f"{Path(name).stem}.{self.rank}{Path(name).suffix}")
         try:
-            with path.open("a", encoding="utf-8", errors="replace") as file:
+            with open_to_append(path) as file:
                 file.write(text)
         except OSError as error:
             raise StoreError(f"{path} cannot be written: {error}. Make room and run the same command again") from error
 
     def close(self) -> None:
-        """Close the transcript file."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        """Close the transcript file. Raises StoreError if it turns out only now that the disk is full."""
+        file, self._file = self._file, None
+        if file is not None:
+            try:
+                file.close()
+            except OSError as error:
+                raise self._unwritable(error) from error
+
+    def _drop_file(self) -> None:
+        """Close the transcript file without what could not be written: a later attempt would only fail again."""
+        file, self._file = self._file, None
+        if file is not None:
+            with suppress(OSError):
+                file.close()
+
+    def _unwritable(self, error: OSError) -> StoreError:
+        return StoreError(
+            f"the transcripts in {self.path} cannot be written: {error}. Finished calls are in the store: "
+            "make room, then run the same command again"
+        )
 
     def answered(self) -> Iterator[Transcript]:
         """Yield the transcripts of the questions that already have an answer."""
@@ -138,13 +155,13 @@ def _read_lines(path: Path) -> Iterator[Transcript]:
         for line in file:
             try:
                 yield Transcript.from_json(json.loads(line))
-            except (ValueError, KeyError, TypeError, AttributeError):
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 continue
 
 
 def _open_to_append(path: Path) -> IO[str]:
     """Open a file of lines for appending. An incomplete line that a killed process left is kept and terminated."""
-    file = path.open("a", encoding="utf-8", errors="replace")
+    file = open_to_append(path)
     if file.tell():
         with path.open("rb") as there:
             there.seek(-1, os.SEEK_END)
@@ -162,9 +179,14 @@ def installed_versions() -> dict[str, str]:
     return found
 
 
-def write_json(path: Path, data: Any) -> None:
-    """Write a JSON file atomically: it is either complete or not there."""
-    with atomic_write(path, errors="replace") as file:
+def write_json(path: Path, data: Any, private: bool = False) -> None:
+    """Write a JSON file atomically: it is either complete or not there.
+
+    path: the file.
+    data: its content.
+    private: whether it belongs to a run's records, which only their owner can read. Default False.
+    """
+    with atomic_write(path, errors="replace", private=private) as file:
         file.write(json.dumps(data, indent=2, ensure_ascii=False, default=str) + "\n")
 
 
@@ -175,7 +197,7 @@ def new_run_path(root: Path, label: str) -> Path:
     while True:
         path = root / (stem if number == 1 else f"{stem}-{number}")
         try:
-            path.mkdir(parents=True, exist_ok=False)
+            make_private_folder(path, exist_ok=False)
             return path
         except FileExistsError:
             number += 1

@@ -16,7 +16,7 @@ DRAFTS = ("draft", "refine")
 # Kinds of turns whose text can become part of the answer, and kinds of turns that begin a round.
 WRITTEN = (*DRAFTS, "continue", "correct", "reply", "ruling")
 ROUNDS = ("refine", "continue")
-
+UNPRICED = SeatCost()
 
 # The rules by which a verdict is read that is in the form asked for, or needs no reading.
 STRICT = (None, "first_word", "logprobs", "endpoint", "constrained")
@@ -26,8 +26,8 @@ STRICT = (None, "first_word", "logprobs", "endpoint", "constrained")
 class Summary:
     """Counts over transcripts. `to_json` returns the content of `summary.json`.
 
-    costs: returns what turns a seat's tokens into FLOPs and money. It is called for each turn, since the size of a
-        model may be known only once it is loaded.
+    costs: returns what turns a seat's tokens into FLOPs and money. It is called at the end, since the size of a model
+        may be known only once it is loaded.
     """
 
     costs: Callable[[str], SeatCost]
@@ -65,7 +65,7 @@ class Summary:
         kept = None if transcript.details and "totals" in transcript.details else _kept(transcript)
         for turn in transcript.turns:
             kinds = self.usage.setdefault(turn.seat, {})
-            kinds[turn.kind] = kinds.get(turn.kind, Usage()) + self.costs(turn.seat).usage(turn)
+            kinds[turn.kind] = kinds.get(turn.kind, Usage()) + UNPRICED.usage(turn)
             self._count(turn)
             self.readability.setdefault(turn.seat, SeatReadability()).add(turn)
             # A draft is kept whole. A protocol that composes its answer from several turns notes with each how many of
@@ -100,10 +100,11 @@ class Summary:
 
     def to_json(self) -> dict[str, Any]:
         """Return the summary as JSON values. A rate is null if there is nothing to count."""
-        seats = {
-            seat: {"total": asdict(Usage.total(kinds.values())), **{k: asdict(u) for k, u in kinds.items()}}
-            for seat, kinds in self.usage.items()
-        }
+        seats = {}
+        for seat, kinds in self.usage.items():
+            cost = self.costs(seat)
+            named = {"total": Usage.total(kinds.values()), **kinds}
+            seats[seat] = {name: asdict(cost.priced(usage)) for name, usage in named.items()}
         return {
             "questions": self.questions,
             "answered": self.answered,

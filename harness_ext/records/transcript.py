@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from harness_ext.records.results import CallResult, Completion, Finish, Verification, read_result
+from harness_ext.terminal import clean
 
 Identity = tuple[str, int, str, int, int, str]
 
@@ -77,15 +78,18 @@ class Turn:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Turn:
-        """Parse what `to_json` returned."""
+        """Parse what `to_json` returned; fields that only a newer version knows are left out."""
         rest = dict(data)
         timing = rest.pop("timing")
         seat, kind, key = rest.pop("seat"), rest.pop("kind"), rest.pop("key")
         verdict, notes = rest.pop("verdict", None), tuple(rest.pop("notes", ()))
         # Version 1 did not write `verified`: there, only the kind tells a verification from an empty text.
-        if rest.pop("verified", None) is not None or kind == "verify":
+        unmarked = kind == "verify" and not rest["text"] and "finish" not in rest
+        if rest.pop("verified", None) is not None or unmarked:
             rest["checks"] = {"logprobs": [], "ranks": [], "above": [], "best": [], "instead": [], "drawn": []}
-        result = read_result({**rest, "seconds": timing["seconds"], "faults": timing.get("faults", ())})
+        result = read_result(
+            {**rest, "seconds": timing["seconds"], "faults": timing.get("faults", ())}, known_only=True
+        )
         return cls(seat, kind, key, result, verdict, notes, timing["reused"])
 
 
@@ -116,6 +120,9 @@ class Failure:
     code: str
     message: str
     faults: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "message", clean(self.message))  # it may quote an exception of any library
 
 
 @dataclass(frozen=True, slots=True)

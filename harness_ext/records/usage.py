@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from harness_ext.records.transcript import Turn
@@ -80,14 +80,22 @@ class SeatCost:
     def usage(self, turn: Turn) -> Usage:
         """Return the usage of one turn."""
         result = turn.result
-        tokens = add(result.prompt_tokens, result.completion_tokens)
-        return Usage(
-            calls=1,
-            reused=int(turn.reused),
-            prompt_tokens=result.prompt_tokens,
-            cached_tokens=result.cached_tokens,
-            completion_tokens=result.completion_tokens,
-            seconds=result.seconds,
+        return self.priced(
+            Usage(
+                calls=1,
+                reused=int(turn.reused),
+                prompt_tokens=result.prompt_tokens,
+                cached_tokens=result.cached_tokens,
+                completion_tokens=result.completion_tokens,
+                seconds=result.seconds,
+            )
+        )
+
+    def priced(self, usage: Usage) -> Usage:
+        """Return a usage with the FLOPs and the price of its tokens."""
+        tokens = add(usage.prompt_tokens, usage.completion_tokens)
+        return replace(
+            usage,
             flops=None if self.parameters is None or tokens is None else 2.0 * self.parameters * tokens,
-            price=self.price(result.prompt_tokens, result.completion_tokens),
+            price=self.price(usage.prompt_tokens, usage.completion_tokens),
         )

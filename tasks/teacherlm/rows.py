@@ -90,7 +90,7 @@ def facts_of(facts: Sequence[str] | str | None) -> list[str]:
     if isinstance(facts, str):
         try:
             parsed = json.loads(facts)
-        except ValueError:
+        except (ValueError, RecursionError):
             parsed = None
         facts = [str(fact) for fact in parsed] if isinstance(parsed, list) else facts.splitlines()
     return [fact.strip() for fact in facts or () if fact.strip()]

@@ -17,6 +17,7 @@ from harness_ext.analysis.scoring.command import add_task_arguments, task_source
 from harness_ext.analysis.scoring.score import score_run
 from harness_ext.errors import FAILED, OK, USAGE, HarnessExtError
 from harness_ext.records.chat import repair
+from harness_ext.terminal import clean
 
 _SUFFIXES = {".json": "json", ".csv": "csv", ".md": "markdown"}
 
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str]) -> int:
         for path, kind in outputs:
             path.write_text(repair(FORMATS[str(kind)](comparison)), encoding="utf-8")
     except (HarnessExtError, OSError) as error:
-        print(f"harness-ext compare: {error}", file=sys.stderr)
+        print(f"harness-ext compare: {clean(error)}", file=sys.stderr)
         return FAILED
     if matched.left_out:
         left = "\n".join(f"  - {line}" for line in matched.left_out)

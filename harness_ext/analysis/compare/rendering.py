@@ -12,6 +12,7 @@ from typing import Any
 
 from harness_ext.analysis.compare.comparison import Comparison, ComparisonRow
 from harness_ext.analysis.compare.equal_cost import MEASURES
+from harness_ext.files import csv_cell
 from harness_ext.terminal import console, safe_line
 
 Cells = list[list[str]]
@@ -41,7 +42,8 @@ def as_csv(comparison: Comparison) -> str:
         d = row.difference
         equal = [row.equal_cost.get(m) for m in MEASURES]
         writer.writerow(
-            [row.pool.name, " ".join(row.pool.tasks), row.pool.two_way, row.metric, row.run, row.number, row.value,
+            [csv_cell(row.pool.name), csv_cell(" ".join(row.pool.tasks)), row.pool.two_way, csv_cell(row.metric),
+             csv_cell(row.run), row.number, row.value,
              row.interval.low, row.interval.high,
              *((d.value, d.interval.low, d.interval.high, d.p_value, d.adjusted, d.test, d.up, d.down, d.detectable)
                if d else [None] * 9),

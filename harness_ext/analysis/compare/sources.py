@@ -135,7 +135,7 @@ def _samples_of(
             sample = json.loads(line)
             question = (int(sample["doc_id"]), str(sample["doc_hash"]))
             scores = {f"{m},{sample['filter']}": sample[m] for m in sample["metrics"] if m != "bypass"}
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise CompareError(
                 f"{path}, line {number} is not a sample of lm-eval 0.4.9 or later ({error!r}): run lm_eval again"
             ) from error

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from harness_ext.analysis.scoring.decision_report import print_choices, print_decisions
 from harness_ext.analysis.scoring.score import FIGURES, SCORES, score_run
-from harness_ext.analysis.scoring.task_documents import TaskSource
+from harness_ext.analysis.scoring.task_documents import TaskSource, task_manager
 from harness_ext.errors import FAILED, OK, HarnessExtError
-from harness_ext.terminal import console, safe_line
+from harness_ext.terminal import clean, console, safe_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,10 +23,16 @@ if TYPE_CHECKING:
 def add_task_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that say where to find tasks."""
     group = parser.add_argument_group("where to find tasks (as for lm_eval)")
-    group.add_argument("--include_path", action="append", default=[], metavar="FOLDER", help="a folder of task files")
+    group.add_argument(
+        "--include_path",
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="a folder of task files (default: the run's)",
+    )
     group.add_argument(
         "--tasks", type=lambda s: s.split(","), default=[], metavar="NAMES",
-        help="groups or YAML files to load, if the task names in the records are not enough",
+        help="groups or YAML files to load (default: what the run loaded)",
     )  # fmt: skip
     group.add_argument("--metadata", type=json.loads, default={}, metavar="JSON", help="for tasks that need metadata")
     group.add_argument(
@@ -54,17 +60,13 @@ def main(arguments: Sequence[str]) -> int:
     add_task_arguments(parser)
     args = parser.parse_args(list(arguments))
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    manager = None
-    if len(args.runs) > 1:
-        from lm_eval.tasks import TaskManager
-
-        manager = TaskManager(include_path=args.include_path or None, metadata=args.metadata or None)
+    manager = task_manager(task_source(args)) if len(args.runs) > 1 else None
     failed = False
     for run in args.runs:
         try:
             report(run, score_run(run, task_source(args), manager))
         except HarnessExtError as error:
-            print(f"harness-ext score: {error}", file=sys.stderr)
+            print(f"harness-ext score: {clean(error)}", file=sys.stderr)
             failed = True
     return FAILED if failed else OK
 

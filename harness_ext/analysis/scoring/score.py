@@ -19,6 +19,7 @@ from harness_ext.analysis.scoring.rounds import Trajectory, trajectory_of
 from harness_ext.analysis.scoring.task_documents import TaskSource, find_documents, load_tasks
 from harness_ext.analysis.scoring.verdicts import reviews_of, tokens
 from harness_ext.bridge.choices import SCORED, scores_of
+from harness_ext.bridge.loaded_tasks import read_origins
 from harness_ext.files import atomic_write
 from harness_ext.protocol.conversation import drafts_of
 from harness_ext.reading import Reading
@@ -122,7 +123,7 @@ def score_run(run: Path, source: TaskSource | None = None, manager: Any = None) 
     """Score a run directory, write `scores.jsonl` (one line per document) and `scores.json`, and return the latter.
 
     run: the run directory.
-    source: where to find the tasks. Default: lm-eval's own tasks and the installed packs.
+    source: where to find the tasks. Default: what the run loaded, or else lm-eval's own tasks and the installed packs.
     manager: lm-eval's TaskManager, to share one among several runs. Default: a new one.
 
     Raises ScoringError if a task or a document cannot be found again, or if the task's own code fails on a reply.
@@ -138,7 +139,7 @@ def score_run(run: Path, source: TaskSource | None = None, manager: Any = None) 
             "`run_dir=` (lm-eval's own results need no scoring: `harness-ext compare` reads them directly)"
         )
     digest = transcripts_digest(run)
-    tasks, groups = load_tasks(sorted(by_task), source or TaskSource(), manager)
+    tasks, groups = load_tasks(sorted(by_task), source or TaskSource(), manager, read_origins(run))
     rows = {name: score_task(tasks[name], name, by_task[name]) for name in tasks}
     figures = {name: task_figures(tasks[name], rows[name]) for name in tasks}
     result = {
@@ -150,7 +151,7 @@ def score_run(run: Path, source: TaskSource | None = None, manager: Any = None) 
         "pools": pooled_figures(figures, rows),
     }
     _write_lines(run / SCORES, [row for part in rows.values() for row in part])
-    write_json(run / FIGURES, result)
+    write_json(run / FIGURES, result, private=True)
     return result
 
 
@@ -314,7 +315,7 @@ def _write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
     from lm_eval.utils import handle_non_serializable
 
     try:
-        with atomic_write(path) as file:
+        with atomic_write(path, private=True) as file:
             for line in lines:
                 text = json.dumps(line, ensure_ascii=False, default=handle_non_serializable)
                 file.write(repair(text) + "\n")

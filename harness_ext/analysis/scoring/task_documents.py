@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from harness_ext.analysis.scoring.replay import ScoringError
+from harness_ext.bridge import plugins
 from harness_ext.bridge.document_hash import document_hash
+from harness_ext.bridge.loaded_tasks import TaskOrigin
+from harness_ext.data import DATA_VARIABLE, data_folder
+from harness_ext.data.hub import is_hub_error, without_waiting
 from harness_ext.errors import HarnessExtError
 
 SHOWN = 10
@@ -20,8 +25,8 @@ SHOWN = 10
 class TaskSource:
     """Where to find tasks, as for `lm_eval`.
 
-    include_path: folders of task files. Default none.
-    tasks: names or YAML files to load instead of the task names in the records. Default none.
+    include_path: folders of task files. Default none: those of the run.
+    tasks: names or YAML files to load. Default none: what the run loaded.
     metadata: metadata for tasks that need it. Default none.
     seeds: the run's seeds of Python, numpy and torch. Default 0, 1234, 1234, as in lm-eval.
     unsafe_code: whether tasks may run code written by a model. Default false.
@@ -34,36 +39,45 @@ class TaskSource:
     unsafe_code: bool = False
 
 
-def load_tasks(names: Sequence[str], source: TaskSource, manager: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
+def load_tasks(
+    names: Sequence[str], source: TaskSource, manager: Any = None, origins: Mapping[str, TaskOrigin] | None = None
+) -> tuple[dict[str, Any], dict[str, list[str]]]:
     """Return lm-eval's task objects by name, and the groups that contain only these tasks (`{group: [task, …]}`).
 
     names: the names of the tasks in the records.
     source: where to find them.
     manager: lm-eval's TaskManager. Default: a new one.
+    origins: what the run loaded, for what `source` leaves open. Default: nothing is known, so the names are loaded.
 
     Raises ScoringError if a task cannot be loaded.
     """
     import numpy as np
-    from lm_eval.tasks import TaskManager
     from lm_eval.utils import set_torch_seed
 
-    if manager is None:
-        manager = TaskManager(include_path=list(source.include_path) or None, metadata=source.metadata or None)
+    known = {name: origin for name, origin in (origins or {}).items() if name in names}
+    manager = task_manager(source, known.values(), manager)
     # Some tasks shuffle their choices while loading. With the run's seeds they get the same order as in the run.
     random.seed(source.seeds[0])
     np.random.seed(source.seeds[1])
     set_torch_seed(source.seeds[2])
     files = (".yaml", ".yml")
-    wanted = [str(Path(t).expanduser().absolute()) if t.endswith(files) else t for t in source.tasks] or list(names)
+    given = [str(Path(t).expanduser().absolute()) if t.endswith(files) else t for t in source.tasks]
+    recorded = dict.fromkeys(known[name].loaded if name in known else name for name in names)
     problems: list[str] = []
     loaded: dict[str, Any] = {}
-    for spec in wanted:
-        try:
-            loaded |= manager.load([spec])["tasks"]
-        except HarnessExtError as error:
-            problems.append(f"task {spec!r}: {error}")
-        except Exception as error:
-            problems.append(f"task {spec!r} cannot be loaded ({type(error).__name__}: {error})")
+    with without_waiting() if _may_ask_hub(manager, given or recorded) else nullcontext() as fault:
+        for spec in given or recorded:
+            try:
+                loaded |= manager.load([spec])["tasks"]
+            except HarnessExtError as error:
+                problems.append(f"task {spec!r}: {error}")
+            except Exception as error:
+                why, others = f"{type(error).__name__}: {error}", list[str]()
+                if fault is not None and is_hub_error(error):
+                    why = f"its data are not on this machine, and the hub cannot be reached: {fault}; {why}"
+                    others = _redefinitions(manager, spec)
+                problems.append(f"task {spec!r} cannot be loaded ({why})")
+                problems += [_alternative(group, spec) for group in others]
     missing = [name for name in names if name not in loaded]
     if missing and not problems:
         problems.append(f"the records contain tasks that were not loaded: {', '.join(missing)}")
@@ -73,16 +87,78 @@ def load_tasks(names: Sequence[str], source: TaskSource, manager: Any = None) ->
         if name in loaded and getattr(loaded[name], "UNSAFE_CODE", False) and not source.unsafe_code
     ]
     if problems:
+        folder = data_folder()
+        folders = sorted({origin.data for origin in known.values() if origin.data} - {str(folder)})
         raise ScoringError(
             "\n".join(
                 [
                     "these tasks cannot be scored:",
                     *(f"  - {p}" for p in problems),
+                    *(f"  - the run read rows with {DATA_VARIABLE}={there}: set it again" for there in folders),
                     "Say where to find them, as for the run: --include_path FOLDER, or --tasks GROUP_OR_FILE",
                 ]
             )
         )
     return {name: loaded[name] for name in names}, _groups(manager, set(names))
+
+
+def task_manager(source: TaskSource, origins: Iterable[TaskOrigin] = (), manager: Any = None) -> Any:
+    """Return a TaskManager that knows lm-eval's tasks, the installed packs and the folders of a run.
+
+    source: where to find tasks.
+    origins: what the run loaded; its folders count if `source` names none. Default: nothing is known.
+    manager: the manager to use unless the run has folders of its own. Default: a new one.
+    """
+    folders = list(source.include_path or dict.fromkeys(f for origin in origins for f in origin.include_path))
+    if manager is not None and (source.include_path or not folders):
+        return manager
+    from lm_eval.tasks import TaskManager
+
+    plugins.extend_task_index()  # where the start-up file is not installed or turned off
+    return TaskManager(include_path=folders or None, metadata=source.metadata or None)
+
+
+def _may_ask_hub(manager: Any, specs: Iterable[str]) -> bool:
+    """Return whether loading these tasks may ask the hub for their rows.
+
+    Tasks with a function that loads their rows do not: the functions of this package ask in their own way.
+    """
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    def may_ask(task: Any, path: tuple[str, ...]) -> bool:
+        if isinstance(task, dict):
+            named = task.get("group") or task.get("task")
+            members = named if isinstance(named, list) else [named]
+            return "custom_dataset" not in task and any(may_ask(member, path) for member in members)
+        entry = manager.task_index.get(task)
+        if task in path:
+            return False
+        if entry is not None and entry.kind.name == "TAG":
+            return any(may_ask(member, (*path, task)) for member in entry.tags)
+        if entry is None or entry.yaml_path is None:
+            return True
+        config = load_yaml(entry.yaml_path, resolve_func=False, recursive=True)
+        members = config.get("task")
+        if isinstance(members, list):
+            return any(may_ask(member, (*path, task)) for member in members)
+        return "custom_dataset" not in config
+
+    return any(may_ask(spec, ()) for spec in specs)
+
+
+def _redefinitions(manager: Any, name: str) -> list[str]:
+    """Return the groups that contain a task of this name with rows from another place."""
+
+    def redefines(member: Any) -> bool:
+        places = ("custom_dataset", "dataset_path")
+        return isinstance(member, dict) and member.get("task") == name and any(place in member for place in places)
+
+    members = {group: (manager.task_index[group].cfg or {}).get("task") for group in manager.all_groups}
+    return [group for group, listed in members.items() if isinstance(listed, list) and any(map(redefines, listed))]
+
+
+def _alternative(group: str, name: str) -> str:
+    return f"`--tasks {group}` takes the rows of {name} from elsewhere, such as the folder {DATA_VARIABLE}"
 
 
 def find_documents(task: Any, name: str, recorded: Iterable[tuple[int, str]]) -> tuple[dict[tuple[int, str], int], Any]:

@@ -15,6 +15,7 @@ from typing import Any
 from harness_ext.cli.new_task.inspect_data import InspectedData, LookError, TaskFields, guess, look_at
 from harness_ext.cli.new_task.write_files import write_task
 from harness_ext.errors import HarnessExtError
+from harness_ext.terminal import clean
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
         if options.rows > 0:
             _try(options.name, folder, options)
     except (HarnessExtError, ValueError, OSError) as error:
-        print(f"harness-ext new-task: {error}", file=sys.stderr)
+        print(f"harness-ext new-task: {clean(error)}", file=sys.stderr)
         return 1
     where = f"pip install ./{folder.parent}" if options.pack else f"lm_eval … --include_path {folder}"
     print(f"Next: check {folder / 'rows.py'} and {folder / (options.name + '.yaml')}, then run {where}")

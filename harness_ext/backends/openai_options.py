@@ -1,0 +1,107 @@
+"""The arguments of served seats, and the addresses of servers."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import urlsplit
+
+from harness_ext.credentials import has_credential
+from harness_ext.terminal import outside
+
+DEFAULT_URL = "https://api.openai.com/v1"
+KEY_VARIABLE = "OPENAI_API_KEY"
+FEWEST_PARAMETERS = 1000  # `parameters=7` is meant as 7e9
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """The arguments of a served seat.
+
+    endpoint: `chat` sends messages to `/chat/completions`, `completions` sends text to `/completions`. Default `chat`.
+    num_concurrent: the largest number of requests in flight. Default 64.
+    requests_per_minute: how many requests are sent per minute, per process. Default None: no limit.
+    tokens_per_minute: how many tokens of prompts and replies are spent per minute, per process. Default None: no
+        limit.
+    timeout: the time that one attempt may take, in seconds. Default 600.
+    connect_timeout: the time that it may take to connect, in seconds. Default 30.
+    max_retries: how often a failed request is retried. Default 8.
+    max_wait: how long a request may wait for a server that limits its rate and answers nobody, in seconds. Default
+        3600.
+    max_gen_toks: the length limit of replies, in tokens, if a task sets none. Default 256.
+    api_key_env: the name of the environment variable that holds the API key. Default `OPENAI_API_KEY`.
+    revision: identifies the weights that the server runs. If set, it replaces the server's address in store keys.
+        Default None.
+    parameters: the number of the model's weights, from which FLOPs are computed. Default None: unknown.
+    continue_final: whether the server supports vLLM's `continue_final_message`. Default off.
+    omit: request fields that the server rejects, joined by `+` (`stop+temperature`). Default: none.
+    tokenizer: the model's tokenizer, a folder or a hub id. If set, a seat with `endpoint=completions` accepts token ids
+        and can verify drafts. Default: none.
+    """
+
+    endpoint: Literal["chat", "completions"] = "chat"
+    num_concurrent: int = 64
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
+    timeout: float = 600.0
+    connect_timeout: float = 30.0
+    max_retries: int = 8
+    max_wait: float = 3600.0
+    max_gen_toks: int = 256
+    api_key_env: str = KEY_VARIABLE
+    revision: str | None = None
+    parameters: float | None = None
+    continue_final: bool = False
+    omit: str = ""
+    tokenizer: str = ""
+
+    def __post_init__(self) -> None:
+        if self.num_concurrent < 1 or self.max_retries < 0 or self.max_gen_toks < 1 or self.timeout <= 0:
+            raise ValueError(
+                "`num_concurrent`, `max_gen_toks` and `timeout` must be above 0, and `max_retries` must be 0 or more"
+            )
+        rates = [rate for rate in (self.requests_per_minute, self.tokens_per_minute) if rate is not None]
+        if min([self.connect_timeout, *rates]) <= 0 or self.max_wait < 0:
+            raise ValueError(
+                "`connect_timeout`, `requests_per_minute` and `tokens_per_minute` must be above 0, and `max_wait` must "
+                "be 0 or more"
+            )
+        if self.parameters is not None and self.parameters < FEWEST_PARAMETERS:
+            raise ValueError(f"`parameters={self.parameters:g}`: expected the number of the model's weights (`7e9`)")
+        if self.tokenizer and self.endpoint == "chat":
+            raise ValueError("`tokenizer` is used with `endpoint=completions` only: set that, or leave it out")
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.api_key_env):
+            raise ValueError("`api_key_env` takes the name of an environment variable, not the key itself")
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Return model and base URL of `<model>[@<base url>]`. The URL defaults to OPENAI_BASE_URL, then to OpenAI's."""
+    model, at, address = name.partition("@http")
+    url = f"http{address}" if at else os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL
+    source = f"`{outside(name)}`" if at else f"the environment variable OPENAI_BASE_URL (`{outside(url)}`)"
+    if has_credential(url):
+        raise ValueError(
+            f"{source} contains credentials, and the address is written into the records: leave them out, and export "
+            "the key as an environment variable (`api_key_env`)"
+        )
+    check_address(url, source)
+    parts = urlsplit(url)
+    strange = not parts.hostname or parts.query or parts.fragment
+    if not model or strange or parts.scheme not in ("http", "https") or re.search(r"@[\w.-]+:\d", model):
+        raise ValueError(f"`{outside(name)}` must be `<model>@<base url>`, as in `my-model@http://localhost:8000/v1`")
+    return model, re.sub(r"(/chat)?/completions$", "", url.rstrip("/"))
+
+
+def check_address(url: str, source: str) -> None:
+    """Raise ValueError if a server's address cannot be one, such as one with a port beyond 65535.
+
+    url: the address.
+    source: where it is given, for the message.
+    """
+    try:
+        if urlsplit(url).port == 0:
+            raise ValueError("no server can have the port 0")
+    except ValueError as error:
+        raise ValueError(f"{source} is not an address: {outside(error)}") from None
