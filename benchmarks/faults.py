@@ -47,7 +47,7 @@ SEATS = {
 FAULTS = ("http_429", "http_500", "http_503", "timeout", "connection", "bad_json", "no_choices", "wrong_type", "empty")
 SHARE = 0.1  # of all requests that fail
 PATIENCE = 2.0  # seconds until a request of a client times out
-QUESTIONS = 12
+QUESTIONS = 30
 
 
 # -- the server ----------------------------------------------------------------------------------------------------

@@ -250,7 +250,7 @@ cases run in float32 on the CPU, with two processes under DeepSpeed.
 FAULTS = """\
 ## What survives kills and faults?
 
-    python benchmarks/faults.py --kills 3 --output benchmarks/results/faults.json
+    python benchmarks/faults.py --kills 5 --output benchmarks/results/faults.json
 
 Every protocol answers stories on a local server that commits all kinds of faults, with one process and with two. It
 runs once undisturbed, and once more in which all its processes are killed at random moments until it ends. `asked
