@@ -23,7 +23,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from math import log
 from pathlib import Path
@@ -203,6 +203,18 @@ def transcripts(folder: Path) -> list[Any]:
     return found
 
 
+def kill_all(process: subprocess.Popen[str]) -> None:
+    """Kill a process and all that it started; a launcher starts its processes in sessions of their own."""
+    import psutil
+
+    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    for one in family:
+        with suppress(psutil.NoSuchProcess):
+            one.send_signal(signal.SIGKILL)
+    psutil.wait_procs(family, timeout=30)
+    process.wait()
+
+
 @dataclass
 class Campaign:
     """What happened to one run that was killed until it ended."""
@@ -228,8 +240,7 @@ def kill_until_done(
         if process.poll() is not None:
             break
         time.sleep(rng.random() * 0.05)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        kill_all(process)
         campaign.killed += 1
         time.sleep(0.2)  # the server finishes what it was answering
         answered = sum(kind == "answered" for kind, _ in events(noted))

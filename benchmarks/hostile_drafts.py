@@ -2,7 +2,7 @@
 
     python benchmarks/hostile_drafts.py --task babi_stories --limit 100 \\
         --output benchmarks/results/hostile_drafts_embedded.json
-    HARNESS_EXT_DATA=<folder> python benchmarks/hostile_drafts.py --task gsm8k_cot_answer --limit 40 \\
+    HARNESS_EXT_DATA=<folder> python benchmarks/hostile_drafts.py --task creak_cot --limit 20 \\
         --student <spec> --teacher <spec> --output benchmarks/results/hostile_drafts_smollm2.json
 
 Each draft of the student is shown to the teacher as it is, and once with each kind of hostile text. The result holds,

@@ -27,8 +27,9 @@ SMOLLM2 = """\
     HARNESS_EXT_DATA=<folder> python benchmarks/decisions.py --student <spec> --teacher <spec> --limit 200 \\
         --task creak_cot --ways text auto --no_calibration --output benchmarks/results/decisions_smollm2.json
 
-SmolLM2-135M-Instruct as student and teacher on CREAK. It knows nothing about which drafts are right, and its written
-reviews often have no verdict; probabilities always exist, so what is missing becomes visible in their AUROC.
+SmolLM2-135M-Instruct as student and teacher on CREAK, on llama.cpp's server. Its written reviews hardly ever have a
+verdict. Decided verdicts always exist: by probability, and by a forced choice where neither opening is among the
+likeliest tokens, which writes a few. They show that the model knows nothing about which drafts are right.
 """
 
 HOSTILE = """\
@@ -41,7 +42,7 @@ Each draft is judged as it is and with hostile text. `shift` is the mean change 
 right, for right and for wrong drafts, and `wrong accepted` how many wrong drafts are accepted at 0.5 before and after.
 A draft that does not fit fails its question. The same on SmolLM2:
 
-    HARNESS_EXT_DATA=<folder> python benchmarks/hostile_drafts.py --task gsm8k_cot_answer --limit 40 \\
+    HARNESS_EXT_DATA=<folder> python benchmarks/hostile_drafts.py --task creak_cot --limit 20 \\
         --student <spec> --teacher <spec> --output benchmarks/results/hostile_drafts_smollm2.json
 """
 
