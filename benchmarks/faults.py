@@ -57,8 +57,8 @@ def reply_to(body: dict[str, Any]) -> str:
     """Return the reply to a request, which depends on nothing but the request."""
     number = int.from_bytes(hashlib.sha256(json.dumps(body, sort_keys=True).encode()).digest()[:6], "big")
     asked = body["messages"][-1]["content"]
-    if "Rating" in asked or "rate" in asked:
-        return str(number % 10)
+    if "which you rate" in asked:
+        return str(1 + number % 9)
     if "The student answered" in asked or "The student was given" in asked:
         return f"Correct. {number:x}" if number % 3 == 0 else f"Incorrect.\nHint: look at line {number % 9}."
     return f"Reasoning: {number:x} leads there.\nIt follows.\nAnswer: {('kitchen', 'garden', 'office')[number % 3]}"
@@ -84,7 +84,8 @@ async def serve(path: Path, seed: int) -> None:
         choice: dict[str, Any] = {"index": 0, "finish_reason": "stop", "message": message}
         if body.get("logprobs"):
             share = 0.7 if len(text) % 2 else 0.3
-            shares = (("Correct", share), ("Incorrect", 1 - share))
+            labels = (text, "0") if text.isdecimal() and text != "0" else ("Correct", "Incorrect")
+            shares = ((labels[0], share), (labels[1], 1 - share))
             tops = [{"token": token, "logprob": log(part)} for token, part in shares]
             choice["logprobs"] = {"content": [{**tops[0], "top_logprobs": tops}]}
         data: dict[str, Any] = {"choices": [choice], "usage": {"prompt_tokens": 9, "completion_tokens": 9}}

@@ -80,15 +80,26 @@ def _run(label: str, run: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "verdict": label,
         "drafts right": f"{run['first_draft']:.3f}",
-        "final": f"{run['final']:.3f}",
+        "final": _share(round(run["final"] * run["rows"]), run["rows"]),
         "accepted right": f"{right} of {rights}",
         "accepted wrong": f"{wrong} of {wrongs}",
+        "accepted are right": _share(right, right + wrong),
         "malformed": run["reviews"]["malformed"],
         "AUROC": _estimate(found.get("auroc")),
         "Brier": _estimate(found.get("brier")),
         "teacher reads": spent["prompt_tokens"],
         "teacher writes": spent["completion_tokens"],
     }
+
+
+def _share(part: int, whole: int) -> str:
+    """Return a share with its exact 95 % interval (Clopper and Pearson)."""
+    from scipy.stats import binomtest
+
+    if not whole:
+        return ""
+    interval = binomtest(part, whole).proportion_ci(method="exact")
+    return f"{part / whole:.2f} ({interval.low:.2f}–{interval.high:.2f})"
 
 
 def _estimate(found: Any) -> str:
