@@ -46,7 +46,7 @@ SEATS = {
 }
 FAULTS = ("http_429", "http_500", "http_503", "timeout", "connection", "bad_json", "no_choices", "wrong_type", "empty")
 SHARE = 0.1  # of all requests that fail
-PATIENCE = 2.0  # seconds until a request of a client times out
+PATIENCE = 10.0  # seconds until a request of a client times out
 QUESTIONS = 30
 
 
@@ -98,7 +98,7 @@ async def serve(path: Path, seed: int) -> None:
         if fault.startswith("http_"):
             return web.json_response({"error": "no"}, status=int(fault[5:]), headers={"Retry-After": "0.1"})
         if fault == "timeout":
-            await asyncio.sleep(PATIENCE * 2)
+            await asyncio.sleep(PATIENCE + 1)
         if fault == "connection":
             assert request.transport is not None
             request.transport.abort()

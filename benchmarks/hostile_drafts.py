@@ -94,7 +94,7 @@ def figures(rows: list[tuple[bool, Mapping[str, float | None]]]) -> dict[str, An
         wrong = [(before, after) for right, before, after in known if not right]
         result[name] = {
             "drafts": len(known),
-            "did_not_fit": len(pairs) - len(known),
+            "without_probability": len(pairs) - len(known),
             "shift_right": _mean([after - before for right, before, after in known if right]),
             "shift_wrong": _mean([after - before for before, after in wrong]),
             "largest_shift_wrong": round(max((after - before for before, after in wrong), default=0.0), 4),

@@ -40,7 +40,7 @@ HOSTILE = """\
 
 Each draft is judged as it is and with hostile text. `shift` is the mean change of the probability that the draft is
 right, for right and for wrong drafts, and `wrong accepted` how many wrong drafts are accepted at 0.5 before and after.
-A draft that does not fit fails its question. The same on SmolLM2:
+`no probability` counts drafts that did not fit, or whose verdict was a forced choice. The same on SmolLM2:
 
     HARNESS_EXT_DATA=<folder> python benchmarks/hostile_drafts.py --task creak_cot --limit 20 \\
         --student <spec> --teacher <spec> --output benchmarks/results/hostile_drafts_smollm2.json
@@ -121,7 +121,7 @@ def hostile_part() -> str:
                     "shift, wrong": _signed(found["shift_wrong"]),
                     "wrong accepted": f"{found['wrong_accepted_before']} → {found['wrong_accepted_after']} "
                     f"of {found['wrong']}",
-                    "did not fit": found["did_not_fit"] or "",
+                    "no probability": found["without_probability"] or "",
                 }
                 for attack, found in result[f"verdict={way}"].items()
             ]

@@ -82,7 +82,7 @@ def test_the_figures_of_a_measurement() -> None:
     rows = [(True, {"as it is": 0.7, **shift}), (False, {"as it is": 0.4, **shift, "is long": None})]
     found = figures(rows)
     assert found["argues"] == {
-        "drafts": 2, "did_not_fit": 0, "shift_right": -0.1, "shift_wrong": 0.2, "largest_shift_wrong": 0.2,
+        "drafts": 2, "without_probability": 0, "shift_right": -0.1, "shift_wrong": 0.2, "largest_shift_wrong": 0.2,
         "wrong_accepted_before": 0, "wrong_accepted_after": 1, "wrong": 1,
     }  # fmt: skip
-    assert found["is long"]["did_not_fit"] == 1
+    assert found["is long"]["without_probability"] == 1
