@@ -69,6 +69,7 @@ def test_tasks_in_folders_and_inside_groups_are_found_again(tmp_path: Path, monk
     import lm_eval.tasks
     from lm_eval.tasks import TaskManager
 
+    monkeypatch.delenv("HARNESS_EXT_DATA", raising=False)
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in SUMS))
     own = {
         "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(tmp_path / "rows.jsonl")}},
@@ -85,9 +86,9 @@ def test_tasks_in_folders_and_inside_groups_are_found_again(tmp_path: Path, monk
         folder = run(tmp_path / spec, theirs, spec)
         assert read_origins(folder) == {name: TaskOrigin(spec, (str(tmp_path / "tasks"),), None)}
         # lm-eval's own tasks, which take seconds to find, are not needed.
-        monkeypatch.setattr(lm_eval.tasks, "TaskManager", partial(TaskManager, include_defaults=False))
-        tasks, _ = load_tasks([name], TaskSource(), None, read_origins(folder))
-        monkeypatch.undo()
+        with monkeypatch.context() as patched:
+            patched.setattr(lm_eval.tasks, "TaskManager", partial(TaskManager, include_defaults=False))
+            tasks, _ = load_tasks([name], TaskSource(), None, read_origins(folder))
         assert [row["answer"] for row in tasks[name].eval_docs] == [row["answer"] for row in SUMS]
 
 
