@@ -46,7 +46,7 @@ SEATS = {
 }
 FAULTS = ("http_429", "http_500", "http_503", "timeout", "connection", "bad_json", "no_choices", "wrong_type", "empty")
 SHARE = 0.1  # of all requests that fail
-PATIENCE = 10.0  # seconds until a request of a client times out
+PATIENCE = 5.0  # seconds until a request of a client times out
 QUESTIONS = 30
 
 
@@ -106,6 +106,7 @@ async def serve(path: Path, seed: int) -> None:
             return web.Response(text=json.dumps(data)[:-5], content_type="application/json")
         if fault == "wrong_type":
             message["content"] = 5
+            choice["logprobs"] = 5  # a decision does not look at the text
         return web.json_response(data if fault == "wrong_type" else {} if fault == "empty" else {**data, "choices": []})
 
     app = web.Application(client_max_size=2**26)
