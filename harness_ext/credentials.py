@@ -36,7 +36,7 @@ _FORMATS = re.compile(
     r"|\bnvapi-[\w-]{20,}"
     r"|\bgithub_pat_\w{20,}"
     r"|\b(?:AKIA|ASIA)[A-Z0-9]{16}\b|\bAIza[A-Za-z0-9_-]{35}|\bya29\.[\w-]{20,}"
-    r"|\beyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)?"
+    r"|\beyJ[A-Za-z0-9]{7}[\w-]*\.[\w-]{8,}(?:\.[\w-]*)?"
     r"|\b(?:Bearer|Basic)\s+[A-Za-z0-9+/=._~-]{8,}"
 )
 _PLUGINS = {

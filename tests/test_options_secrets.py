@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from harness_ext.config.secrets import secrets_in
@@ -184,6 +184,7 @@ def model_names(draw: st.DrawFn) -> str:
     return draw(st.sampled_from(["", "hf:", "/data/", "./", "~/", "openai:", "vllm:", "s3://bucket/", "hf://"])) + name
 
 
+@example("llama-eyJ-llama-llama.llama-llama", "")
 @given(
     model_names(),
     st.sampled_from(["", "@http://localhost:8000/v1", "@https://host.example:443/a/v1?api-version=2024-02-01"]),
