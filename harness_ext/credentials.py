@@ -54,7 +54,7 @@ _PLUGINS = {
 }
 _LONG = re.compile(r"[^\s/]{20,}|PRIVATE KEY")  # what a text contains if detect-secrets can find something in it
 _URL = re.compile(r"[a-z][a-z0-9+.-]{0,20}://[^\s\"'<>]+", re.IGNORECASE)
-_USER = re.compile(r"(?<=://)(?!git@)[^/?#]*@")
+_USER = re.compile(r"(?<=://)(?!git@)[^/?#]*@(?!https?://)")  # `<model>@http://…` names a server
 _PARAMETER = re.compile(r"([?&;#])([^=?&;#\s]+)=([^?&;#\s]*)")
 _QUERY = re.compile(r"\?[^=?&;#\s]+=\S*")  # of an address without its beginning
 # Parameters of a URL that are credentials, besides those whose names say so: signatures, and `code`.
