@@ -29,6 +29,7 @@ from math import log
 from pathlib import Path
 from typing import Any
 
+from loopback import serve_chat
 from measured import commit, machine_at_start, publish, versions
 
 PROTOCOLS: dict[str, dict[str, Any]] = {
@@ -109,15 +110,7 @@ async def serve(path: Path, seed: int) -> None:
             choice["logprobs"] = 5  # a decision does not look at the text
         return web.json_response(data if fault == "wrong_type" else {} if fault == "empty" else {**data, "choices": []})
 
-    app = web.Application(client_max_size=2**26)
-    app.router.add_post("/v1/chat/completions", answer)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    assert site._server is not None
-    print(site._server.sockets[0].getsockname()[1], flush=True)  # type: ignore[attr-defined]
-    await asyncio.Event().wait()
+    await serve_chat(answer)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from loopback import serve_chat
 from measured import machine_and_load, publish
 
 REPLY = "Reasoning: 2 Mary went there, 4 she took the milk along. So the milk is in the garden.\nAnswer: garden"
@@ -40,15 +41,7 @@ async def serve() -> None:
         await request.read()
         return web.Response(body=body, content_type="application/json")
 
-    app = web.Application()
-    app.router.add_post("/v1/chat/completions", answer)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    assert site._server is not None
-    print(site._server.sockets[0].getsockname()[1], flush=True)  # type: ignore[attr-defined]
-    await asyncio.Event().wait()
+    await serve_chat(answer)
 
 
 def context(number: int) -> str:
@@ -94,7 +87,7 @@ def answer(url: str, questions: int, folder: Path) -> dict[str, float]:
     lm = BaselineLM(**student, store=str(folder / "store"), run_dir=folder / "run", progress="off")
     answers: list[str] = []
     result = measured(questions, lambda: answers.extend(lm.generate_until(asked)))
-    if answers != [REPLY] * questions or len(lm.store or ()) != questions:
+    if answers != [REPLY] * questions or len(lm.session.store or ()) != questions:
         raise RuntimeError("the run lost or changed replies")
     return result
 

@@ -59,7 +59,7 @@ def measure(questions: int, folder: Path) -> dict[str, Any]:
         **seats, store=str(folder / "calls"), run_dir=str(folder / f"run-{time.time_ns()}"), progress="off"
     )
     memory: list[float] = []
-    add, done = lm.run.add, 0
+    add, done = lm.session.run.add, 0
 
     def counted(transcript: Any) -> None:
         nonlocal done
@@ -68,7 +68,7 @@ def measure(questions: int, folder: Path) -> dict[str, Any]:
         if done % max(1, questions // 10) == 0:
             memory.append(round(resident_mib(), 1))
 
-    lm.run.add = counted  # type: ignore[method-assign]
+    lm.session.run.add = counted  # type: ignore[method-assign]
     before, cpu, wall = resident_mib(), time.process_time(), time.perf_counter()
     lm.generate_until(requests)
     cpu, wall = time.process_time() - cpu, time.perf_counter() - wall

@@ -13,10 +13,8 @@ from harness_ext.config.run_plan import RunPlan, plan_run
 from harness_ext.embedded import SEATS, model_path
 from harness_ext.engine.budget import open_budget, total_spending
 from harness_ext.engine.endings import ends_by_signal
-from harness_ext.engine.engine import Engine
 from harness_ext.engine.processes import place_of
 from harness_ext.engine.progress import Progress
-from harness_ext.engine.queues import CallPolicy
 from harness_ext.errors import BudgetSpent, ConfigurationError
 from harness_ext.protocol import Protocol, Question
 from harness_ext.records import Message, Transcript
@@ -78,8 +76,7 @@ def run_questions(
 
     store = CallStore(Path(plan.options.store).expanduser()) if plan.options.store != "off" else None
     budget = open_budget(plan.options.budget, plan.seats, 1)
-    policy = CallPolicy(plan.options.on_overflow == "truncate", plan.options.on_empty == "keep")
-    engine = Engine(store, plan.options.window, policy, seed, budget)
+    engine = plan.engine(store, budget, seed)
     names: dict[Backend, str] = {setup.backend: name for name, setup in plan.seats.items()}
     terminal = True if plan.options.progress == "on" else None
     progress = Progress(total, names, terminal) if plan.options.progress != "off" else None

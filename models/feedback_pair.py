@@ -5,7 +5,7 @@ After the feedback setting on bAbI of github.com/racia/research-project (one wor
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import fsum
 from typing import Any, ClassVar, Literal
@@ -120,7 +120,7 @@ class FeedbackPair(Protocol):
         return replace(self, accept_at=fsum(found) / len(found))
 
     def remarks(self, seats: Mapping[str, SeatSetup]) -> list[str]:
-        judge = "judge" if "judge" in seats else "teacher"
+        judge = _decider(seats)
         if judge not in seats or self.max_rounds == 0:
             return []
         if self.verdict != "decision" or self.accept_at == "auto" or seats[judge].calibration is not None:
@@ -131,7 +131,7 @@ class FeedbackPair(Protocol):
         ]
 
     def resolved(self, seats: Mapping[str, SeatSetup]) -> FeedbackPair:
-        decider = seats.get("judge", seats.get("teacher"))
+        decider = seats.get(_decider(seats))
         calibration = None if decider is None else decider.calibration
         if calibration is not None and calibration.question != self._digest():
             raise ValueError(
@@ -226,7 +226,7 @@ class FeedbackPair(Protocol):
 
         It must be if the model has no such probabilities, or meant to write neither opening.
         """
-        judge = seats.judge if "judge" in seats else seats.teacher
+        judge = seats[_decider(seats)]
         if self.verdict == "decision":
             asked = {"correct": Predicate(self.verdict_question)}
             decision = (await judge.decide(state, asked, kind="verdict"))["correct"]
@@ -289,6 +289,11 @@ class FeedbackPair(Protocol):
             again = self.review_again.fill(draft=(question.prefix + draft.text).strip())
             messages += [Message("assistant", review), Message("user", again)]
         return messages
+
+
+def _decider(seats: Container[str]) -> str:
+    """Return the name of the seat that decides whether an answer is right."""
+    return "judge" if "judge" in seats else "teacher"
 
 
 @dataclass(frozen=True)

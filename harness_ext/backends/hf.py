@@ -166,7 +166,7 @@ class HFBackend(Backend):
             hf_decide.decide_by_pipeline(
                 self._pipeline, [requests[i] for i in typed], lambda i, decision: deliver(typed[i], decision)
             )
-        plain = [i for i in range(len(requests)) if i not in typed]
+        plain = [i for i, request in enumerate(requests) if not self._answers_itself(request)]
         if plain:
             hf_decide.decide(self.lm, [requests[i] for i in plain], lambda i, decision: deliver(plain[i], decision))
 

@@ -49,10 +49,9 @@ def decide(lm: Any, requests: Sequence[DecideRequest], deliver: Deliver) -> None
             options = row.request.options
             deliver(
                 row.number,
-                Decision(
+                Decision.likeliest(
                     options,
                     tuple(shares),
-                    options[shares.index(max(shares))],
                     "logprobs",
                     label_mass=min(1.0, float(known.exp().sum())),
                     prompt_tokens=len(row.ids),
@@ -152,10 +151,9 @@ def decide_by_pipeline(pipeline: Any, requests: Sequence[DecideRequest], deliver
             shares = tuple(answer["probabilities"][option] for option in request.options)
         deliver(
             index,
-            Decision(
+            Decision.likeliest(
                 request.options,
                 shares,
-                request.options[shares.index(max(shares))],
                 "logprobs",
                 prompt_tokens=sum(prompt["input_ids"].shape[-1] for prompt, _ in inputs["prompts"]),
                 cached_tokens=0,

@@ -100,10 +100,9 @@ class ScriptedBackend(Backend):
             if not isinstance(made, Decision):
                 shares, options = tuple(made), request.options
                 read = len(request.prompt.split())
-                made = Decision(
+                made = Decision.likeliest(
                     options,
                     shares,
-                    options[shares.index(max(shares))],
                     "logprobs",
                     label_mass=1.0,
                     prompt_tokens=read,

@@ -27,7 +27,7 @@ def choice_question(choices: Sequence[str]) -> TypedQuestion:
     Raises ValueError for choices that cannot be told apart.
     """
     texts = [choice.strip() for choice in choices]
-    lowered = [text.lower().rstrip(".") for text in texts]
+    lowered = [_lowered(text) for text in texts]
     for two in TWO_WAY:
         if sorted(lowered) == sorted(two):
             return Predicate(f'Is the correct answer "{texts[lowered.index(two[0])]}"?')
@@ -61,7 +61,11 @@ def _options(choices: Sequence[str], asked: TypedQuestion) -> list[str]:
     if isinstance(asked, Choice):
         return list(asked.options)
     affirmative = {two[0] for two in TWO_WAY}
-    return [YES if choice.strip().lower().rstrip(".") in affirmative else NO for choice in choices]
+    return [YES if _lowered(choice) in affirmative else NO for choice in choices]
+
+
+def _lowered(choice: str) -> str:
+    return choice.strip().lower().rstrip(".")
 
 
 def _score(decision: Decision, option: str) -> float:

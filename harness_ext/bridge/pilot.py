@@ -6,8 +6,6 @@ from collections.abc import Iterable
 from itertools import islice
 
 from harness_ext.bridge.session import Session, torch_seed
-from harness_ext.engine.engine import Engine
-from harness_ext.engine.queues import CallPolicy
 from harness_ext.errors import ConfigurationError
 from harness_ext.protocol import Protocol, Question
 from harness_ext.records import Transcript
@@ -21,15 +19,14 @@ def informed(session: Session, questions: Iterable[tuple[int, Question]]) -> Pro
     The pilot's calls are stored, and the run reuses them. Raises ConfigurationError without a call store, and whatever
     ends a run.
     """
-    protocol, options = session.plan.protocol, session.plan.options
+    protocol = session.plan.protocol
     pilot = protocol.pilot
     if pilot is None:
         return protocol
     if session.store is None:
         raise ConfigurationError(["`accept_at=auto` asks the first questions in advance: it needs a call store"])
     found: list[Transcript] = []
-    policy = CallPolicy(truncate=options.on_overflow == "truncate", keep_empty=options.on_empty == "keep")
-    engine = Engine(session.store, options.window, policy, torch_seed(), session.budget)
+    engine = session.plan.engine(session.store, session.budget, torch_seed())
     first = (question for _, question in islice(questions, PILOT_QUESTIONS))
     engine.run(pilot, session.plan.seats, first, lambda position, transcript: found.append(transcript))
     details = [transcript.details or {} for transcript in found if transcript.failure is None]

@@ -11,9 +11,7 @@ from harness_ext.backends.base import Backend
 from harness_ext.bridge.session import Session, torch_seed
 from harness_ext.engine.budget import total_spending
 from harness_ext.engine.endings import same_command
-from harness_ext.engine.engine import Engine
 from harness_ext.engine.progress import Known, Progress
-from harness_ext.engine.queues import CallPolicy
 from harness_ext.errors import RunFailed, StoreError
 from harness_ext.protocol import Protocol, Question
 from harness_ext.records import Identity, Transcript
@@ -162,8 +160,7 @@ class QuestionRun(Generic[Answer]):
         self, questions: Iterator[Question], total: int, finished: Callable[[int, Transcript], None]
     ) -> None:
         session, options = self.session, self.session.plan.options
-        policy = CallPolicy(truncate=options.on_overflow == "truncate", keep_empty=options.on_empty == "keep")
-        engine = Engine(session.store, options.window, policy, self._seed, session.budget)
+        engine = session.plan.engine(session.store, session.budget, self._seed)
         try:
             if options.progress == "off" or session.ranks.rank != 0:
                 engine.run(self.protocol, session.plan.seats, questions, finished)

@@ -12,12 +12,15 @@ from harness_ext.backends.registry import BackendSpec, make_backend, parse_spec
 from harness_ext.config.run_options import RUNS, RunOptions, SeatOptions
 from harness_ext.config.secrets import secrets_in
 from harness_ext.config.teams import expand_team, member_number
-from harness_ext.engine.budget import budget_problems
+from harness_ext.engine.budget import Budget, budget_problems
+from harness_ext.engine.engine import Engine
 from harness_ext.engine.processes import place_of
+from harness_ext.engine.queues import CallPolicy
 from harness_ext.errors import CallFailed, ConfigurationError
 from harness_ext.options import build, known_names, suggest
 from harness_ext.protocol import Protocol, Role, SeatSetup
 from harness_ext.records import Message
+from harness_ext.records.call_store import CallStore
 from harness_ext.terminal import outside
 
 
@@ -37,6 +40,17 @@ class RunPlan:
     seats: dict[str, SeatSetup] = field(default_factory=dict)
     demonstration: bool = False
     unnamed: tuple[str, ...] = ()
+
+    def engine(self, store: CallStore | None, budget: Budget | None, seed: int) -> Engine:
+        """Return the engine for the run.
+
+        store: the call store, or None.
+        budget: what this process may spend, or None.
+        seed: the seed of sampled calls.
+        """
+        options = self.options
+        policy = CallPolicy(truncate=options.on_overflow == "truncate", keep_empty=options.on_empty == "keep")
+        return Engine(store, options.window, policy, seed, budget)
 
 
 def plan_run(

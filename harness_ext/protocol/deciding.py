@@ -97,7 +97,7 @@ def from_scores(options: Sequence[str], scores: Sequence[Loglikelihood]) -> Deci
     if not total:
         return Decision(tuple(options), (), None, "logprobs", label_mass=0.0)
     shares = tuple(mass / total for mass in masses)
-    return Decision(tuple(options), shares, options[shares.index(max(shares))], "logprobs", label_mass=min(total, 1.0))
+    return Decision.likeliest(tuple(options), shares, "logprobs", label_mass=min(total, 1.0))
 
 
 def from_text(question: TypedQuestion, completion: Completion) -> Decision:

@@ -33,7 +33,7 @@ class Seats(Turns):
         except KeyError:
             raise AttributeError(f"this protocol has no seat {name!r}") from None
 
-    def __contains__(self, name: str) -> bool:
+    def __contains__(self, name: object) -> bool:
         return name in self._seats
 
     def __getitem__(self, name: str) -> Seat:

@@ -6,8 +6,13 @@ import contextlib
 import re
 from collections.abc import Iterable
 
-from harness_ext.reading import answer_shapes as shapes
-from harness_ext.reading import choice_phrases, choice_prose, choice_reader, number_prose, number_reader, truth
+import harness_ext.reading.answer_shapes as shapes
+import harness_ext.reading.choice_phrases as choice_phrases
+import harness_ext.reading.choice_prose as choice_prose
+import harness_ext.reading.choice_reader as choice_reader
+import harness_ext.reading.number_prose as number_prose
+import harness_ext.reading.number_reader as number_reader
+import harness_ext.reading.truth as truth
 from harness_ext.reading.cleaning import CLOSE, OPEN, clean
 from harness_ext.reading.formulas import balanced, formula_text, is_formula
 from harness_ext.reading.kinds import AnswerForm, Kind, Reading

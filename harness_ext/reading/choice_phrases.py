@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from harness_ext.reading import truth
+import harness_ext.reading.truth as truth
 from harness_ext.reading.letters import Choice, Several, bracketed, letter_at, only, position_of
 from harness_ext.reading.options import Mention, Options, negated
 from harness_ext.reading.prose import is_refusal

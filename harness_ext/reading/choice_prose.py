@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from harness_ext.reading import truth
+import harness_ext.reading.truth as truth
 from harness_ext.reading.choice_lists import is_dismissed
 from harness_ext.reading.choice_phrases import ECHO, NOT_FIRST, REASON, named
 from harness_ext.reading.letters import DISMISSED, Choice, Letter, Several, bracketed, letter_at, only, position_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 
-from harness_ext.reading import truth
+import harness_ext.reading.truth as truth
 from harness_ext.reading.choice_lists import is_recital, judged
 from harness_ext.reading.choice_phrases import named, stated
 from harness_ext.reading.choice_prose import asserted, concluded, last_words, lines_of, mentioned, whole

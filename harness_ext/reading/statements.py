@@ -6,7 +6,7 @@ import re
 from bisect import bisect_right
 from dataclasses import dataclass, replace
 
-from harness_ext.reading import cues
+import harness_ext.reading.cues as cues
 from harness_ext.reading.cleaning import OPEN
 from harness_ext.reading.prose import sentence_end, sentences
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from harness_ext.reading import verdict_words as words
+import harness_ext.reading.verdict_words as words
 from harness_ext.reading.prose import sentences
 from harness_ext.reading.reply import cleaned
 from harness_ext.reading.source import Source

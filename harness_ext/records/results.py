@@ -145,6 +145,13 @@ class Decision(CallResult):
     at_most: float = 0.0
     refused: bool = False
 
+    @classmethod
+    def likeliest(
+        cls, options: tuple[str, ...], probabilities: tuple[float, ...], source: Source, **more: Any
+    ) -> Decision:
+        """Return the decision for the most probable option, the first of several; `more` are further fields."""
+        return cls(options, probabilities, options[probabilities.index(max(probabilities))], source, **more)
+
     def probability(self, option: str) -> float | None:
         """Return the probability of an option; `at_most` for one that was not reported, None if there are none."""
         if not self.probabilities:
