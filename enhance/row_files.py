@@ -110,8 +110,8 @@ class Output:
     Rows may be added in any order; they are written in the order of their numbers. Each file is called
     `<file>.partial` until `finish` renames all of them. The output of a different run, or a file that no run wrote, is
     never overwritten: the constructor raises ConfigurationError. A file that another process is writing is refused with
-    StoreError. A previous output of the same run, over fewer or other
-    rows, is kept as `<file>.old-1` and so on, unless it is identical.
+    StoreError. A previous output of the same run, over fewer or other rows, is kept as `<file>.old-1` and so on, unless
+    it is identical.
 
     path: the JSON-lines file to write.
     identity: the settings that must be equal for two runs to count as the same.

@@ -12,7 +12,7 @@ from harness_ext.backends.base import Backend
 from harness_ext.config.run_plan import RunPlan, plan_run
 from harness_ext.embedded import SEATS, model_path
 from harness_ext.engine.budget import open_budget, total_spending
-from harness_ext.engine.endings import ends_by_signal
+from harness_ext.engine.endings import again, ends_by_signal
 from harness_ext.engine.processes import place_of
 from harness_ext.engine.progress import Progress
 from harness_ext.errors import BudgetSpent, ConfigurationError
@@ -82,7 +82,7 @@ def run_questions(
     progress = Progress(total, names, terminal) if plan.options.progress != "off" else None
     stopped = None
     try:
-        with ends_by_signal(), progress or nullcontext():
+        with ends_by_signal(_advice(store)), progress or nullcontext():
             engine.run(plan.protocol, plan.seats, questions, done, [progress] if progress else [])
     except BudgetSpent as error:
         stopped = str(error)
@@ -91,6 +91,13 @@ def run_questions(
             store.close()
     spending = {"budget": {"cap": plan.options.budget, **total_spending([budget.state])}} if budget else {}
     return {**summary.to_json(), **spending}, stopped
+
+
+def _advice(store: CallStore | None) -> str:
+    """Return what to do about a run that a signal has ended."""
+    if store is None:
+        return f"no call is stored (`store=off`). {again('to begin anew')}"
+    return f"everything finished is stored. {again('to continue from here')}"
 
 
 def show_prompt(plan: RunPlan, seat: str, prompt: str | list[Message]) -> None:

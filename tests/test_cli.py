@@ -144,11 +144,14 @@ def test_doctor_reports_that_the_startup_file_is_absent(monkeypatch, tmp_path):
 
 
 def test_doctor_returns_1_if_there_are_problems(monkeypatch, capsys):
-    monkeypatch.setattr(doctor, "versions", lambda: [doctor.Finding("problem", "torch is absent", "pip install torch")])
+    quoted = doctor.Finding("problem", "torch does not load (\x1b[2Jno)", "pip install torch")
+    monkeypatch.setattr(doctor, "versions", lambda: [quoted])
     for name in ("startup_file", "models", "task_packs", "devices", "extras"):
         monkeypatch.setattr(doctor, name, list)
     assert doctor.main([]) == 1
-    assert "-> pip install torch" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "-> pip install torch" in said
+    assert "\x1b" not in said
     monkeypatch.setattr(doctor, "versions", list)
     assert doctor.main([]) == 0
 

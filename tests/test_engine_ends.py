@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -18,8 +19,8 @@ from servers import wait_until
 from support import instances
 
 from harness_ext.backends.scripted import ScriptedBackend
-from harness_ext.engine.endings import ends_by_signal
-from harness_ext.errors import Interrupted, Terminated
+from harness_ext.engine.endings import again, ends_by_signal, same_command
+from harness_ext.errors import Interrupted, RunFailed, Terminated
 from harness_ext.models.baseline import BaselineLM
 
 
@@ -102,10 +103,14 @@ ENDING = """
                     break
                 time.sleep(0.01)
             os.kill(os.getpid(), number)
-            time.sleep(1)
+            for _ in range(6000):
+                if student.cancelled():
+                    break
+                time.sleep(0.01)
         return f"re: {prompt}"
 
-    lm = BaselineLM(student=ScriptedBackend(reply), store=str(folder / "s"), run_dir=folder / "r", budget="calls:99")
+    student = ScriptedBackend(reply)
+    lm = BaselineLM(student=student, store=str(folder / "s"), run_dir=folder / "r", budget="calls:99")
     print(lm.generate_until(instances(f"q{i}" for i in range(6))))
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 """
@@ -113,10 +118,12 @@ ENDING = """
 
 def end_by(number: int, folder: Path) -> subprocess.CompletedProcess[str]:
     """Run six questions in a process that sends itself a signal (0: none) while it answers the fourth."""
+    script = folder / "ending.py"
+    script.write_text(textwrap.dedent(ENDING))
     return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(ENDING), str(folder), str(int(number))],
+        [sys.executable, str(script), str(folder), str(int(number))],
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, timeout=120, check=False,
+        capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
 
 
@@ -127,10 +134,12 @@ def test_a_signal_ends_the_run_with_summary_and_one_line(tmp_path: Path, number:
     ended = end_by(number, tmp_path)
     assert ended.returncode == status
     assert "Traceback" not in ended.stderr
-    line = [line for line in ended.stderr.splitlines() if "run the same command again" in line.lower()]
-    assert len(line) == 1
-    assert line[0].startswith(f"[harness-ext] {said}; everything finished is stored. Run the same command again")
-    assert "lm_eval" in line[0]
+    (line,) = (line for line in ended.stderr.splitlines() if "the same command again" in line)
+    advice, _, command = line.rpartition(": ")
+    assert advice == (
+        f"[harness-ext] {said}; everything finished is stored. Run the same command again to continue from here"
+    )
+    assert shlex.split(command) == ["python", str(tmp_path / "ending.py"), str(tmp_path), str(int(number))]
     summary = json.loads((tmp_path / "r" / "summary.json").read_text())
     answered = summary["questions"]
     assert 3 <= answered < 6
@@ -142,6 +151,54 @@ def test_a_signal_ends_the_run_with_summary_and_one_line(tmp_path: Path, number:
     assert resumed.stdout.strip() == str([f"re: q{i}" for i in range(6)])
     summary = json.loads((tmp_path / "r" / "summary.json").read_text())
     assert (summary["questions"], summary["unfinished"]) == (6, 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        (["/venv/bin/lm_eval", "run", "--model", "a b"], "lm_eval run --model 'a b'"),
+        (["lm-eval", "run"], "harness-ext lm-eval run"),  # as `harness-ext lm-eval` sets it
+        (["/venv/lib/lm_eval/__main__.py", "run"], "lm_eval run"),
+        (["/venv/bin/harness-ext", "enhance", "annotate"], "harness-ext enhance annotate"),
+        (["/venv/lib/harness_ext/__main__.py", "enhance", "annotate"], "harness-ext enhance annotate"),
+        (["/checkout/enhance/__main__.py", "annotate"], "harness-ext enhance annotate"),
+        (["run_all.py", "7"], "python run_all.py 7"),
+        (["-c", "7"], None),
+    ],
+)
+def test_the_command_to_run_again(arguments: list[str], command: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", arguments)
+    monkeypatch.setattr(sys, "orig_argv", ["/usr/bin/python3", *arguments])
+    assert same_command() == command
+    assert again("to go on") == "Run the same command again to go on" + (f": {command}" if command else "")
+
+
+def test_in_a_notebook_there_is_no_command_to_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["/venv/lib/ipykernel_launcher.py", "-f", "/run/kernel.json"])
+    monkeypatch.setattr(sys, "ps1", "In : ", raising=False)
+    assert same_command() is None
+
+
+@pytest.mark.parametrize(
+    ("options", "needed"),
+    [({"store": "off"}, True), ({"store": "off", "run_dir": "r"}, False), ({"store": "s"}, False)],
+)
+def test_without_a_store_the_run_directory_must_be_named(
+    options: dict[str, str], needed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(prompt: str) -> str:
+        raise ValueError("no")
+
+    monkeypatch.chdir(tmp_path)
+    lm = BaselineLM(student=ScriptedBackend(failing), progress="off", **options)
+    with pytest.raises(RunFailed, match=r"Run the same command again .*to retry only these") as raised:
+        lm.generate_until(instances(["q"]))
+    assert (f"again with `run_dir={lm.session.run.path}` to retry" in str(raised.value)) == needed
+    if needed:  # the advice is good
+        answered = BaselineLM(
+            student=ScriptedBackend(lambda prompt: "a"), progress="off", store="off", run_dir=lm.session.run.path
+        )
+        assert answered.generate_until(instances(["q"])) == ["a"]
 
 
 def test_the_users_own_signal_handler_stays(request: pytest.FixtureRequest) -> None:
@@ -156,6 +213,20 @@ def test_the_users_own_signal_handler_stays(request: pytest.FixtureRequest) -> N
         assert signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(20)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_second_sigterm_does_not_interrupt_the_end() -> None:
+    """Below `srun torchrun`, a process gets the signal of Slurm, and then the same one from torchrun."""
+    finished = False
+    with pytest.raises(Terminated), ends_by_signal():  # noqa: PT012
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(20)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+            finished = True
+    assert finished
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 

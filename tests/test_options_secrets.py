@@ -89,6 +89,13 @@ def test_terms_of_language_models_are_not_secrets(name: str) -> None:
         ({"inner": "hf_" + "a1" * 17}, True),
         ({"inner": {"api_key": "x"}}, True),
         ({"inner": {"dtype": "x"}}, False),
+        ([{"api_key": "x"}], True),
+        ([{"dtype": "x"}], False),
+        ([("a", {"inner": {"token": "x"}})], True),
+        ('{"Authorization": "x", "Accept": "y"}', True),
+        ("{'Cookie' : 'x'}", True),
+        ('{"Accept": "y", "tokenizer": "x"}', False),
+        (b"Bearer abcdefgh12345", True),
     ],
 )
 def test_secret_values(value: object, secret: bool) -> None:

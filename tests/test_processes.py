@@ -82,6 +82,14 @@ def test_a_batch_script_may_export_the_size_alone() -> None:
     assert (place.rank, place.world, place.address, place.port) == (2, 4, "head", 4000)
 
 
+@pytest.mark.parametrize("own", [("PMI_SIZE", "PMI_RANK"), ("WORLD_SIZE", "RANK")])
+def test_what_one_launcher_leaves_out_another_one_says(own: tuple[str, str]) -> None:
+    """With its plug-in for PMI-2, srun sets MPICH's number and rank too; scripts often export theirs alone."""
+    slurm = launched("srun", [1, 2], 1, 1)
+    place = place_of({**slurm, own[0]: "3", own[1]: "2"})
+    assert place == place_of(slurm)
+
+
 @pytest.mark.parametrize(
     ("variables", "named"),
     [

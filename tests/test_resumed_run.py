@@ -87,6 +87,19 @@ def test_a_resumed_run_ends_like_an_undisturbed_one(
     assert last_line(capsys) == line
 
 
+def test_a_single_process_merges_what_several_have_left(tmp_path: Path) -> None:
+    """Two processes were killed before the first merged their files, and then one process alone goes on."""
+    texts = run(tmp_path, store="off")
+    merged = tmp_path / "run" / "transcripts.jsonl"
+    lines = merged.read_text().splitlines(keepends=True)
+    merged.unlink()
+    for rank in (0, 1):
+        (tmp_path / "run" / f"transcripts.{rank}.jsonl").write_text("".join(lines[rank:9:2]))
+    assert run(tmp_path, store="off") == texts
+    found = [json.loads(line) for line in merged.read_text().splitlines()]
+    assert sorted(row["doc_id"] for row in found) == list(range(len(ASKED)))
+
+
 def test_failures_end_a_resumed_run_as_they_end_an_undisturbed_one(tmp_path: Path) -> None:
     def failing(prompt: str) -> str:
         if "question 3" in prompt or "question 9" in prompt:

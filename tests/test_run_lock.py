@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
@@ -95,6 +96,24 @@ def test_a_run_is_freed_once_nothing_refers_to_it(tmp_path: Path) -> None:
     other.end()
 
 
+def test_a_run_may_be_freed_by_the_thread_that_renews_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The garbage collector runs in any thread."""
+    runs: list[RunDirectory] = []
+    go, gone = threading.Event(), threading.Event()
+
+    def drop(descriptor: int, over: threading.Event) -> None:
+        go.wait()
+        runs.clear()
+        gone.set()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(run_lock, "_renew", drop)
+        runs.append(RunDirectory(tmp_path, CONFIG))
+    go.set()
+    gone.wait()
+    Writer(tmp_path).end()
+
+
 def test_a_forked_process_does_not_keep_the_lock(tmp_path: Path) -> None:
     script = (
         "import os, sys\nfrom pathlib import Path\nfrom harness_ext.records.run_lock import lock_run\n"
@@ -147,12 +166,14 @@ def as_time_passes(monkeypatch: pytest.MonkeyPatch, path: Path, event: Callable[
 
 
 def test_a_run_on_another_host_is_refused_while_it_renews_its_lock(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    path = held_elsewhere(tmp_path)
+    path = held_elsewhere(tmp_path, replace(ELSEWHERE, host="other-host\x1b[2J"))
     as_time_passes(monkeypatch, path, lambda: os.utime(path, (1, 1)))
     with pytest.raises(StoreError, match="process 4711 on other-host"):
         RunDirectory(tmp_path, CONFIG)
+    assert "was in use by process 4711 on other-host" in caplog.text
+    assert "\x1b" not in caplog.text, "what another process has written does not control the terminal"
 
 
 def test_a_run_that_was_killed_on_another_host_is_free_after_a_while(
@@ -213,7 +234,7 @@ def test_a_held_lock_is_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     del run
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"host": 3}', "\xff"])
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"host": 3}', "\xff", "[" * 4000])
 def test_a_lock_file_with_other_content_is_free(tmp_path: Path, content: str) -> None:
     (tmp_path / ".writer.lock").write_bytes(content.encode("latin-1"))
     RunDirectory(tmp_path, CONFIG)

@@ -47,7 +47,6 @@ def test_transcripts_come_back_in_order(lines: list[Transcript]) -> None:
     with TemporaryDirectory() as folder:
         run = written(Path(folder), *lines)
         assert list(read_transcripts(run.path)) == lines
-        assert list(run.answered()) == [t for t in lines if t.failure is None]
 
 
 def test_unusual_line_separators_do_not_end_a_record(tmp_path: Path) -> None:
@@ -97,7 +96,7 @@ def test_the_same_evaluation_continues_and_another_is_refused(tmp_path: Path) ->
     written(tmp_path, transcript(0))
     before = (tmp_path / "config.json").read_text()
     again = RunDirectory(tmp_path, {**CONFIG, "started": "later"})
-    assert [t.doc_id for t in again.answered()] == [0]
+    assert read(again.path) == [(0, "answer", True)]
     assert (tmp_path / "config.json").read_text() == before
     other = {"identity": {"protocol": "P", "options": {"max_rounds": 4, "at": Path("x")}, "seats": {}}}
     with pytest.raises(StoreError, match=r"another evaluation \(different: options, seats\).*run_dir=<folder>"):
@@ -105,7 +104,7 @@ def test_the_same_evaluation_continues_and_another_is_refused(tmp_path: Path) ->
     assert [t.doc_id for t in read_transcripts(tmp_path)] == [0]
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"identity": []}', "\xff"])
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"identity": []}', "\xff", "[" * 100_000])
 def test_a_damaged_config_gives_a_clear_error(tmp_path: Path, content: str) -> None:
     (tmp_path / "config.json").write_bytes(content.encode("latin-1"))
     with pytest.raises(StoreError, match="run_dir=<folder>"):
@@ -122,9 +121,6 @@ def test_ranks_write_their_own_files_and_rank_0_merges_them(tmp_path: Path) -> N
     again = RunDirectory(tmp_path, CONFIG, 0, 2)
     again.merge()
     assert (tmp_path / "transcripts.jsonl").read_text().splitlines() == lines, "a repeated merge adds nothing"
-    assert sorted(t.doc_id for t in again.answered()) == [0, 1, 2, 3]
-    alone = RunDirectory(tmp_path, CONFIG)
-    assert sorted(t.doc_id for t in alone.answered()) == [0, 1, 2, 3]
 
 
 def test_a_killed_merge_can_be_repeated(tmp_path: Path) -> None:

@@ -408,6 +408,20 @@ def test_a_damaged_reply_is_missing_reported_and_replaced(
     store.close()
 
 
+def test_the_name_of_a_file_does_not_control_the_terminal(
+    kept_files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, content in kept_files.items():
+        strange = f"strange\x1b[2J{name[name.index('.') :]}"
+        (tmp_path / strange).write_bytes(content.replace(b"reply 19 reply", b"reply 18 reply"))
+    store = CallStore(tmp_path)
+    assert store.get(f"{19:064x}") is None
+    store.close()
+    said = capsys.readouterr().err
+    assert "damaged replies" in said
+    assert "\x1b" not in said
+
+
 @pytest.mark.parametrize("how", ["removed", "damaged", "older copy"])
 def test_replies_that_a_crash_took_along_are_reported(
     kept_files: Files, tmp_path: Path, how: str, capsys: pytest.CaptureFixture[str]

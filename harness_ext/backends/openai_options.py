@@ -88,19 +88,21 @@ def split_name(name: str) -> tuple[str, str]:
         )
     check_address(url, source)
     parts = urlsplit(url)
-    strange = not parts.hostname or parts.query or parts.fragment
+    strange = not parts.hostname or parts.query or parts.fragment or "://" in model
     if not model or strange or parts.scheme not in ("http", "https") or re.search(r"@[\w.-]+:\d", model):
         raise ValueError(f"`{outside(name)}` must be `<model>@<base url>`, as in `my-model@http://localhost:8000/v1`")
     return model, re.sub(r"(/chat)?/completions$", "", url.rstrip("/"))
 
 
 def check_address(url: str, source: str) -> None:
-    """Raise ValueError if a server's address cannot be one, such as one with a port beyond 65535.
+    """Raise ValueError if a server's address cannot be one, such as one with white space or a port beyond 65535.
 
     url: the address.
     source: where it is given, for the message.
     """
     try:
+        if re.search(r"[\s\x00-\x1f\x7f]", url):  # `urlsplit` would leave line feeds and tabs out
+            raise ValueError("it contains white space or control characters")
         if urlsplit(url).port == 0:
             raise ValueError("no server can have the port 0")
     except ValueError as error:

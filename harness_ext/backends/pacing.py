@@ -56,7 +56,7 @@ class Pace:
     async def turn(self, tokens: int) -> AsyncIterator[None]:
         """Wait until a request may be sent, and hold its place while it is in flight.
 
-        tokens: an estimate of the tokens of prompt and reply, which `spent` corrects.
+        tokens: an estimate of the tokens of prompt and reply, which `answered` corrects.
         """
         async with self._door:
             while self._in_flight >= self.allowed:

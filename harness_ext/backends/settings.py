@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
+from harness_ext.options import MOST
 from harness_ext.terminal import outside
 
 # What generation settings can be. Those that are not listed are passed on as they are.
@@ -65,7 +66,8 @@ def settings_problems(gen_kwargs: Mapping[str, Any], prefix: str = "") -> list[s
             expected = "" if number and low <= value <= high else f"a number from {low:g} to {high:g}"
         elif name in _COUNTS and value is not None:
             least = _COUNTS[name]
-            expected = "" if number and value == int(value) and value >= least else f"a whole number from {least}"
+            fits = number and value == int(value) and least <= value <= MOST
+            expected = "" if fits else f"a whole number from {least} to {MOST:,}"
         elif name == "do_sample" and not isinstance(value, bool):
             expected = "True or False"
         elif name in ("until", "stop") and not _are_texts(value):

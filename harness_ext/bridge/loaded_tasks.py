@@ -86,7 +86,7 @@ def read_origins(run: Path) -> dict[str, TaskOrigin]:
             name: TaskOrigin(str(row["loaded"]), tuple(map(str, row["include_path"])), row["data"])
             for name, row in rows.items()
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
 
 

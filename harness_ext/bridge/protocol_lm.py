@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeVar
 from lm_eval.api.model import LM
 
 from harness_ext import __version__
-from harness_ext.bridge import loaded_tasks
+from harness_ext.bridge import loaded_tasks, task_settings
 from harness_ext.bridge.choice_decisions import REMARK, choice_question
 from harness_ext.bridge.choices import (
     ChoiceScore,
@@ -74,6 +74,7 @@ class ProtocolLM(LM):  # type: ignore[misc]
         super().__init__()
         Ranks.current()  # joins the other processes before a seat's model could set up accelerate for this one alone
         loaded_tasks.watch()
+        task_settings.watch()
         self.plan = plan_run(self.protocol, arguments, batch_size, max_batch_size, device)
         self.session = Session.open(self.plan, self.plan.options.model or self.protocol_name)
         self.batch_size = batch_size
@@ -124,7 +125,7 @@ class ProtocolLM(LM):  # type: ignore[misc]
             request = requests[position]
             self.session.tables.add(str(request.task_name), int(request.doc_id or 0), request.doc, text)
 
-        with ends_by_signal():
+        with ends_by_signal(self._advice()):
             protocol = informed(self.session, questions_of(requests))
         run = QuestionRun(self.session, protocol, lambda transcript: transcript.text, fill_table)
         return spread_to_padding(requests, self._answers(run, requests, questions_of(requests), count_draws(requests)))
@@ -171,7 +172,8 @@ class ProtocolLM(LM):  # type: ignore[misc]
         tasks = {str(request.task_name) for request in requests}
         if self.rank == 0:
             loaded_tasks.record_origins(self.session.run.path, tasks)
-        with ends_by_signal():
+            task_settings.record_settings(self.session.run.path, tasks)
+        with ends_by_signal(self._advice()):
             try:
                 run.read_known()
                 run.ask(questions, count)
@@ -180,6 +182,10 @@ class ProtocolLM(LM):  # type: ignore[misc]
                 run.interrupted()
                 raise
         return run.answers
+
+    def _advice(self) -> str:
+        """Return what to do about a run that a signal has ended."""
+        return f"everything finished is stored. {self.session.again('to continue from here')}"
 
     def _scoring_seat(self, decides: bool = False) -> str:
         seat = scoring_seat(self.plan.protocol, self.plan.seats)

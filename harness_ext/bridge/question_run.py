@@ -10,7 +10,6 @@ from typing import Generic, TypeVar
 from harness_ext.backends.base import Backend
 from harness_ext.bridge.session import Session, torch_seed
 from harness_ext.engine.budget import total_spending
-from harness_ext.engine.endings import same_command
 from harness_ext.engine.progress import Known, Progress
 from harness_ext.errors import RunFailed, StoreError
 from harness_ext.protocol import Protocol, Question
@@ -105,7 +104,7 @@ class QuestionRun(Generic[Answer]):
         if other := next((error for error in errors if error), None):
             raise RunFailed(f"another process of this run ended early: {other}")
         if failures and (strict or session.plan.options.on_failure == "stop"):
-            raise RunFailed(_failure_message(failures, session.run.path))
+            raise RunFailed(_failure_message(failures, session))
 
     def interrupted(self) -> None:
         """Write the summary of what is finished, without waiting for the other processes of a distributed run.
@@ -192,9 +191,9 @@ class QuestionRun(Generic[Answer]):
             self._summary.add(transcript)
         self._failed_before.clear()
         session.tables.merge(session.ranks.world, tables)
+        session.run.merge()
         if session.ranks.world > 1:
             # This process has counted its own questions only; the merged records contain those of all processes.
-            session.run.merge()
             self._summary = self._new_summary()
             for transcript in read_transcripts(session.run.path):
                 self._summary.add(transcript)
@@ -224,12 +223,12 @@ class QuestionRun(Generic[Answer]):
         return names
 
 
-def _failure_message(failures: Sequence[str], run: Path, shown: int = 10) -> str:
-    lines = [f"{len(failures)} questions have no answer; all others are finished and stored in {run}:"]
+def _failure_message(failures: Sequence[str], session: Session, shown: int = 10) -> str:
+    lines = [f"{len(failures)} questions have no answer; all others are finished and stored in {session.run.path}:"]
     lines += [f"  - {failure}" for failure in failures[:shown]]
     if len(failures) > shown:
         lines.append(f'  - and {len(failures) - shown} more, in the run\'s transcripts.jsonl (`"status": "failed"`)')
-    lines.append(f"Run the same command again to retry only these: {same_command()}")
+    lines.append(session.again("to retry only these"))
     lines.append("Or give `on_failure=score` to score them as wrong; the summary counts them.")
     return "\n".join(lines)
 

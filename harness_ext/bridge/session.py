@@ -15,7 +15,7 @@ from harness_ext.bridge.exports import Tables
 from harness_ext.config.run_options import RUNS
 from harness_ext.config.run_plan import RunPlan
 from harness_ext.engine.budget import Budget, open_budget
-from harness_ext.engine.processes import ALONE
+from harness_ext.engine.endings import again
 from harness_ext.engine.ranks import Ranks
 from harness_ext.errors import ConfigurationError, HarnessExtError, StoreError
 from harness_ext.records.call_store import CallStore
@@ -56,6 +56,14 @@ class Session:
         budget = open_budget(options.budget, plan.seats, ranks.world)
         return cls(plan, ranks, store, budget, run, Tables(run.path, label, ranks.rank, private=True))
 
+    def again(self, purpose: str) -> str:
+        """Return the advice to run the same command again; `purpose` is what that does (`to continue from here`).
+
+        Without a call store, only the run directory has what is finished, so the command has to name it.
+        """
+        is_found = self.store is not None or self.plan.options.run_dir is not None
+        return again(purpose, "" if is_found else f"run_dir={self.run.path}")
+
 
 def _open_run(plan: RunPlan, label: str, ranks: Ranks) -> RunDirectory:
     """Open the run directory: first on rank 0, which creates it and locks it, then on the others."""
@@ -65,7 +73,7 @@ def _open_run(plan: RunPlan, label: str, ranks: Ranks) -> RunDirectory:
         raise ConfigurationError(
             [
                 f"{ranks.world} processes were started together, but with different model arguments: give all of them "
-                f"the same, or, if each is to run on its own, {ALONE}"
+                "the same, or set WORLD_SIZE=1 and RANK=0 for each one that is to run on its own"
             ]
         )
     path = plan.options.run_dir.expanduser() if plan.options.run_dir else None

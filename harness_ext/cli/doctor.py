@@ -16,6 +16,7 @@ from harness_ext import __file__ as package_file
 from harness_ext import __version__
 from harness_ext.backends.registry import seat_models
 from harness_ext.bridge import plugins, startup
+from harness_ext.terminal import safe_text
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -54,9 +55,10 @@ def main(arguments: list[str]) -> int:
         print(title)
         for finding in section():
             problems += finding.state == "problem"
-            print(f"  {finding.state:<8} {finding.text}")
+            # It may quote an error of any package.
+            print(f"  {finding.state:<8} {safe_text(finding.text)}")
             if finding.remedy:
-                print(f"  {'':<8} -> {finding.remedy}")
+                print(f"  {'':<8} -> {safe_text(finding.remedy)}")
     print("No problems found." if not problems else f"{problems} problem(s) found.")
     return 1 if problems else 0
 

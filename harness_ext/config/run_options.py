@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from harness_ext.options import PromptText
 from harness_ext.protocol import SeatSetup
 from harness_ext.protocol.setup import Decide, Thoughts
 from harness_ext.reading.thoughts import DEFAULT_MARKERS, Markers
+from harness_ext.terminal import outside
 
 RUNS = Path("harness_ext_runs")
 LONGEST_LABEL = 150  # bytes; the time is appended, and most file systems allow 255
@@ -76,7 +78,9 @@ class RunOptions:
             )
         if not self.store.strip():
             raise ValueError("`store` is empty: name a folder, or run without a store (`store=off`)")
-        if self.run_dir == Path():
+        if self.model in (".", "..") or re.search(r"[\x00-\x1f\x7f]", self.model or ""):
+            raise ValueError(f"`model={outside(self.model)}`, the run's label, names folders: none can have this name")
+        if self.run_dir is not None and (self.run_dir == Path() or not str(self.run_dir).strip()):
             raise ValueError(
                 "`run_dir` is empty or the working directory: name a folder, or leave it out for a new one"
             )

@@ -13,17 +13,28 @@ from types import FrameType
 
 from harness_ext.engine.processes import place_of
 from harness_ext.errors import Interrupted, Terminated
+from harness_ext.terminal import clean
+
+# How a program calls itself in the process's arguments, and the command that runs it.
+COMMANDS = {
+    **dict.fromkeys(("harness-ext", "harness_ext"), ("harness-ext",)),
+    "lm_eval": ("lm_eval",),
+    "lm-eval": ("harness-ext", "lm-eval"),  # which needs no start-up file
+    "enhance": ("harness-ext", "enhance"),  # python -m harness_ext.enhance
+}
 
 
 @contextmanager
-def ends_by_signal() -> Iterator[None]:
+def ends_by_signal(advice: str = "") -> Iterator[None]:
     """Let SIGTERM and Ctrl-C end the block in the same way: without a traceback, and with a line that says what to do.
+
+    advice: what that line says after the name of the signal: what is kept, and how to continue. Default: nothing.
 
     Within the block, SIGTERM raises Terminated. A block that Ctrl-C ends raises Interrupted. Both are a SystemExit with
     the exit status of the signal. Signal handlers of the user, ignored signals, threads other than the main one and
     interactive sessions (a notebook), which Ctrl-C must not end, are left as they are.
     """
-    if hasattr(sys, "ps1") or threading.current_thread() is not threading.main_thread():
+    if _is_interactive() or threading.current_thread() is not threading.main_thread():
         yield
         return
     replaced = signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
@@ -32,34 +43,49 @@ def ends_by_signal() -> Iterator[None]:
     try:
         yield
     except Terminated:
-        _say("ended by SIGTERM")
+        _say("ended by SIGTERM", advice)
         raise
     except KeyboardInterrupt as error:
-        _say("interrupted")
+        _say("interrupted", advice)
         raise Interrupted from error
     finally:
         if replaced:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def same_command() -> str:
-    """Return the command of this process, for messages that ask the user to run it again."""
+def again(purpose: str, given: str = "") -> str:
+    """Return the advice to run the command of this process again, with the command itself where there is one.
+
+    purpose: what that does (`to continue from here`).
+    given: an argument that the command needs for that. Default: none.
+    """
+    command = same_command()
+    advice = f"Run the same command again{f' with `{given}`' if given else ''} {purpose}"
+    return f"{advice}: {command}" if command else advice
+
+
+def same_command() -> str | None:
+    """Return the command that started this process; None in a notebook and for code that was given to `python -c`."""
     program = Path(sys.argv[0])
     name = program.parent.name if program.name == "__main__.py" else program.name
-    own = name.replace("_", "-") == "harness-ext"
-    return shlex.join(["harness-ext" if own else "lm_eval", *sys.argv[1:]])
+    if name in COMMANDS:
+        return shlex.join([*COMMANDS[name], *sys.argv[1:]])
+    if _is_interactive() or sys.argv[0] in ("", "-c"):
+        return None
+    return shlex.join(["python", *sys.orig_argv[1:]])
+
+
+def _is_interactive() -> bool:
+    return hasattr(sys, "ps1")
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
+    # Launchers pass on a signal that their processes have got as well. A second one must not interrupt the summary.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise Terminated
 
 
-def _say(what: str) -> None:
-    if place_of().rank:
-        return  # process 0 says it for all
-    print(
-        f"[harness-ext] {what}; everything finished is stored. Run the same command again to continue from here: "
-        f"{same_command()}",
-        file=sys.stderr,
-        flush=True,
-    )
+def _say(what: str, advice: str) -> None:
+    if place_of().rank == 0:  # it speaks for all processes
+        # The command may contain what other tools take as an argument, such as a token.
+        print(clean(f"[harness-ext] {what}{f'; {advice}' if advice else ''}"), file=sys.stderr, flush=True)

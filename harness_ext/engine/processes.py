@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from harness_ext.errors import ConfigurationError
 
 DEFAULT_PORT = 29500  # PyTorch's own default
-ALONE = "to run a single process, set WORLD_SIZE=1 and RANK=0"
+ALONE = "set WORLD_SIZE=1 and RANK=0 to run a single process"
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Launcher:
 
 # In the order in which they are asked: below `srun torchrun` and `srun mpirun`, Slurm's variables are set, too. Slurm
 # sets SLURM_NTASKS and SLURM_PROCID also in a batch script, which is one process, but SLURM_STEP_NUM_TASKS only below
-# `srun`.
+# `srun`. With its plug-in for PMI-2, `srun` sets PMI_SIZE and PMI_RANK as well, but no other variable of MPICH.
 LAUNCHERS = (
     Launcher("torchrun or accelerate", "WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
     Launcher(
@@ -105,12 +105,14 @@ def place_of(environment: Mapping[str, str] | None = None) -> Place:
         raise ConfigurationError(
             [f"{launcher.world}={world}, but {launcher.rank} is not set: set it for each process, or {ALONE}"]
         )
-    launcher = numbered[0]
-    rank = _number(environment, launcher.rank, least=0)
+    first = numbered[0]
+    rank = _number(environment, first.rank, least=0)
     if rank >= world:
         raise ConfigurationError(
-            [f"{launcher.rank}={rank}, but there are {world} processes ({launcher.world}): number them from 0"]
+            [f"{first.rank}={rank}, but there are {world} processes ({first.world}): number them from 0"]
         )
+    # Where the first one does not say which number a process has on its host, another one may.
+    launcher = next((one for one in numbered if one.local_rank in environment), first)
     if launcher.local_rank not in environment:
         raise ConfigurationError(
             [
@@ -132,7 +134,7 @@ def place_of(environment: Mapping[str, str] | None = None) -> Place:
 def _number(environment: Mapping[str, str], name: str, least: int = 1) -> int:
     text = environment[name].strip()
     if not text.isdecimal() or int(text) < least:
-        raise ConfigurationError([f"{name}={text} is not a number of processes: correct it, or {ALONE}"])
+        raise ConfigurationError([f"{name}={text} is not a number of {least} or more: correct it, or {ALONE}"])
     return int(text)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from harness_ext.engine.processes import ALONE, Place, place_of
 from harness_ext.errors import ConfigurationError, RunFailed
+from harness_ext.terminal import outside
 
 JOIN_WITHIN = timedelta(minutes=30)  # how long a process waits for the others to start
 # How long a process that has answered its questions waits for the others. lm-eval's own models use the same value.
@@ -86,8 +87,8 @@ class Ranks:
 
 def _left(error: Exception) -> RunFailed:
     return RunFailed(
-        f"another process of this run has ended ({' '.join(str(error).split())[:200]}). Everything finished is stored: "
-        "run the same command again to continue"
+        f"another process of this run has ended ({outside(error, 200)}). Everything finished is stored: run the same "
+        "command again to continue"
     )
 
 
@@ -124,7 +125,7 @@ def _join(place: Place) -> Ranks:
             raise ConfigurationError(
                 [
                     f"process {place.rank} of {place.world} cannot reach the others at {place.address}:{place.port} "
-                    f"({' '.join(str(error).split())[:200]}): set MASTER_ADDR and MASTER_PORT to a free port on the "
+                    f"({outside(error, 200)}): set MASTER_ADDR and MASTER_PORT to a free port on the "
                     f"host of process 0, or {ALONE}"
                 ]
             ) from error

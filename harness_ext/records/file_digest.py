@@ -39,7 +39,7 @@ def file_digest(path: Path) -> str:
     # overwrote it has restored the modification time.
     state = [VERSION, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
     note = _cache_folder() / f"{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()}.json"
-    with suppress(OSError, ValueError, TypeError, KeyError):
+    with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
         known = json.loads(note.read_text(encoding="utf-8"))
         if known["state"] == state:
             return str(known["digest"])

@@ -47,7 +47,7 @@ class RunDirectory:
             elif rank == 0:
                 write_json(known, config, private=True)
             self._part = path / ("transcripts.jsonl" if world == 1 else f"transcripts.{rank}.jsonl")
-        except (OSError, ValueError) as error:  # ValueError: config.json is not JSON
+        except (OSError, ValueError, RecursionError) as error:  # the last two: config.json is not JSON
             raise StoreError(
                 f"the run directory {path} cannot be used: {error}. Give a writable folder (`run_dir=<folder>`)"
             ) from error
@@ -106,21 +106,19 @@ class RunDirectory:
             "make room, then run the same command again"
         )
 
-    def answered(self) -> Iterator[Transcript]:
-        """Yield the transcripts of the questions that already have an answer."""
-        return (t for t in read_transcripts(self.path) if t.failure is None)
-
     def merge(self) -> None:
         """Append the transcripts of all ranks to `transcripts.jsonl`; called by rank 0 at the end.
 
-        Each question is appended once, and once more if an answer follows a failure, so that a merge can be repeated.
-        Raises StoreError.
+        A single process does so with what an earlier run of several processes has left. Each question is appended once,
+        and once more if an answer follows a failure, so that a merge can be repeated. Raises StoreError.
         """
-        merged = self.path / "transcripts.jsonl"
+        merged, parts = self.path / "transcripts.jsonl", sorted(self.path.glob("transcripts.*.jsonl"))
+        if not parts:
+            return
         try:
             have = {(t.identity, t.failure is None) for t in _read_lines(merged)} if merged.exists() else set()
             with _open_to_append(merged) as file:
-                for transcript in _newest(sorted(self.path.glob("transcripts.*.jsonl"))):
+                for transcript in _newest(parts):
                     answered = transcript.failure is None
                     if have.isdisjoint({(transcript.identity, answered), (transcript.identity, True)}):
                         file.write(_encode(transcript.to_json()) + "\n")

@@ -1,4 +1,4 @@
-"""Locks of run directories and output files: one process at a time writes to them.
+"""Locks of run directories, output files and the folders of trainings: one process at a time writes to them.
 
 A lock on a file says that a process writes; the system releases it when the process ends, however it ends. On a file
 system without locks, or with locks that only one host sees (some network file systems), the lock's file itself decides:
@@ -24,12 +24,14 @@ from pathlib import Path
 
 from harness_ext.errors import StoreError
 from harness_ext.files import private_mode
+from harness_ext.terminal import outside
 
 logger = logging.getLogger("harness_ext")
 
 RENEW_EVERY = 10.0  # seconds
 STALE_AFTER = 60.0  # seconds without renewal after which a lock's file belongs to nobody
 LOOK_EVERY = 2.0  # seconds between two looks at a file that may be renewed
+OWN = ".writer.lock"  # the lock of the only process, or of process 0
 RUN_IN_USE = (
     "the run directory {folder} is in use by {who}: wait until that run has ended, end it, or give another folder "
     "(`run_dir=<folder>`)"
@@ -37,6 +39,9 @@ RUN_IN_USE = (
 OUTPUT_IN_USE = (
     "the output {name} in {folder} is in use by {who}: wait until that process has ended, end it, or name another "
     "output"
+)
+TRAINING_IN_USE = (
+    "{folder} is in use by {who}: wait until that training has ended, end it, or choose another `output_dir`"
 )
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
@@ -82,7 +87,7 @@ class RunLock:
         return self._release.alive
 
     def release(self) -> None:
-        """Let other processes write to the run directory."""
+        """Let another process have it."""
         self._release()
 
 
@@ -116,7 +121,17 @@ def lock_run(folder: Path, rank: int = 0) -> RunLock:
         for path in sorted(folder.glob(".writer.*.lock")):
             if path not in _held:
                 _lock(path, RUN_IN_USE).release()
-    return _lock(folder / (f".writer.{rank}.lock" if rank else ".writer.lock"), RUN_IN_USE)
+    return _lock(folder / (f".writer.{rank}.lock" if rank else OWN), RUN_IN_USE)
+
+
+def lock_training(folder: Path) -> RunLock:
+    """Return the lock of a training's output folder, which must exist and which this process then holds.
+
+    It is the lock of a run directory. The processes of one training share it: the main process holds it for all.
+
+    Raises as `lock_run` does.
+    """
+    return _lock(folder.resolve() / OWN, TRAINING_IN_USE)
 
 
 def lock_output(target: Path) -> RunLock:
@@ -182,7 +197,7 @@ def _holder(path: Path) -> Holder | None:
         text = file.read(4096)
     try:
         return Holder(**json.loads(text))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return None
 
 
@@ -197,8 +212,8 @@ def _is_renewed(path: Path, holder: Holder) -> bool:
     first = path.stat().st_mtime_ns
     if _age(path) < STALE_AFTER:
         logger.warning(
-            "%s was in use by process %d on %s a moment ago. Waiting up to %d seconds to see whether "
-            "it still is.", path.parent, holder.pid, holder.host, STALE_AFTER,
+            "%s was in use by process %s on %s a moment ago. Waiting up to %d seconds to see whether "
+            "it still is.", path.parent, outside(holder.pid), outside(holder.host), STALE_AFTER,
         )  # fmt: skip
     while _age(path) < STALE_AFTER:
         time.sleep(LOOK_EVERY)
@@ -221,14 +236,15 @@ def _renew(descriptor: int, over: threading.Event) -> None:
         try:
             os.utime(descriptor)
         except OSError as error:  # for example a server that is away; the next time may work
-            logger.debug("the lock of the run directory was not renewed: %s", error)
+            logger.debug("a lock was not renewed: %s", error)
 
 
 def _let_go(descriptor: int, over: threading.Event, thread: threading.Thread, owner: int) -> None:
     if os.getpid() != owner:
         return  # a forked process has closed its copy
     over.set()
-    thread.join(5)
+    if thread is not threading.current_thread():  # the garbage collector may run in any thread
+        thread.join(5)
     _descriptors.discard(descriptor)
     with suppress(OSError):  # the folder may be gone
         os.ftruncate(descriptor, 0)

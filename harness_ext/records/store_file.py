@@ -15,6 +15,7 @@ from typing import IO
 
 from harness_ext.errors import StoreError
 from harness_ext.files import private_mode
+from harness_ext.terminal import clean
 
 # Keys are random. Replies are kept in order of arrival, so an insertion touches a random page of the small key index
 # only. In a table sorted by key (`WITHOUT ROWID`), it would touch a random page among the large replies.
@@ -209,7 +210,7 @@ class StoreFile:
         """Print what is wrong with the file, once."""
         if what not in self._warned:
             self._warned.add(what)
-            print(f"[harness-ext] WARNING the call store's file {self.path} {what}", file=sys.stderr)
+            print(clean(f"[harness-ext] WARNING the call store's file {self.path} {what}"), file=sys.stderr)
 
     def damaged(self, reason: object) -> StoreError:
         """Return the error about a file that cannot be used any more."""
