@@ -1,31 +1,92 @@
-"""Measures the coverage of the intervals of `harness-ext compare`, and the level and power of its tests.
+"""Measures the intervals, tests and detectable differences of `harness_ext.analysis.statistics`.
 
+    pip install errorbars==0.2.4
     python benchmarks/intervals.py --output benchmarks/results/intervals.json
 
-The script reports the coverage of nominal 95 % intervals, how often tests at the 5 % level find a difference where
-there is none, and how often they find the difference that `compare` calls detectable, which should be in 4 of 5 cases.
-Shares and paired shares are computed exactly, by summing over all outcomes. Everything else is simulated and reported
-with the standard error of the simulation.
+Three tables:
+
+- clusters: studies of 8, 20, 60 and 300 clusters of 1 to 10 questions. Coverage of the nominal 95 % interval of the
+  difference, how often the test at the 5 % level rejects (its level where the true difference is 0, its power
+  elsewhere), and how often it finds the difference that another study of the same kind calls detectable. If the package
+  `errorbars` is installed, its clustered interval and test are computed on the same studies.
+- questions: independent questions, without clusters. Shares and paired shares are computed exactly, by summing over all
+  outcomes; other values are simulated.
+- evidence: p-values where few questions differ, beside the exact value.
+
+Simulated values are reported with the standard error of the simulation.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from measured import publish_measured
+from numpy.typing import NDArray
 from scipy import stats
 
-from harness_ext.analysis.compare import statistics as st
+from harness_ext.analysis.statistics.clusters import ALPHA, Clusters
+from harness_ext.analysis.statistics.intervals import difference_interval, mean_interval, share_interval
+from harness_ext.analysis.statistics.paired import paired_difference
+from harness_ext.analysis.statistics.power import detectable_mean, detectable_share, mcnemar_power
+from harness_ext.analysis.statistics.sign_flip import sign_flip_test
 
-Draw = Callable[[np.random.Generator, int], Any]
+Floats = NDArray[Any]
+Draw = Callable[[np.random.Generator, int], Floats]
+Study = Callable[[np.random.Generator, NDArray[np.int64], float], Floats]
+
+SIZES = (1, 10)
 SHARES = (0.02, 0.1, 0.3, 0.5, 0.9, 0.98)
 # Shares of the questions that change from wrong to right, and from right to wrong.
 PAIRS = ((0.02, 0.02), (0.05, 0.0), (0.06, 0.02), (0.1, 0.1), (0.3, 0.05), (0.25, 0.25))
+EVIDENCE = ((3, 0), (4, 0), (5, 0), (6, 0), (7, 0), (8, 1), (10, 2), (20, 20), (300, 100))
+
+
+def _signs(random: np.random.Generator, up: Floats, down: Floats) -> Floats:
+    drawn = random.random(len(up))
+    return np.where(drawn < up, 1.0, np.where(drawn < up + down, -1.0, 0.0))
+
+
+def changes(discordant: float, lean: float) -> Study:
+    """Return a study of right and wrong answers.
+
+    discordant: the share of questions on which the runs differ (more if the effect needs more).
+    lean: by how much the mean of a cluster is above or below that of the others.
+    """
+
+    def draw(random: np.random.Generator, sizes: NDArray[np.int64], effect: float) -> Floats:
+        share = max(discordant, min(1.0, effect + lean))
+        shift = np.repeat(random.choice([-lean, 0.0, lean], size=len(sizes)), sizes)
+        up = np.clip((share + effect + shift) / 2, 0, 1)
+        return _signs(random, up, np.clip(share - up, 0, 1))
+
+    return draw
+
+
+def graded(random: np.random.Generator, sizes: NDArray[np.int64], effect: float) -> Floats:
+    """Draw differences of graded scores, half of whose variance is between clusters."""
+    common = np.repeat(random.normal(0, 0.2, size=len(sizes)), sizes)
+    return np.asarray(np.clip(effect + common + random.normal(0, 0.2, size=len(common)), -1, 1))
+
+
+def whole(random: np.random.Generator, sizes: NDArray[np.int64], effect: float) -> Floats:
+    """Draw differences of clusters that change as a whole, every third or fourth of them."""
+    share = np.full(len(sizes), max(0.3, effect))
+    up = (share + effect) / 2
+    return np.repeat(_signs(random, up, share - up), sizes)
+
+
+STUDIES: dict[str, tuple[Study, tuple[float, ...]]] = {
+    "40 % differ": (changes(0.4, 0.3), (0.0, 0.1)),
+    "15 % differ": (changes(0.15, 0.1), (0.0, 0.05)),
+    "4 % differ": (changes(0.04, 0.0), (0.0, 0.03)),
+    "30 % differ, independent": (changes(0.3, 0.0), (0.0, 0.1)),
+    "graded": (graded, (0.0, 0.1)),
+    "whole clusters change": (whole, (0.0, 0.1)),
+}
 
 
 def soft(*shares: float) -> Draw:
@@ -33,12 +94,12 @@ def soft(*shares: float) -> Draw:
     return lambda random, n: random.choice([0, 0.5, 0.75, 1], p=shares, size=n)
 
 
-def repeats(random: np.random.Generator, n: int) -> Any:
+def repeats(random: np.random.Generator, n: int) -> Floats:
     """Sample the mean of five answers per question, for questions of very different difficulty."""
     return random.binomial(5, random.beta(0.3, 0.1, size=n)) / 5
 
 
-def overlap(random: np.random.Generator, n: int) -> Any:
+def overlap(random: np.random.Generator, n: int) -> Floats:
     """Sample the token F1 of a weak model: mostly zero, sometimes large."""
     return np.where(random.random(n) < 0.85, 0.0, random.beta(5, 2, size=n))
 
@@ -65,23 +126,86 @@ CHANGES: dict[str, tuple[Draw, float]] = {
 }
 
 
-def clustered(random: np.random.Generator, clusters: int) -> st.Clusters:
-    """Sample differences with mean 0 in clusters of 1 to 9 questions, which mostly go up or down together."""
-    sizes = random.integers(1, 10, size=clusters)
-    lean = np.repeat(random.choice([-0.3, 0, 0.3], size=clusters), sizes)
-    changes = np.where(random.random(len(lean)) < np.abs(lean), np.sign(lean), 0.0)
-    return st.Clusters.of(changes, list(np.repeat(np.arange(clusters), sizes)))
+def clustered(name: str, number: int, effect: float, times: int) -> dict[str, Any]:
+    """Simulate studies of one kind and return what was found.
+
+    name: the kind of study, a key of `STUDIES`.
+    number: the number of clusters.
+    effect: the true mean difference. In `15 % differ` and the like it is exact; see `STUDIES`.
+    times: how many studies to simulate.
+    """
+    study = STUDIES[name][0]
+    random = np.random.default_rng([number, round(effect * 1000)])
+    covered = found = found_detectable = detectables = contradictions = 0
+    widths: list[float] = []
+    peer = {"covered": 0, "found": 0}
+    for _ in range(times):
+        sizes = random.integers(SIZES[0], SIZES[1] + 1, size=number)
+        labels = np.repeat(np.arange(number), sizes)
+        values = study(random, sizes, effect)
+        sample = Clusters.of(values, list(labels))
+        p_value = sign_flip_test(sample)
+        interval = difference_interval(sample, 2.0 if name == "graded" else 1.0, p_value)
+        covered += interval.low - 1e-12 <= effect <= interval.high + 1e-12
+        found += p_value < ALPHA
+        contradictions += (0.0 in interval) == (p_value < ALPHA)
+        widths.append(interval.high - interval.low)
+        if effect == 0:
+            size = detectable_mean(sample, 1.0)
+            if size is not None and size < 0.95:
+                other = random.integers(SIZES[0], SIZES[1] + 1, size=number)
+                again = Clusters.of(study(random, other, size), list(np.repeat(np.arange(number), other)))
+                found_detectable += sign_flip_test(again) < ALPHA
+                detectables += 1
+        if _peer is not None:
+            theirs = _peer(values, np.zeros_like(values), clusters=labels)
+            low, high, p = theirs.ci_low_clustered, theirs.ci_high_clustered, theirs.p_value_clustered
+            peer["covered"] += low - 1e-12 <= effect <= high + 1e-12
+            peer["found"] += p < ALPHA
+    row = {
+        "data": name,
+        "clusters": number,
+        "effect": effect,
+        "coverage": covered / times,
+        "rejected": found / times,
+        "width": round(float(np.mean(widths)), 4),
+        "contradictions": contradictions,
+        "found_detectable": found_detectable / detectables if detectables else None,
+        "detectable_in": detectables,
+    }
+    if _peer is not None:
+        row |= {f"errorbars_{what}": count / times for what, count in peer.items()}
+    return row
+
+
+def evidence() -> list[dict[str, Any]]:
+    """Return p-values for few questions that differ, of 60 or 1,000."""
+    rows = []
+    for up, down in EVIDENCE:
+        number = 60 if up + down <= 60 else 1000
+        first = [0.0] * up + [1.0] * down + [0.0] * (number - up - down)
+        second = [1.0] * up + [0.0] * down + [0.0] * (number - up - down)
+        exact = float(stats.binomtest(up, up + down).pvalue)
+        ours = paired_difference(first, second, (0, 1), list(range(number)))
+        row = {"questions": number, "up": up, "down": down, "exact": exact, "ours": ours.p_value,
+               "low": ours.interval.low, "high": ours.interval.high}  # fmt: skip
+        if _peer is not None:
+            theirs = _peer(np.array(second), np.array(first), clusters=np.arange(number))
+            row |= {"errorbars": theirs.p_value_clustered, "errorbars_low": theirs.ci_low_clustered,
+                    "errorbars_high": theirs.ci_high_clustered}  # fmt: skip
+        rows.append(row)
+    return rows
 
 
 def share_coverage(n: int, share: float) -> float:
     """Return the exact coverage of `share_interval`."""
     chances = stats.binom.pmf(np.arange(n + 1), n, share)
-    covers = [(i := st.share_interval(k, n)).low <= share <= i.high for k in range(n + 1)]
+    covers = [(i := share_interval(k, n)).low <= share <= i.high for k in range(n + 1)]
     return float(np.dot(chances, covers))
 
 
 def pair_figures(n: int, up: float, down: float) -> tuple[float, float]:
-    """Return the exact coverage of `mean_interval` for paired shares, and how often McNemar's test is significant.
+    """Return the exact coverage of `difference_interval` for paired shares, and how often the test is significant.
 
     n: number of questions.
     up, down: shares of the questions that change from wrong to right, and from right to wrong.
@@ -94,38 +218,16 @@ def pair_figures(n: int, up: float, down: float) -> tuple[float, float]:
             chance = stats.multinomial.pmf([gained, lost, n - gained - lost], n, [up, down, 1 - up - down])
             if chance < 1e-9:
                 continue
-            changes = np.repeat([1.0, -1.0, 0.0], [gained, lost, n - gained - lost])
-            interval = st.mean_interval(st.Clusters.of(changes), -1, 1)
+            sample = Clusters.of(np.repeat([1.0, -1.0, 0.0], [gained, lost, n - gained - lost]))
+            p_value = sign_flip_test(sample)
+            interval = difference_interval(sample, 1.0, p_value)
             covered += chance * (interval.low - 1e-12 <= up - down <= interval.high + 1e-12)
-            found += chance * (st.mcnemar(gained, lost) <= st.ALPHA)
+            found += chance * (p_value < ALPHA)
     return covered, found
 
 
-def simulate(draw: Callable[[np.random.Generator], st.Clusters], mean: float, ends: tuple[float, float], times: int,
-             seed: int, tested: bool, resamples: int = 499) -> tuple[float, float]:  # fmt: skip
-    """Return how often the interval covers `mean`, and how often the bootstrap test is significant.
-
-    draw: samples a data set.
-    mean: the true mean.
-    ends: the least and greatest possible value.
-    times: number of samples.
-    seed: seed of the samples.
-    tested: whether to run the test.
-    resamples: resamples per test. Default 499.
-    """
-    random = np.random.default_rng(seed)
-    covered = found = 0
-    for number in range(times):
-        sample = draw(random)
-        interval = st.mean_interval(sample, *ends)
-        covered += interval.low - 1e-12 <= mean <= interval.high + 1e-12
-        if tested:
-            found += st.bootstrap_test(sample, number, resamples) <= st.ALPHA
-    return covered / times, found / times
-
-
-def measure(sizes: Sequence[int], times: int) -> list[dict[str, Any]]:
-    """Return all results: what was measured, the data, the number of questions, the value and its error."""
+def independent(sizes: Sequence[int], times: int) -> list[dict[str, Any]]:
+    """Return the results for questions without clusters: what, the data, the number, the value and its error."""
     rows: list[dict[str, Any]] = []
 
     def add(what: str, data: str, n: int, value: float, exact: bool) -> None:
@@ -139,55 +241,60 @@ def measure(sizes: Sequence[int], times: int) -> list[dict[str, Any]]:
             covered, found = pair_figures(n, up, down)
             add("coverage of a paired difference of shares", f"+{up:g} -{down:g}", n, covered, True)
             if up == down:
-                add("McNemar's test finds nothing that is not there", f"+{up:g} -{down:g}", n, found, True)
+                add("the test of shares finds nothing that is not there", f"+{up:g} -{down:g}", n, found, True)
         for discordant in (0.05, 0.2):
-            difference = st.detectable_share(n, discordant)
+            difference = detectable_share(n, discordant)
             if difference is not None:
-                power = st.mcnemar_power(n, max(discordant, difference), difference)
-                add("McNemar's test finds what is detectable", f"{discordant:g} discordant", n, power, True)
+                power = mcnemar_power(n, max(discordant, difference), difference)
+                add("the test of shares finds what is detectable", f"{discordant:g} discordant", n, power, True)
         for seed, (name, (draw, mean)) in enumerate(VALUES.items()):
-            covered, _ = simulate(lambda r: st.Clusters.of(draw(r, n)), mean, (0, 1), times, seed, False)  # noqa: B023
-            add("coverage of a mean", name, n, covered, False)
+            random = np.random.default_rng([seed, n])
+            covered = np.mean([mean in mean_interval(Clusters.of(draw(random, n)), (0, 1)) for _ in range(times)])
+            add("coverage of a mean", name, n, float(covered), False)
         for seed, (name, (draw, mean)) in enumerate(CHANGES.items()):
-            covered, found = simulate(
-                lambda r: st.Clusters.of(draw(r, n)), mean, (-1, 1), times, seed, mean == 0  # noqa: B023
-            )  # fmt: skip
-            add("coverage of a paired difference of means", name, n, covered, False)
+            random = np.random.default_rng([100 + seed, n])
+            covered = found = 0.0
+            for _ in range(times):
+                sample = Clusters.of(draw(random, n))
+                p_value = sign_flip_test(sample)
+                covered += mean in difference_interval(sample, 1.0, p_value)
+                found += p_value < ALPHA
+            add("coverage of a paired difference of means", name, n, covered / times, False)
             if mean == 0:
-                add("the bootstrap test finds nothing that is not there", name, n, found, False)
-        if n >= 50:
-            covered, found = simulate(lambda r: clustered(r, n // 5), 0.0, (-1, 1), times, n, True)  # noqa: B023
-            add("coverage of a clustered difference", f"{n // 5} clusters", n, covered, False)
-            add("the test over clusters finds nothing that is not there", f"{n // 5} clusters", n, found, False)
-            add("the bootstrap test finds what is detectable", "repeats", n, mean_power(n, times), False)
+                add("the sign-flip test finds nothing that is not there", name, n, found / times, False)
     return rows
 
 
-def mean_power(n: int, times: int) -> float:
-    """Return how often the bootstrap test finds a difference of the size that `detectable_mean` returns."""
-    random = np.random.default_rng(n)
-    found = 0
-    for number in range(times):
-        noise = (random.binomial(5, 0.6, size=n) - random.binomial(5, 0.6, size=n)) / 5
-        detectable = st.detectable_mean(st.Clusters.of(noise), 1.0)
-        if detectable is not None:
-            found += st.bootstrap_test(st.Clusters.of(noise + detectable), number, 499) <= st.ALPHA
-    return found / times
+def _errorbars() -> Any:
+    try:
+        from errorbars.compare import paired_compare
+    except ImportError:
+        return None
+    return paired_compare
+
+
+_peer = _errorbars()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--clusters", type=int, nargs="+", default=[8, 20, 60, 300])
     parser.add_argument("--sizes", type=int, nargs="+", default=[10, 20, 50, 100])
-    parser.add_argument("--times", type=int, default=1000, help="number of simulated samples (default: 1000)")
+    parser.add_argument("--times", type=int, default=2000, help="number of simulated studies (default: 2000)")
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
-    rows = measure(args.sizes, args.times)
-    for row in rows:
-        print(f"{row['what']:62s} {row['data']:32s} n={row['n']:4d}  {row['value']:.3f} ± {row['error']:.3f}")
-    if args.output:
-        machine = f"{platform.machine()}, Python {platform.python_version()}"
-        result = {"times": args.times, "machine": machine, "rows": rows}
-        args.output.write_text(json.dumps(result, indent=1) + "\n")
+    result = {
+        "times": args.times,
+        "clusters": [
+            clustered(name, number, effect, args.times)
+            for name, (_, effects) in STUDIES.items()
+            for number in args.clusters
+            for effect in effects
+        ],
+        "questions": independent(args.sizes, args.times),
+        "evidence": evidence(),
+    }
+    publish_measured(result, args.output)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from harness_ext.records.results import CallResult, Completion
 from harness_ext.records.transcript import Turn
 
 
@@ -26,6 +27,8 @@ class Usage:
     seconds: shares of wall time.
     flops: 2 · parameters · tokens.
     price: in the currency of the seats' prices.
+    thinking_tokens: those completion tokens in which reasoning models thought, about: the share of a reply's characters
+        that its thought has.
     """
 
     calls: int = 0
@@ -36,6 +39,7 @@ class Usage:
     seconds: float = 0.0
     flops: float | None = 0.0
     price: float | None = 0.0
+    thinking_tokens: float | None = 0.0
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
@@ -47,6 +51,7 @@ class Usage:
             self.seconds + other.seconds,
             add(self.flops, other.flops),
             add(self.price, other.price),
+            add(self.thinking_tokens, other.thinking_tokens),
         )
 
     @staticmethod
@@ -88,6 +93,7 @@ class SeatCost:
                 cached_tokens=result.cached_tokens,
                 completion_tokens=result.completion_tokens,
                 seconds=result.seconds,
+                thinking_tokens=_thinking_tokens(result),
             )
         )
 
@@ -99,3 +105,11 @@ class SeatCost:
             flops=None if self.parameters is None or tokens is None else 2.0 * self.parameters * tokens,
             price=self.price(usage.prompt_tokens, usage.completion_tokens),
         )
+
+
+def _thinking_tokens(result: CallResult) -> float | None:
+    if not isinstance(result, Completion) or not result.thought:
+        return 0.0
+    if result.completion_tokens is None:
+        return None
+    return result.completion_tokens * len(result.thought) / (len(result.thought) + len(result.text))

@@ -6,10 +6,12 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from harness_ext.analysis.compare.comparison import compare
-from harness_ext.analysis.compare.matching import match
+from harness_ext.analysis.compare.equal_cost import MEASURES
+from harness_ext.analysis.compare.matching import Matched, match
 from harness_ext.analysis.compare.rendering import FORMATS, to_terminal
 from harness_ext.analysis.compare.runs import CompareError
 from harness_ext.analysis.compare.sources import read_runs
@@ -43,29 +45,51 @@ def main(arguments: Sequence[str]) -> int:
                 raise CompareError(f"--reference {args.reference}: the runs are {', '.join(r.label for r in runs)}")
             runs = found + [run for run in runs if run is not found[0]]
         matched = match(runs, args.task, args.metric)
-        if matched.left_out and not args.drop_unmatched:
-            lines = "\n".join(f"  - {line}" for line in matched.left_out)
-            print(
-                f"harness-ext compare: nothing was compared, because these do not match:\n{lines}\n"
-                "Give --drop_unmatched to leave them out, or --task to select what to compare",
-                file=sys.stderr,
-            )
+        if refusals := _refusals(matched, args.drop_unmatched, args.allow_different_settings):
+            print(clean("\n".join(refusals)), file=sys.stderr)
             return USAGE
         groups = dict(_group(text) for text in args.group)
-        comparison = compare(runs, matched, groups, args.cluster, args.bootstrap_seed)
+        comparison = compare(runs, matched, groups, args.cluster, args.control)
+        different = tuple(f"different settings: {line}" for line in matched.differences)
+        comparison = replace(comparison, notes=(*different, *comparison.notes, *matched.unknown))
+        cost = args.cost.replace("_", " ") if args.cost else None
         if args.format == "table":
-            to_terminal(comparison)
+            to_terminal(comparison, cost)
         else:
-            sys.stdout.write(repair(FORMATS[args.format](comparison)))
+            sys.stdout.write(repair(FORMATS[args.format](comparison, cost)))
         for path, kind in outputs:
-            path.write_text(repair(FORMATS[str(kind)](comparison)), encoding="utf-8")
+            path.write_text(repair(FORMATS[str(kind)](comparison, cost)), encoding="utf-8")
     except (HarnessExtError, OSError) as error:
         print(f"harness-ext compare: {clean(error)}", file=sys.stderr)
         return FAILED
     if matched.left_out:
-        left = "\n".join(f"  - {line}" for line in matched.left_out)
-        print(f"harness-ext compare: left out:\n{left}", file=sys.stderr)
+        print(f"harness-ext compare: left out:\n{clean(_list(matched.left_out))}", file=sys.stderr)
     return OK
+
+
+def _refusals(matched: Matched, drop_unmatched: bool, allow_different_settings: bool) -> list[str]:
+    """Return the messages that say why nothing is compared, and what to do.
+
+    matched: what matches, and what does not.
+    drop_unmatched, allow_different_settings: the options that accept it.
+    """
+    reasons: list[str] = []
+    if matched.left_out and not drop_unmatched:
+        reasons.append(
+            f"harness-ext compare: nothing was compared, because these do not match:\n{_list(matched.left_out)}\n"
+            "Give --drop_unmatched to leave them out, or --task to select what to compare"
+        )
+    if matched.differences and not allow_different_settings:
+        reasons.append(
+            "harness-ext compare: nothing was compared, because the runs have different settings:\n"
+            f"{_list(matched.differences)}\n"
+            "Repeat a run with the other's settings, or give --allow_different_settings to compare them all the same"
+        )
+    return reasons
+
+
+def _list(lines: Sequence[str]) -> str:
+    return "\n".join(f"  - {line}" for line in lines)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -92,11 +116,24 @@ def _parser() -> argparse.ArgumentParser:
         "or `task`)",
     )  # fmt: skip
     parser.add_argument("--drop_unmatched", action="store_true", help="leave out what some runs do not have")
+    parser.add_argument(
+        "--allow_different_settings", action="store_true",
+        help="compare runs that were measured differently (shots, chat template, generation settings, …), and say so",
+    )  # fmt: skip
     parser.add_argument("--format", choices=["table", *FORMATS], default="table", help="output format")
     parser.add_argument(
         "--output", action="append", default=[], type=Path, metavar="FILE", help="also write .json, .csv or .md"
     )
-    parser.add_argument("--bootstrap_seed", type=int, default=0, metavar="N", help="seed of the bootstrap (default: 0)")
+    parser.add_argument(
+        "--control", action="append", default=[], metavar="LABEL",
+        help="compare each run with this one at equal cost (repeatable: also with mixes; default: self-consistency "
+        "runs and baselines)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--cost", choices=[name.replace(" ", "_") for name in MEASURES], metavar="MEASURE",
+        help=f"what equal cost means: {', '.join(name.replace(' ', '_') for name in MEASURES)} (default: the first of "
+        "price, FLOPs, tokens and output tokens that is known)",
+    )  # fmt: skip
     add_task_arguments(parser)
     return parser
 

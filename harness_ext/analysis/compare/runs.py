@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
+from harness_ext.analysis.compare.settings import TaskSettings
 from harness_ext.errors import HarnessExtError
 from harness_ext.records import Usage
 
@@ -19,21 +20,35 @@ class CompareError(HarnessExtError):
     """Runs cannot be read or compared. The message says which, and what to do."""
 
 
+class Repeat(NamedTuple):
+    """One of several answers to every question.
+
+    seeds: the seeds of its evaluation (Python, numpy, torch, few-shot examples); None stands for unknown ones.
+    draw: its number among the answers of the evaluation, for tasks that ask each question several times.
+    """
+
+    seeds: tuple[Any, ...]
+    draw: int
+
+
 @dataclass(frozen=True)
 class Metric:
     """A metric of a task.
 
     values: the values of each question, one per repeat: numbers if the metric is their mean, or else the inputs of its
-        aggregation.
+        aggregation. They are as the source has them, and may be NaN or None. In a run, every question has a value for
+        each of `repeats`, in their order.
     higher_is_better: the direction of the metric. Default true.
     aggregation: lm-eval's name of the aggregation. Default `mean`.
     total: the metric over all questions as the source reports it. Default unknown.
+    repeats: what the values of a question belong to. Default none: not part of a run yet.
     """
 
     values: Mapping[QuestionId, tuple[Any, ...]]
     higher_is_better: bool = True
     aggregation: str = "mean"
     total: float | None = None
+    repeats: tuple[Repeat, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -44,15 +59,16 @@ class TaskScores:
     documents: the documents by question.
     costs: the cost of each question, or None if it is unknown.
     two_way: whether a verdict alone reveals the answer. Default false.
-    shots, version: the task's number of few-shot examples and its version. Default unknown.
+    settings: how the values were measured, for each file or run directory that they come from. Default unknown.
+    incomplete: for each metric, the questions that lack the answer of a repeat and so have no values. Default none.
     """
 
     metrics: Mapping[str, Metric]
     documents: Mapping[QuestionId, Any]
     costs: Mapping[QuestionId, Usage] | None = None
     two_way: bool = False
-    shots: int | None = None
-    version: Any = None
+    settings: tuple[TaskSettings, ...] = (TaskSettings(),)
+    incomplete: Mapping[str, tuple[QuestionId, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -62,11 +78,13 @@ class Evaluation:
     source: its path.
     label: the label that it suggests for its run.
     model: identifies model and settings; results with the same value belong together.
-    seeds: the seeds, which distinguish the repeats of one model.
+    seeds: the seeds, which distinguish the repeats of one model, as in `Repeat`.
     when: its time, to find the newer of two.
     tasks: the scores by task.
     groups: the tasks of each group.
     notes: remarks for the report.
+    run: the name of the run directory that a results file of this package belongs to. Default None.
+    protocol: the name of the protocol, as for `lm_eval --model`; None for models that are not of this package.
     """
 
     source: str
@@ -77,6 +95,8 @@ class Evaluation:
     tasks: Mapping[str, TaskScores]
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    run: str | None = None
+    protocol: str | None = None
 
 
 @dataclass(frozen=True)
@@ -88,6 +108,7 @@ class Run:
     groups: the tasks of each group.
     sources: the paths of its evaluations.
     notes: remarks for the report.
+    protocol: the name of the protocol; None for models that are not of this package. Default None.
     """
 
     label: str
@@ -95,61 +116,7 @@ class Run:
     groups: Mapping[str, tuple[str, ...]]
     sources: tuple[str, ...]
     notes: tuple[str, ...] = ()
-
-
-def merge(evaluations: list[Evaluation], label: str) -> Run:
-    """Merge evaluations of one model. With equal seeds the newest result of a task wins; with different seeds they are
-    repeats.
-
-    Raises CompareError if they belong to different models or settings.
-    """
-    if len({e.model for e in evaluations}) > 1:
-        listed = "\n".join(f"  - {e.source}" for e in evaluations)
-        raise CompareError(
-            f"{label!r} names results of different models or settings:\n{listed}\nGive each its own label"
-        )
-    evaluations = sorted(evaluations, key=lambda e: e.when)
-    notes = [note for e in evaluations for note in e.notes]
-    tasks: dict[str, TaskScores] = {}
-    for task in dict.fromkeys(name for e in evaluations for name in e.tasks):
-        newest: dict[tuple[Any, ...], Evaluation] = {}
-        for evaluation in evaluations:
-            if task in evaluation.tasks:
-                if evaluation.seeds in newest:
-                    notes.append(f"{label}, {task}: {evaluation.source} replaces {newest[evaluation.seeds].source}")
-                newest[evaluation.seeds] = evaluation
-        found = [e.tasks[task] for e in newest.values()]
-        if len({(t.shots, str(t.version)) for t in found}) > 1:
-            listed = "\n".join(f"  - {e.source}: {e.tasks[task].shots} shots" for e in newest.values())
-            raise CompareError(
-                f"{label!r} has results of {task} with different settings: give the files different labels:\n{listed}"
-            )
-        if len(found) > 1:
-            notes.append(f"{label}, {task}: mean of {len(found)} repeats with different seeds")
-        tasks[task] = _repeats(found)
-    groups = {name: members for e in evaluations for name, members in e.groups.items()}
-    return Run(label, tasks, groups, tuple(e.source for e in evaluations), tuple(notes))
-
-
-def _repeats(found: list[TaskScores]) -> TaskScores:
-    """Merge repeats of a task: collect their values for each question, and average their costs."""
-    first = found[0]
-    if len(found) == 1:
-        return first
-    metrics = {}
-    for name in first.metrics:
-        parts = [t.metrics[name] for t in found if name in t.metrics]
-        questions = dict.fromkeys(q for part in parts for q in part.values)
-        values = {q: tuple(v for part in parts for v in part.values.get(q, ())) for q in questions}
-        metrics[name] = Metric(values, parts[0].higher_is_better, parts[0].aggregation)
-    costs: dict[QuestionId, Usage] | None = None
-    if all(t.costs is not None for t in found):
-        costs = {}
-        for question in dict.fromkeys(q for t in found for q in t.costs or ()):
-            known = [t.costs[question] for t in found if t.costs and question in t.costs]
-            costs[question] = mean_usage(known)
-    documents = {q: d for t in found for q, d in t.documents.items()}
-    return TaskScores(metrics, documents, costs, first.two_way, first.shots, first.version)
+    protocol: str | None = None
 
 
 def mean_usage(usages: list[Usage]) -> Usage:

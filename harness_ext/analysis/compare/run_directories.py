@@ -1,0 +1,151 @@
+"""Reads this package's run directories."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from harness_ext.analysis.compare.runs import CompareError, Evaluation, Metric, QuestionId, TaskScores, mean_usage
+from harness_ext.analysis.compare.settings import settings_of_run
+from harness_ext.analysis.scoring.score import FIGURES, SCORES, read_config, transcripts_digest
+from harness_ext.bridge.task_settings import read_settings
+from harness_ext.records import SeatCost, Usage
+from harness_ext.records.run_directory import read_transcripts
+
+ScoreRun = Callable[[Path], None]
+"""Scores a run directory."""
+
+
+def is_run(path: Path) -> bool:
+    """Return whether a folder is a run directory."""
+    return (path / "transcripts.jsonl").is_file() or any(path.glob("transcripts.*.jsonl"))
+
+
+def read_run_directory(path: Path, score: ScoreRun) -> Evaluation:
+    """Read a run directory.
+
+    path: the directory.
+    score: called with it if its scores are missing or older than its transcripts.
+
+    Raises CompareError if it cannot be scored.
+    """
+    figures = _scored(path)
+    if figures is None:
+        score(path)
+        figures = _scored(path)
+    if figures is None:
+        raise CompareError(f"{path} could not be scored: run `harness-ext score {path}` to see why")
+    config, recorded = read_config(path), read_settings(path)
+    costs = question_costs(path)
+    rows: dict[str, list[dict[str, Any]]] = {}
+    with (path / SCORES).open(encoding="utf-8") as file:
+        for row in map(json.loads, file):
+            rows.setdefault(row["task"], []).append(row)
+    tasks = {
+        task: _scored_task(rows.get(task, []), found, costs, recorded.get(task))
+        for task, found in figures["tasks"].items()
+    }
+    started = str(config.get("started") or "")
+    try:
+        when = datetime.strptime(started, "%Y-%m-%dT%H:%M:%S%z").timestamp()
+    except ValueError:
+        when = (path / FIGURES).stat().st_mtime
+    # Protocols that sample have their seed in their identity. Here it tells the repeats of one model apart.
+    identity = {k: v for k, v in (config.get("identity") or {}).items() if k != "seed"}
+    return Evaluation(
+        str(path),
+        str(config.get("label") or path.name),
+        json.dumps([config.get("label"), identity], sort_keys=True, default=str),
+        (None, None, (config.get("seeds") or {}).get("torch"), None),
+        when,
+        tasks,
+        {name: tuple(members) for name, members in figures["groups"].items()},
+        tuple(f"{path}, {t}: {f['failed']} questions failed" for t, f in figures["tasks"].items() if f["failed"]),
+        # Here the protocol is recorded by its class (`FeedbackPair`), whose module has the name that lm-eval knows.
+        protocol=re.sub(r"(?<!^)(?=[A-Z])", "_", str(identity.get("protocol") or "")).lower() or None,
+    )
+
+
+def _scored_task(
+    rows: Sequence[Mapping[str, Any]], figures: Mapping[str, Any], costs: Mapping[tuple[str, str], Usage],
+    recorded: Mapping[str, Any] | None,
+) -> TaskScores:  # fmt: skip
+    """Read a task of a scored run.
+
+    rows: the task's lines of `scores.jsonl`.
+    figures: its entry in `scores.json`.
+    costs: what `question_costs` returns.
+    recorded: what `read_settings` returns for the task, or None.
+    """
+    by_question: dict[QuestionId, Mapping[str, Any]] = {(row["doc_id"], row["doc_hash"]): row for row in rows}
+    every = {draw["repeat"] for row in rows for draw in row["draws"]}
+    values: dict[str, dict[QuestionId, tuple[Any, ...]]] = {}
+    incomplete: dict[str, list[QuestionId]] = {}
+    for question, row in by_question.items():
+        is_complete = {draw["repeat"] for draw in row["draws"]} == every
+        for key, entry in row["filters"].items():
+            for metric in entry["lm_eval"]:
+                name = f"{metric},{key}"
+                if metric == "bypass" or name not in figures["metrics"]:
+                    continue
+                ends = values.setdefault(name, {})
+                if is_complete:
+                    ends[question] = tuple(unit[-1][metric] for unit in entry["answers"])
+                else:
+                    incomplete.setdefault(name, []).append(question)
+    metrics = {}
+    for name, ends in values.items():
+        found = figures["metrics"][name]
+        metrics[name] = Metric(ends, found["higher_is_better"], found["aggregation"], found["final"])
+    return TaskScores(
+        metrics,
+        {question: row["doc"] for question, row in by_question.items()},
+        {q: cost for q, row in by_question.items() if (cost := costs.get((row["task"], q[1]))) is not None},
+        figures["two_way"],
+        (settings_of_run(recorded, figures),),
+        {name: tuple(questions) for name, questions in incomplete.items()},
+    )
+
+
+def _scored(path: Path) -> dict[str, Any] | None:
+    """Return the figures of a scored run, or None if they are missing or older than the transcripts."""
+    if not (path / FIGURES).is_file() or not (path / SCORES).is_file():
+        return None
+    figures = read_json(path / FIGURES)
+    return figures if figures.get("transcripts") == transcripts_digest(path) else None
+
+
+def question_costs(run: Path) -> dict[tuple[str, str], Usage]:
+    """Return the cost of each document of a run, by task and hash: the mean over its repeats.
+
+    Every call counts, including reused ones, so that a run is charged what it would have cost alone.
+    """
+    # The number of a model's weights may still be unknown when `config.json` is written. The summary is written after
+    # the model was loaded; its FLOPs are 2 · weights · tokens, from which the number follows.
+    config, summary = read_config(run), read_json(run / "summary.json") if (run / "summary.json").is_file() else {}
+    seats: dict[str, SeatCost] = {}
+    for name, seat in (config.get("seats") or {}).items():
+        total = ((summary.get("usage") or {}).get(name) or {}).get("total") or {}
+        tokens = (total.get("prompt_tokens") or 0) + (total.get("completion_tokens") or 0)
+        derived = round(total["flops"] / 2 / tokens) if tokens and total.get("flops") else None
+        seats[name] = SeatCost(seat.get("parameters") or derived, seat.get("price_in"), seat.get("price_out"))
+    by_document: dict[tuple[str, str], list[Usage]] = {}
+    for transcript in read_transcripts(run):
+        usage = Usage.total(seats.get(turn.seat, SeatCost()).usage(turn) for turn in transcript.turns)
+        by_document.setdefault((transcript.task, transcript.doc_hash), []).append(usage)
+    return {key: mean_usage(usages) for key, usages in by_document.items()}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file. Raises CompareError if there is none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CompareError(f"{path} cannot be read: {error}. Restore it, or name another file") from error
+    if not isinstance(found, dict):
+        raise CompareError(f"{path} does not contain a JSON object: restore it, or name another file")
+    return found
