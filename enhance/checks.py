@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from harness_ext.enhance.contamination.findings import Findings, Kind
 from harness_ext.enhance.row_files import beside, manifest_of, read, text_digest
 from harness_ext.enhance.templates import TemplateSet, read_templates
 from harness_ext.errors import ConfigurationError
@@ -21,7 +22,11 @@ FLAGS = {
     "contradicts_gold": "a rationale whose last stated answer is not the gold answer",
     "leaks_gold": "a fundamental that gives away the gold answer",
     "overlap": "shares an n-gram with an evaluation document (requires `--tasks`)",
+    "near_duplicate": "has nearly the same text as an evaluation document (requires `--tasks`)",
 }
+
+# The flags of rows that contain evaluation documents, with what a search for these calls them.
+CONTAMINATION: Mapping[str, Kind] = {"overlap": "ngram", "near_duplicate": "near_duplicate"}
 
 # Checks that apply to one field only; the others apply to all fields.
 ONLY_FOR = {"no_answer": "cot", "contradicts_gold": "cot", "leaks_gold": "fundamental"}
@@ -66,16 +71,31 @@ def check_rows(
         yield flags
 
 
+def is_annotated(path: Path) -> bool:
+    """Return whether a file has a manifest of `annotate`."""
+    return isinstance(manifest_of(path).get("field"), str)
+
+
+def contamination_flags(found: Findings | None, count: int) -> list[set[str]]:
+    """Return the flags of `CONTAMINATION` of each of `count` rows."""
+    flags: list[set[str]] = [set() for _ in range(count)]
+    if found is not None:
+        for flag, kind in CONTAMINATION.items():
+            for number in found.numbers(kind):
+                flags[number - 1].add(flag)
+    return flags
+
+
 def flags_of(path: Path) -> tuple[list[dict[str, Any]], list[set[str]], dict[str, Any]]:
     """Return the rows of an annotated file, the flags of each row, and the checks that were impossible with the reason.
 
     Raises ConfigurationError if `annotate` did not write the file.
     """
     manifest = manifest_of(path)
-    field = manifest.get("field")
-    if not isinstance(field, str):
+    if not is_annotated(path):
         missing_manifest = beside(path, "manifest.json")
         raise ConfigurationError([f"{path} has no manifest ({missing_manifest}): name a file that `annotate` wrote"])
+    field: str = manifest["field"]
     found = list(read(path))
     if problems := [f"{path} {row.place}: {row.problem}" for row in found if row.fields is None]:
         raise ConfigurationError(problems)
@@ -101,17 +121,20 @@ def _finishes(path: Path) -> dict[str, str | None]:
     return {str(row.fields.get("digest")): row.fields.get("finish") for row in read(records) if row.fields}
 
 
-def report(path: Path, overlap: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def report(path: Path, contamination: Findings | None = None) -> dict[str, Any]:
     """Return the report on an annotated file: the number, share and line numbers of the rows with each flag.
 
-    `overlap` is what `overlap.overlap` found. Raises ConfigurationError if `annotate` did not write the file.
+    path: the annotated file.
+    contamination: which rows contain evaluation documents. Default: this was not checked.
+
+    Raises ConfigurationError if `annotate` did not write the file.
     """
     rows, flags, unknown = flags_of(path)
-    overlapping = set(overlap["lines"]) if overlap else set()
-    unchecked = {flag for flag in ONLY_FOR if flag in unknown} | (set() if overlap else {"overlap"})
+    unchecked = {flag for flag in ONLY_FOR if flag in unknown} | (set() if contamination else CONTAMINATION.keys())
     lines: dict[str, list[int]] = {flag: [] for flag in FLAGS if flag not in unchecked}
+    flags = [one | more for one, more in zip(flags, contamination_flags(contamination, len(rows)), strict=True)]
     for number, one in enumerate(flags, start=1):
-        for flag in one | ({"overlap"} if number in overlapping else set()):
+        for flag in one:
             lines[flag].append(number)
     counted = {
         flag: {"means": FLAGS[flag], "rows": len(where), "share": round(len(where) / len(rows), 4) if rows else None}
@@ -119,10 +142,9 @@ def report(path: Path, overlap: Mapping[str, Any] | None = None) -> dict[str, An
     }
     return {
         "rows": len(rows),
-        "without_a_flag": sum(not one and number not in overlapping for number, one in enumerate(flags, start=1)),
+        "without_a_flag": sum(not one for one in flags),
         "flags": {flag: {**c, "lines": lines[flag]} for flag, c in counted.items()},
         "not_checked": unknown,
-        **({"overlap": overlap} if overlap else {}),
     }
 
 

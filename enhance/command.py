@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from harness_ext.enhance import preferences_command as cli_preferences
 from harness_ext.enhance.command_options import (  # fmt: skip
     STOPPED,
+    add_contamination,
     add_estimate,
-    add_overlap,
     add_rows,
     add_seats,
     arguments,
@@ -23,6 +23,9 @@ from harness_ext.enhance.command_options import (  # fmt: skip
 )
 from harness_ext.errors import ConfigurationError, HarnessExtError
 from harness_ext.terminal import clean
+
+if TYPE_CHECKING:
+    from harness_ext.enhance.contamination.findings import Findings
 
 
 def main(argv: list[str]) -> int:
@@ -63,16 +66,20 @@ def _parser() -> argparse.ArgumentParser:
     add_estimate(annotate)
     annotate.set_defaults(run=_annotate)
 
-    check = stages.add_parser("check", help="report problems in the teacher's replies")
-    check.add_argument("input", type=Path, help="the output of `annotate`")
-    add_overlap(check)
+    check = stages.add_parser("check", help="report problems in a teacher's replies; find evaluation documents in rows")
+    check.add_argument("input", type=Path, help="the output of `annotate` or, with `--tasks`, any file of rows")
+    add_contamination(check)
+    check.add_argument("--fields", default="", help="fields to compare, separated by commas (default: all)")
+    check.add_argument("--output", type=Path, help="the file for what is found (default: <input>.contamination.json)")
+    check.add_argument("--strict", action="store_true", help="exit with status 1 if a row contains a document")
+    add_rows(check)
     check.set_defaults(run=_check)
 
     finish = stages.add_parser("finish", help="write the data set for training")
     finish.add_argument("input", type=Path, help="the output of `annotate`")
     finish.add_argument("output", type=Path, help="a new folder (save_to_disk)")
     finish.add_argument("--drop", default="", help="drop rows with these flags, separated by commas")
-    add_overlap(finish)
+    add_contamination(finish)
     finish.set_defaults(run=_finish)
 
     cli_preferences.add(stages)
@@ -121,36 +128,68 @@ def _annotate(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from harness_ext.enhance.checks import report, summary_lines
+    from harness_ext.enhance.checks import is_annotated, report, summary_lines
     from harness_ext.enhance.row_files import beside
     from harness_ext.records.run_directory import write_json
 
-    checked = report(options.input, _overlap_of(options))
-    write_json(beside(options.input, "report.json"), checked)
-    for line in summary_lines(checked):
-        print(line)
-    print(f"lines by flag: {beside(options.input, 'report.json')}")
-    return 0
+    annotated = is_annotated(options.input)
+    if not annotated and not options.tasks:
+        raise ConfigurationError(
+            [
+                f"{options.input} has no manifest of `annotate`, so only evaluation documents can be looked for in it: "
+                "pass `--tasks <task>,…`, or name a file that `annotate` wrote"
+            ]
+        )
+    found = _contamination_of(options, _listed(options.fields), options.split, options.limit)
+    if annotated:
+        checked = report(options.input, found)
+        write_json(beside(options.input, "report.json"), checked)
+        for line in summary_lines(checked):
+            print(clean(line))
+        print(f"lines by flag: {beside(options.input, 'report.json')}")
+    if found is None:
+        return 0
+    target = options.output or beside(options.input, "contamination.json")
+    try:
+        write_json(target, found.to_json())
+    except OSError as error:
+        problem = f"{target} cannot be written: {error}. Name another file with `--output`"
+        raise ConfigurationError([problem]) from error
+    for line in found.lines():
+        print(clean(line))
+    print(f"everything that was found: {target}")
+    return 1 if options.strict and found.contaminated else 0
 
 
 def _finish(options: argparse.Namespace) -> int:
+    from harness_ext.enhance.checks import CONTAMINATION
     from harness_ext.enhance.postprocess import finish
 
-    drop = [name for name in options.drop.split(",") if name]
-    if "overlap" in drop and not options.tasks:
-        raise ConfigurationError(["`--drop overlap` needs tasks to compare with: pass `--tasks <task>,…`"])
-    found = _overlap_of(options)
-    manifest = finish(options.input, options.output, drop, found["lines"] if found else ())
+    drop = _listed(options.drop)
+    if not options.tasks and (named := [flag for flag in drop if flag in CONTAMINATION]):
+        raise ConfigurationError([f"`--drop {named[0]}` needs tasks to compare with: pass `--tasks <task>,…`"])
+    manifest = finish(options.input, options.output, drop, _contamination_of(options))
     say(manifest["counts"], options.output)
     return 0
 
 
-def _overlap_of(options: argparse.Namespace) -> Mapping[str, Any] | None:
+def _contamination_of(
+    options: argparse.Namespace, fields: Sequence[str] = (), split: str = "train", limit: int | None = None
+) -> Findings | None:
     if not options.tasks:
         return None
-    from harness_ext.enhance.checks import flags_of
-    from harness_ext.enhance.overlap import overlap, task_documents
+    from harness_ext.enhance.contamination.documents import task_documents
+    from harness_ext.enhance.contamination.search import search_file
+    from harness_ext.enhance.contamination.settings import SearchSettings
 
-    rows, _, _ = flags_of(options.input)
-    documents = task_documents([t for t in options.tasks.split(",") if t], options.include_path)
-    return overlap(rows, documents, options.ngram)
+    settings = SearchSettings(options.ngram, options.similarity)
+    if problems := settings.problems("--"):
+        raise ConfigurationError(problems)
+    if not options.input.exists():
+        raise ConfigurationError([f"{options.input} is missing"])
+    documents = task_documents(_listed(options.tasks), options.include_path)
+    return search_file(options.input, documents, settings, fields, split, limit)
+
+
+def _listed(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]

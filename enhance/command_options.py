@@ -23,9 +23,12 @@ def add_rows(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=int, help="read only this many rows")
 
 
-def add_overlap(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--tasks", default="", help="lm-eval tasks to check for overlap, separated by commas")
-    parser.add_argument("--ngram", type=int, default=8, help="consecutive shared words that count (default: 8)")
+def add_contamination(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--tasks", default="", help="lm-eval tasks whose documents to look for, separated by commas")
+    parser.add_argument("--ngram", type=int, default=13, help="consecutive shared words that count (default: 13)")
+    parser.add_argument(
+        "--similarity", type=float, default=0.8, help="least Jaccard similarity of near-duplicates (default: 0.8)"
+    )
     parser.add_argument("--include_path", help="folder with your own tasks")
 
 

@@ -6,7 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness_ext.enhance.checks import FLAGS, flags_of
+from harness_ext.enhance.checks import FLAGS, contamination_flags, flags_of
+from harness_ext.enhance.contamination.findings import Findings
 from harness_ext.enhance.row_files import manifest_of
 from harness_ext.enhance.templates import squeeze
 from harness_ext.errors import ConfigurationError
@@ -14,7 +15,7 @@ from harness_ext.records.chat import is_utf8
 from harness_ext.records.run_directory import write_json
 
 
-def finish(source: Path, folder: Path, drop: Collection[str] = (), overlap_lines: Collection[int] = ()) -> Any:
+def finish(source: Path, folder: Path, drop: Collection[str] = (), contamination: Findings | None = None) -> Any:
     """Save an annotated file as a data set that `datasets.load_from_disk` reads; return its manifest.
 
     Every row gets `cot_tail`, its `all` cleaned as TeacherLM does. Raises ConfigurationError if a flag is unknown or
@@ -23,7 +24,7 @@ def finish(source: Path, folder: Path, drop: Collection[str] = (), overlap_lines
     source: the annotated file; it is not changed.
     folder: the folder to create.
     drop: flags whose rows are dropped and counted. Default none.
-    overlap_lines: line numbers (from 1) of the rows with the flag `overlap`. Default none.
+    contamination: which rows contain evaluation documents. Default: this was not checked.
     """
     problems = [f"`{flag}` is not a flag; the flags are {', '.join(FLAGS)}" for flag in drop if flag not in FLAGS]
     if folder.exists():
@@ -32,8 +33,8 @@ def finish(source: Path, folder: Path, drop: Collection[str] = (), overlap_lines
     problems += [f"rows cannot be dropped by `{f}`: {why}" for f, why in unknown.items() if f in drop]
     dropped = dict.fromkeys(drop, 0)
     kept = []
-    for line, (row, found) in enumerate(zip(rows, flags, strict=True), start=1):
-        hit = (found | ({"overlap"} if line in overlap_lines else set())) & set(drop)
+    for row, found, more in zip(rows, flags, contamination_flags(contamination, len(rows)), strict=True):
+        hit = (found | more) & set(drop)
         for flag in hit:
             dropped[flag] += 1
         if not hit:

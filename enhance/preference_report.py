@@ -1,4 +1,4 @@
-"""A report on the judge: ties, position bias, cycles, length bias and agreement with gold answers."""
+"""A report on the judge: ties, cycles, the influence of position and length, and agreement with gold answers."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from harness_ext.analysis.scoring.judges import Comparison, Showing, accuracy_figures, judge_figures
 from harness_ext.enhance.judging import PairVerdict, read_choice
 from harness_ext.enhance.ranking import MatchOutcome, on_cycles
-from harness_ext.enhance.tournament import ContestRecord, accepts, gold_winner, read_fallbacks
+from harness_ext.enhance.tournament import ContestRecord, JudgeReply, accepts, gold_winner, read_fallbacks
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class PreferenceReport:
     fallbacks: the rules by which replies are parsed.
     by_gold: whether gold answers were the judge, so that an agreement with them would mean nothing.
     counts, rules, ties: the counts so far.
+    comparisons: what the judge compared so far.
     """
 
     fallbacks: str
@@ -37,6 +39,7 @@ class PreferenceReport:
     counts: Counter[str] = field(default_factory=Counter)
     rules: Counter[str] = field(default_factory=Counter)
     ties: Counter[str] = field(default_factory=Counter)
+    comparisons: list[Comparison] = field(default_factory=list)
 
     def add(self, contested: Contested) -> None:
         """Count one contest."""
@@ -57,11 +60,8 @@ class PreferenceReport:
         asked = [r for r in contested.judgement.replies if r.second is not None and r.match == match]
         verdicts = [read_choice(reply.text, read_fallbacks(self.fallbacks)) for reply in asked]
         self.rules.update(verdict.rule for verdict in verdicts)
-        counts["first_named"] += sum(verdict.choice == 1 for verdict in verdicts)
-        counts["one_named"] += sum(verdict.choice in (1, 2) for verdict in verdicts)
-        if len(verdicts) == 2 and all(verdict.choice in (1, 2) for verdict in verdicts):
-            counts["both_orders"] += 1
-            counts["flipped"] += verdicts[0].choice == verdicts[1].choice
+        if asked:
+            self.comparisons.append(_comparison(counts["contests"], contested, outcome, asked, verdicts, self.by_gold))
         if outcome.winner is None or outcome.loser is None:
             self.ties[self._tie(contested, outcome, verdicts)] += 1
         else:
@@ -90,6 +90,11 @@ class PreferenceReport:
             return "unread"
         return "neither_preferred" if all(verdict.choice == 0 for verdict in verdicts) else "orders_disagree"
 
+    def _judge(self) -> dict[str, Any] | None:
+        """Return how the judge's comparisons depended on order and length; None if it compared nothing."""
+        figures = judge_figures(self.comparisons)
+        return figures and {**figures, "accuracy": accuracy_figures(self.comparisons)}
+
     def to_json(self) -> dict[str, Any]:
         """Return the report. A rate is null if there is nothing to divide by."""
         c = self.counts
@@ -104,11 +109,7 @@ class PreferenceReport:
             "pairs": c["pairs"],
             "ties": {"total": self.ties.total(), "rate": _rate(self.ties.total(), c["matches"]), **self.ties},
             "verdicts_read_by": dict(self.rules),
-            "position": {
-                "asked_in_both_orders": c["both_orders"],
-                "flip_rate": _rate(c["flipped"], c["both_orders"]),
-                "first_named_rate": _rate(c["first_named"], c["one_named"]),
-            },
+            "judge": self._judge(),
             "length": {
                 "longer_won_rate": _rate(c["longer_won"], c["unequal_length"]),
                 "mean_characters_won": _rate(c["won_characters"], c["decided"]),
@@ -123,6 +124,33 @@ class PreferenceReport:
             if not self.by_gold
             else None,
         }
+
+
+def _comparison(
+    contest: int,
+    contested: Contested,
+    outcome: MatchOutcome,
+    asked: Sequence[JudgeReply],
+    verdicts: Sequence[PairVerdict],
+    by_gold: bool,
+) -> Comparison:
+    """Return a match in the form in which judges are analysed. A reply that prefers neither candidate is undecided."""
+    match = (outcome.first, outcome.second)
+    showings = tuple(
+        Showing(
+            order=(match.index(reply.first), match.index(reply.second or 0)),
+            choice={1: 0, 2: 1}.get(verdict.choice or 0),
+            probabilities=() if reply.preference is None else (reply.preference, 1 - reply.preference),
+        )
+        for reply, verdict in zip(asked, verdicts, strict=True)
+    )
+    right = None
+    if contested.correct is not None and not by_gold:
+        right = tuple(contested.correct[i] for i in match)
+    lengths = tuple(len(contested.candidates[i].strip()) for i in match)
+    return Comparison(
+        contest, lengths, showings, None if outcome.winner is None else match.index(outcome.winner), right
+    )
 
 
 def _rate(part: int, whole: int) -> float | None:

@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness_ext.enhance.contamination.settings import NGRAM, SIMILARITY, SearchSettings
 from harness_ext.terminal import clean
 
 DEEPSPEED_PRESETS = {
@@ -21,11 +22,14 @@ CHOICES = {
     "targets": ("golden", "teacher"),
     "too_long": ("stop", "drop", "keep_end", "keep_start"),
     "bad_rows": ("stop", "drop"),
+    "contamination": ("stop", "warn"),
     "dtype": ("auto", "float32", "bfloat16", "float16"),
     "device": ("auto", "cpu"),
     "scheduler": ("constant", "constant_with_warmup", "linear", "cosine"),
     "tracker": ("none", "wandb", "tensorboard", "trackio"),
 }
+# Settings that take several names; in a YAML file, these may also be a list.
+LISTS = ("contamination_tasks", "lora_targets")
 # Learning rates that work within a few epochs. Prefixes start at zero and need a large one: at a rate that suits
 # weights they hardly move, and the method looks broken. Preference losses have larger gradients than the likelihood,
 # so they get a tenth.
@@ -73,6 +77,13 @@ class TrainArgs:
     group_by_length: whether to batch rows of similar length, which saves padding. Default false.
     packing: whether to pack several rows into one sequence of `max_length`. Default false.
 
+    Evaluation documents in the training rows:
+    contamination_tasks: lm-eval tasks whose documents to look for before training, separated by commas. Default none.
+    contamination: what to do if rows contain documents: `stop`, or `warn` and train. Default `stop`.
+    contamination_ngram: the number of consecutive words that count as a document's. Default 13.
+    contamination_similarity: the least Jaccard similarity of near-duplicates, 0.1 to 1. Default 0.8.
+    contamination_include_path: a folder with your own tasks. Default none.
+
     Optimization:
     epochs: passes over the rows. Default 1.
     max_steps: optimizer steps; a positive number overrides `epochs`. Default -1.
@@ -102,7 +113,11 @@ class TrainArgs:
 
     Results:
     logging_steps: optimizer steps between two log entries. Default 10.
-    save_total_limit: number of checkpoints to keep; 0 keeps all. Default 0.
+    save_steps: optimizer steps between two checkpoints within an epoch; 0 saves only after each epoch. Default 0.
+    eval_steps: optimizer steps between two evaluations within an epoch; 0 evaluates only after each. Default 0.
+    save_total_limit: number of checkpoints to keep, the newest ones; 0 keeps all. Default 0.
+    save_only_model: whether only the last checkpoint keeps what resuming needs (optimizer and random states), and
+        none once the training has ended. Default false.
     resume: whether to continue from the last complete checkpoint. Default true.
     tracker: `none`, `wandb`, `tensorboard` or `trackio`. Default `none`.
     project: the tracker's project. Default `harness-ext`.
@@ -132,6 +147,11 @@ class TrainArgs:
     too_long: str = "stop"
     bad_rows: str = "stop"
     drop_duplicates: bool = False
+    contamination_tasks: str = ""
+    contamination: str = "stop"
+    contamination_ngram: int = NGRAM
+    contamination_similarity: float = SIMILARITY
+    contamination_include_path: str = ""
     epochs: float = 1.0
     max_steps: int = -1
     batch_size: int = 8
@@ -144,7 +164,10 @@ class TrainArgs:
     max_grad_norm: float = 1.0
     seed: int = 0
     logging_steps: int = 10
+    save_steps: int = 0
+    eval_steps: int = 0
     save_total_limit: int = 0
+    save_only_model: bool = False
     group_by_length: bool = False
     packing: bool = False
     gradient_checkpointing: bool = False
@@ -169,13 +192,17 @@ class TrainArgs:
         needed = ("model", "train_file", "output_dir")
         counts = ("max_length", "batch_size", "gradient_accumulation", "logging_steps", "lora_r", "lora_alpha")
         rates = ("epochs", "learning_rate", "max_grad_norm", "beta", "kd_temperature")
-        whole = ("warmup_steps", "weight_decay", "threads", "save_total_limit", "prefix_tokens")
+        whole = (
+            "warmup_steps", "weight_decay", "threads", "save_steps", "eval_steps", "save_total_limit", "prefix_tokens",
+        )  # fmt: skip
         values = dataclasses.asdict(self)
         found = [f"`{name}` is empty." for name in needed if not values[name]]
         files = [(name, values[name]) for name in ("train_file", "eval_file", "teacher_file") if values[name]]
         found += [
             f"`{name}`: {path} is neither a file nor a folder." for name, path in files if not Path(path).exists()
         ]
+        if self.output_dir and (reason := why_not_writable(Path(self.output_dir))):
+            found.append(f"`output_dir`: {self.output_dir} cannot be written: {reason}. Choose another one.")
         found += [f"`{name}` is {values[name]}; it must be at least 1." for name in counts if values[name] < 1]
         found += [f"`{name}` is {values[name]}; it must be positive." for name in rates if not values[name] > 0]
         found += [f"`{name}` is {values[name]}; it must not be negative." for name in whole if values[name] < 0]
@@ -184,6 +211,8 @@ class TrainArgs:
             for name, known in CHOICES.items()
             if values[name] not in known
         ]
+        search = SearchSettings(self.contamination_ngram, self.contamination_similarity)
+        found += search.problems("contamination_")
         if not 0 < self.adam_beta2 < 1:
             found.append(f"`adam_beta2` is {self.adam_beta2}; it must be between 0 and 1.")
         for name in ("kd_beta", "lora_dropout", "eval_fraction"):

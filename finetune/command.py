@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from harness_ext.engine.processes import place_of
-from harness_ext.errors import ConfigurationError
+from harness_ext.errors import ConfigurationError, StoreError
 from harness_ext.finetune.args import ConfigError
 from harness_ext.finetune.encoding import DataError
 from harness_ext.finetune.plan import HINTS, POSITIONALS, Plan, build_plan, load_plan, positional_settings
@@ -21,8 +21,8 @@ USAGE = f"""harness-ext finetune --config run.yaml [--SETTING VALUE …]
 def main(argv: list[str]) -> int:
     """Run the training that the arguments describe.
 
-    Returns 0 on success; 2 if settings or rows are invalid, after printing every problem; 128 plus the signal's number
-    if a signal ended the training, after saving it.
+    Returns 0 on success; 1 if another process trains into the same folder; 2 if settings or rows are invalid, after
+    printing every problem; 128 plus the signal's number if a signal ended the training, after saving it.
     """
     from harness_ext.finetune.callbacks import Interrupted
     from harness_ext.finetune.train import main_process, run_plan
@@ -41,6 +41,9 @@ def main(argv: list[str]) -> int:
         if main_process():
             print(f"harness-ext finetune: {clean(error)}", file=sys.stderr)
         return 2
+    except StoreError as error:
+        print(f"harness-ext finetune: {error}", file=sys.stderr)
+        return 1
     except Interrupted as ended:
         if main_process():
             print(f"harness-ext finetune: {ended}", file=sys.stderr)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from harness_ext.finetune.args import ConfigError, TrainArgs, default_rate, final_dir
+from harness_ext.finetune.args import LISTS, ConfigError, TrainArgs, default_rate, final_dir
 
 # The positional arguments of TeacherLM's finetune.sh, in its order.
 POSITIONALS = (
@@ -157,6 +157,8 @@ def _build(values: dict[str, Any]) -> tuple[TrainArgs | None, list[str]]:
 
 
 def _typed(key: str, value: Any, kind: type, problems: list[str]) -> Any:
+    if key in LISTS and isinstance(value, list) and all(isinstance(one, str) for one in value):
+        return ",".join(value)
     if kind is bool:
         # The command line passes strings.
         words = {"true": True, "false": False}

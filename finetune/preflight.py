@@ -232,6 +232,12 @@ RULES = (
         "set adapter: prefix or pkv",
     ),
     Rule(
+        "contamination settings without tasks",
+        lambda case: _changed(case.args, "contamination") and not case.args.contamination_tasks.strip(", "),
+        "the `contamination…` settings have no effect",
+        "name the tasks whose documents to look for with `contamination_tasks`",
+    ),
+    Rule(
         "several GPUs, one process",
         lambda case: case.gpu and case.machine.gpus > 1 and not case.machine.launched,
         "one process sees {machine.gpus} GPUs, which TRL does not support",

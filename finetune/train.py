@@ -6,6 +6,8 @@ import dataclasses
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +26,8 @@ from harness_ext.finetune.environment import common_arguments, precision, prepar
 from harness_ext.finetune.plan import Plan
 from harness_ext.finetune.preflight import Machine, check
 from harness_ext.finetune.trainers import training, write_errors
+from harness_ext.records.run_lock import lock_training
+from harness_ext.terminal import clean
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -41,6 +45,11 @@ FREE = {
     "push_to_hub",
     "tracker",
     "project",
+    "contamination_tasks",
+    "contamination",
+    "contamination_ngram",
+    "contamination_similarity",
+    "contamination_include_path",
 }
 
 
@@ -69,12 +78,16 @@ def run_stage(args: TrainArgs) -> Path:
     """Train one stage and return the folder of the final model.
 
     Resumes from the last complete checkpoint; incomplete ones are skipped with a message. Raises ConfigError if the
-    run cannot work or the folder contains a different run, DataError if rows cannot be trained on, and Interrupted if a
-    signal ended the training.
+    run cannot work or the folder contains a different run, StoreError if another process trains into the folder,
+    DataError if rows cannot be trained on, and Interrupted if a signal ended the training.
     """
     check((args,), Machine.here())
     out = Path(args.output_dir)
-    final = final_dir(out)
+    with _only_writer(out):
+        return _run_stage(args, out, final_dir(out))
+
+
+def _run_stage(args: TrainArgs, out: Path, final: Path) -> Path:
     _claim(args, out)
     if args.resume and not why_incomplete(final) and marker_facts(final).get("until", _until(args)) == _until(args):
         say(f"{final} is complete: nothing to do.")
@@ -93,7 +106,10 @@ def report_data(args: TrainArgs, tokenizer: PreTrainedTokenizerBase) -> tuple[An
     """Read, check and tokenise the rows, and print the data report.
 
     Returns the training data set, the validation data set (None without validation rows) and the report as JSON values.
+    The main process also looks for evaluation documents in the training rows, if `contamination_tasks` names tasks.
+    Raises DataError if rows cannot be trained on, or contain such documents and must not.
     """
+    from harness_ext.finetune.contamination import find_contamination, refuse
     from harness_ext.finetune.report import build_dataset
     from harness_ext.finetune.sources import load
 
@@ -101,6 +117,10 @@ def report_data(args: TrainArgs, tokenizer: PreTrainedTokenizerBase) -> tuple[An
     train, report = build_dataset(rows, tokenizer, args, args.train_file)
     say(report.text())
     facts = {"train": report.facts()}
+    if main_process() and (found := find_contamination(args, rows)) is not None:
+        say(clean("\n".join(found.lines())))
+        refuse(args, found)
+        facts["contamination"] = found.to_json()
     validation = None
     if held_out:
         source = args.eval_file or f"{args.train_file} (validation)"
@@ -113,6 +133,26 @@ def report_data(args: TrainArgs, tokenizer: PreTrainedTokenizerBase) -> tuple[An
 def _until(args: TrainArgs) -> list[float]:
     """Return where the training ends. A finished run with a constant rate continues if it is given a later end."""
     return [args.epochs, args.max_steps]
+
+
+@contextmanager
+def _only_writer(out: Path) -> Iterator[None]:
+    """Hold the lock of an output folder; the main process holds it for all processes of its launch.
+
+    Raises StoreError if another process holds it, and ConfigError if the folder cannot be written.
+    """
+    if not main_process():
+        yield
+        return
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = lock_training(out)
+    except OSError as error:
+        raise ConfigError(f"{out} cannot be written: {error}. Choose another `output_dir`.") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _claim(args: TrainArgs, out: Path) -> None:
@@ -138,7 +178,6 @@ def _claim(args: TrainArgs, out: Path) -> None:
             )
         if not args.resume and any(out.glob("checkpoint-*")):
             raise ConfigError(f"{out} contains checkpoints, but `resume` is off. Choose another `output_dir`.")
-    out.mkdir(parents=True, exist_ok=True)
     # The run may later be scored from another working directory.
     settings["model_path"] = _absolute(args.model)
     write_json(record, settings)

@@ -19,8 +19,9 @@ from harness_ext.embedded.story_prompt import INSTRUCTION, story_text
 from harness_ext.enhance.annotate import Annotate, AnnotateJob, annotate, settings
 from harness_ext.enhance.checks import FLAGS, report
 from harness_ext.enhance.command import _parser, main
+from harness_ext.enhance.contamination.search import search_file
+from harness_ext.enhance.contamination.settings import SearchSettings
 from harness_ext.enhance.gold_answers import AnswerReader
-from harness_ext.enhance.overlap import overlap
 from harness_ext.enhance.postprocess import finish
 from harness_ext.enhance.prepare import prepare
 from harness_ext.enhance.row_files import Output, to_line
@@ -335,22 +336,18 @@ def test_columns_of_mixed_types_are_reported_before_anything_is_saved(tmp_path: 
     assert not (tmp_path / "set").exists()
 
 
-def test_overlap_with_evaluation_documents() -> None:
+def test_rows_with_evaluation_documents_are_flagged_and_can_be_dropped(tmp_path: Path) -> None:
+    rows = [{"sentence": f"{word} is made of wood and iron in most old towns.", "label": "true"} for word in "abc"]
+    run(tmp_path, rows, lambda p: " yes.")
     documents = {
-        "long": [{"q": "The quick brown fox jumps over the lazy dog again"}, {"q": "None of this is met anywhere"}],
-        "short": [{"q": "Cats purr very often indeed", "label": 1, "choices": ["too short"]}],
-    }  # fmt: skip
-    rows = [
-        {"a": "He said: THE QUICK, brown fox jumps over the lazy cat."},
-        {"a": "too short", "b": ["x", {"c": "see: cats purr very often indeed!"}]},
-        {"a": "the quick brown fox"},
-    ]
-    found = overlap(rows, documents, 8)
-    assert found["lines"] == [1, 2]
-    assert found["tasks"]["long"]["documents_met"] == 1
-    assert found["tasks"]["long"]["rows_met"] == 1
-    assert found["tasks"]["short"]["first"][0]["words"] == "cats purr very often indeed"
-    assert overlap(rows, documents, 9)["lines"] == [2]
+        "t": [{"q": "a is made of wood and iron in most old towns"}, {"q": "Of something else altogether, I say"}]
+    }
+    found = search_file(tmp_path / "out.jsonl", documents, SearchSettings(ngram=8))
+    flags = report(tmp_path / "out.jsonl", found)["flags"]
+    assert (flags["overlap"]["lines"], flags["near_duplicate"]["lines"]) == ([1, 2, 3], [1])
+    assert report(tmp_path / "out.jsonl")["flags"].keys() & {"overlap", "near_duplicate"} == set()
+    manifest = finish(tmp_path / "out.jsonl", tmp_path / "set", ["near_duplicate"], found)
+    assert manifest["counts"] == {"read": 3, "written": 2, "dropped": 1, "by_flag": {"near_duplicate": 1}}
 
 
 def test_a_budget_ends_a_run_and_the_next_run_continues(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -410,6 +407,7 @@ def test_command_line_problems_are_usage_errors(tmp_path: Path, capsys: pytest.C
     assert main(["annotate", "nobackend:x", source, str(tmp_path / "o.jsonl"), "cot_text"]) == 2
     assert main(["check", source]) == 2
     assert main(["finish", source, str(tmp_path / "s"), "--drop", "overlap"]) == 2
+    assert main(["finish", source, str(tmp_path / "s"), "--drop", "near_duplicate"]) == 2
     assert "run_dir" in capsys.readouterr().err
     with pytest.raises(SystemExit) as usage:
         main(["annotate"])

@@ -274,7 +274,8 @@ def test_preferences_end_to_end(tmp_path: Path) -> None:
     keys = [tuple(pair.values()) for pair in pairs]
     assert len(keys) == len(set(keys)) == report["pairs"]
     assert report["matches"] == 6 * 7
-    assert report["position"]["flip_rate"] == 0
+    assert report["judge"]["position"]["consistent"]["value"] == 1
+    assert report["judge"]["accuracy"]["accuracy"]["value"] == report["gold"]["agreement"]
     assert report["verdicts_read_by"] == {"json": 6 * 7 * 2}
     assert report["gold"]["agreement"] == 1.0
     assert report["ties"]["total"] == report["ties"].get("neither_preferred", 0)
@@ -303,7 +304,11 @@ def test_a_judge_that_goes_by_position_causes_only_ties(tmp_path: Path) -> None:
     write_candidates(one, students(tmp_path, sampled_student(), 4))
     write_judgements(one, plan.protocol, plan)
     report = write_pairs(one.judgements, one.target)
-    assert report["position"] == {"asked_in_both_orders": 18, "flip_rate": 1.0, "first_named_rate": 1.0}
+    position = report["judge"]["position"]
+    assert (position["comparisons"], position["orders"], position["probability"]) == (18, 2, None)
+    assert [position[name]["value"] for name in ("first", "consistent", "first_both", "last_both")] == [1, 0, 1, 0]
+    assert position["expected"] == 0.5
+    assert position["effect"]["p"] == 2 * 0.5**6, "a sign test over the 6 prompts, whose matches are not independent"
     assert report["ties"] == {"total": 18, "rate": 1.0, "orders_disagree": 18}
     assert lines(one.target) == []
     other, single = job(tmp_path, "single"), judges(tmp_path, judge, orders="one")
@@ -312,6 +317,8 @@ def test_a_judge_that_goes_by_position_causes_only_ties(tmp_path: Path) -> None:
     report = write_pairs(other.judgements, other.target)
     assert report["judge_replies"] == 18
     assert report["pairs"] == 6 * 4
+    position = report["judge"]["position"]
+    assert (position["orders"], position["first"]["value"], "consistent" in position) == (1, 1.0, False)
 
 
 def test_an_unreadable_verdict_counts_as_a_tie(tmp_path: Path) -> None:

@@ -66,6 +66,7 @@ EXAMPLES = {
     ),
     "adapter settings without the adapter": case(lora_r=4),
     "prefix settings without the prefix": case(adapter="lora", prefix_tokens=9),
+    "contamination settings without tasks": case(contamination="warn"),
     "several GPUs, one process": case(GPUS),
     "float16 on a CPU": case(dtype="float16"),
     "bfloat16 on an old GPU": case(dataclasses.replace(GPUS, gpus=1, bf16=False), dtype="bfloat16"),

@@ -12,7 +12,7 @@ import json
 import reprlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 Found = tuple[str, Mapping[str, Any] | str]
 
@@ -60,11 +60,17 @@ def is_typed(path: Path) -> bool:
 
 
 def _json_lines(path: Path) -> Iterator[Found]:
-    content = path.read_bytes().removeprefix(_BOM)
-    # Split at line feeds only: `str.splitlines` would also split at U+2028 and similar characters, which JSON strings
+    return _lines(path.open("rb"))  # opened here, so that `read_rows` reports a file that cannot be
+
+
+def _lines(file: BinaryIO) -> Iterator[Found]:
+    # In bytes, lines end at line feeds only. Text would also end at U+2028 and similar characters, which JSON strings
     # may contain.
-    lines = enumerate(content.split(b"\n"), start=1)
-    return ((f"line {number}", _json_row(line)) for number, line in lines if line.strip())
+    with file:
+        for number, line in enumerate(file, start=1):
+            row = (line.removeprefix(_BOM) if number == 1 else line).removesuffix(b"\n")
+            if row.strip():
+                yield f"line {number}", _json_row(row)
 
 
 def _json_row(line: bytes) -> Mapping[str, Any] | str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import exp, fsum
+from typing import Any
 
 from harness_ext.backends.base import Backend
 from harness_ext.decisions import (
@@ -123,6 +124,37 @@ def reordered(decision: Decision, order: Sequence[int]) -> Decision:
     shares = tuple(decision.probabilities[place] for place in places) if decision.probabilities else ()
     choice = None if decision.choice is None else str(order[decision.options.index(decision.choice)])
     return replace(decision, options=options, probabilities=shares, choice=choice)
+
+
+def comparison_record(
+    texts: Sequence[str], orders: Sequence[Sequence[int]], decisions: Sequence[Decision], verdict: Decision
+) -> dict[str, Any]:
+    """Return what is recorded about a comparison of texts that were shown in several orders, as JSON values.
+
+    texts: the texts.
+    orders: for each order, the position of the text at each place.
+    decisions: the decision in each order; its options are the places.
+    verdict: the decision that they amount to; its options are the positions.
+
+    The entries are:
+
+    characters: the length of each text.
+    orders: for each order, `shown` (the order itself), `choice` (the chosen place, or null) and `probabilities` (of each
+        place, null for those that the model did not report; empty if there are none).
+    preferred: the position of the preferred text, or null.
+    """
+    return {
+        "characters": [len(text) for text in texts],
+        "orders": [
+            {
+                "shown": list(order),
+                "choice": None if one.choice is None else one.options.index(one.choice),
+                "probabilities": list(one.probabilities),
+            }
+            for order, one in zip(orders, decisions, strict=True)
+        ],
+        "preferred": None if verdict.choice is None else int(verdict.choice),
+    }
 
 
 def averaged(decisions: Sequence[Decision]) -> Decision:

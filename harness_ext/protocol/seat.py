@@ -25,6 +25,7 @@ from harness_ext.protocol.deciding import (
     Asked,
     averaged,
     calibrated,
+    comparison_record,
     from_scores,
     from_text,
     reordered,
@@ -149,7 +150,7 @@ class Seat:
         """Return which of several texts the seat prefers. The options are the positions of the texts, from `0`.
 
         Models prefer what they read first or last, so the texts are shown in both orders, and the decisions averaged.
-        The records count where the order changes the result.
+        The records count where the order changes the result, and hold the decision of each order (`comparison_record`).
 
         state: what else the question is about.
         candidates: the texts; they are data, as the state is.
@@ -164,10 +165,15 @@ class Seat:
             {**state, **{name: candidates[i] for name, i in zip(asked.options, order, strict=True)}} for order in orders
         ]
         found = await asyncio.gather(*(self.decide(shown, {"best": asked}, kind=kind) for shown in states))
-        named = [reordered(one["best"], order) for one, order in zip(found, orders, strict=True)]
-        first = found[0]["best"]
-        self.turns.note(first, order_changed=named[0].choice != named[1].choice)
-        return self.turns.made_from(first, averaged(named))
+        placed = [one["best"] for one in found]
+        named = [reordered(one, order) for one, order in zip(placed, orders, strict=True)]
+        verdict = averaged(named)
+        self.turns.note(
+            placed[0],
+            order_changed=named[0].choice != named[1].choice,
+            comparison=comparison_record(candidates, orders, placed, verdict),
+        )
+        return self.turns.made_from(placed[0], verdict)
 
     async def openings(
         self,

@@ -21,7 +21,7 @@ async def pick(state: DebateState) -> Utterance | None:
     decision = await state.seats.judge.prefer(
         {"task": state.question.text}, [u.text for u in candidates], WHICH_IS_RIGHT, kind="ruling"
     )
-    state.seats.note(decision, malformed=decision.choice is None)
+    state.seats.note(decision, malformed=decision.choice is None, candidates=[u.seat for u in candidates])
     return None if decision.choice is None else candidates[int(decision.choice)]
 
 

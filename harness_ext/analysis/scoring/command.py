@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness_ext.analysis.scoring.decision_report import print_choices, print_decisions
+from harness_ext.analysis.scoring.judge_report import print_judge
 from harness_ext.analysis.scoring.score import FIGURES, SCORES, score_run
 from harness_ext.analysis.scoring.task_documents import TaskSource, task_manager
 from harness_ext.errors import FAILED, OK, HarnessExtError
@@ -113,6 +114,8 @@ def _print_tasks(out: Console, title: str, tasks: Mapping[str, Any], pool: Mappi
         for metric, m in figures["metrics"].items():
             print_decisions(out, f"{name}, {metric.removesuffix(',none')}", m)
         print_choices(out, name, figures["choices"])
+        judged = {m.removesuffix(",none"): f["judge"] for m, f in figures["metrics"].items() if "judge" in f}
+        print_judge(out, name, figures["judge"], judged)
     hints = [f["hints"] for f in tasks.values()]
     total = {key: sum(h[key] for h in hints) for key in hints[0]}
     if total["rejecting_reviews"]:

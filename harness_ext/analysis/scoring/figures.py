@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from harness_ext.analysis.scoring.choice_decisions import choice_figures
+from harness_ext.analysis.scoring.comparisons import comparison_figures, judge_accuracy
 from harness_ext.analysis.scoring.decisions import (
     acceptance_figures,
     conformity_figures,
@@ -26,14 +27,14 @@ def task_figures(task: Any, rows: Sequence[ScoreRow]) -> dict[str, Any]:
     rows: the task's lines of `scores.jsonl`.
 
     The entry `metrics` contains the result of `metric_figures` for each `metric,filter`, the entry `choices` that of
-    `choice_figures`.
+    `choice_figures`, the entry `judge` that of `comparison_figures`.
     """
     functions: Mapping[str, Aggregate] = task.aggregation()
-    higher: Mapping[str, bool] = task.higher_is_better() or {}
+    higher: Mapping[str, bool | None] = task.higher_is_better() or {}
     metrics = {}
     for metric, key in dict.fromkeys((m, f) for row in rows for f in row["filters"] for m in _metrics(row, f)):
         aggregate = functions.get(metric, _mean)
-        better = 1 if higher.get(metric, True) else -1
+        better = -1 if higher.get(metric) is False else 1
         measured = [row for row in rows if metric in _metrics(row, key)]
         try:
             metrics[f"{metric},{key}"] = {
@@ -54,6 +55,7 @@ def task_figures(task: Any, rows: Sequence[ScoreRow]) -> dict[str, Any]:
         "two_way": all(row["two_way"] for row in rows),
         "hints": hint_figures(rows),
         "choices": choice_figures(rows),
+        "judge": comparison_figures(rows),
         "metrics": metrics,
     }
 
@@ -83,8 +85,8 @@ def metric_figures(
     flips_by_round: the same from each round to the next.
     oracle: the value of the best text of each question.
 
-    If all values are 0 or 1, also what `acceptance_figures`, `probability_figures`, `threshold_figures` and
-    `conformity_figures` return.
+    If all values are 0 or 1, also what `acceptance_figures`, `probability_figures`, `threshold_figures`,
+    `conformity_figures` and `judge_accuracy` return.
 
     If several agents or draws answer, also:
 
@@ -147,6 +149,7 @@ def metric_figures(
             "probabilities": probability_figures(rows, metric, key),
             "thresholds": threshold_figures(rows, metric, key),
             "conformity": conformity_figures(rows, metric, key),
+            "judge": judge_accuracy(rows, metric, key),
         }
         figures |= {name: found for name, found in decisions.items() if found is not None}
     if several:
@@ -205,6 +208,7 @@ def pooled_figures(figures: Mapping[str, Any], rows: Mapping[str, Sequence[Score
             "documents": len(together),
             "hints": hint_figures(together),
             "choices": choice_figures(together),
+            "judge": comparison_figures(together),
             "metrics": metrics,
         }
     return pools

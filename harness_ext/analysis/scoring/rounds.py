@@ -18,10 +18,12 @@ class Trajectory:
 
     rounds: the texts after each round; several if several agents or draws answer.
     answers: the one text that counts as the answer after each round. The last one is what lm-eval got.
+    seats: the seat that wrote each text of the last round. Default: none, for conversations.
     """
 
     rounds: tuple[tuple[str, ...], ...]
     answers: tuple[str, ...]
+    seats: tuple[str, ...] = ()
 
     def at(self, round_: int) -> str:
         """Return the answer after a round; a finished question keeps its last answer."""
@@ -66,7 +68,8 @@ def trajectory_of(transcript: Transcript) -> Trajectory:
         answers[-1] = transcript.text
     else:
         answers.append(transcript.text)
-    return Trajectory(texts, tuple(answers))
+    seats_of_last = tuple(turn.seat for turn in rounds[-1]) if rounds else ()
+    return Trajectory(texts, tuple(answers), seats_of_last)
 
 
 def text_of(turn: Turn) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from harness_ext import __version__
 from harness_ext.analysis.scoring.choice_decisions import gold_indices, pick_of
+from harness_ext.analysis.scoring.comparisons import comparisons_of
 from harness_ext.analysis.scoring.decisions import challenges_of
 from harness_ext.analysis.scoring.figures import pooled_figures, task_figures
 from harness_ext.analysis.scoring.leaks import choices_of, gold_answers, gold_texts, hints_of, is_two_way
@@ -305,6 +306,11 @@ def _draw_row(draw: Draw, golds: Sequence[Reading]) -> dict[str, Any]:
             challenge
             for t, trajectory in zip(draw.transcripts, draw.trajectories, strict=True)
             for challenge in challenges_of(t, trajectory)
+        ],
+        "comparisons": [
+            comparison
+            for t, trajectory in zip(draw.transcripts, draw.trajectories, strict=True)
+            for comparison in comparisons_of(t, trajectory)
         ],
         "pick": pick_of(draw.transcripts),
     }
