@@ -5,69 +5,22 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from compare_support import SEEDS, compared, never, only, pair_of_runs, results
 from scored_runs import ROWS, make_task, manager_of, said, transcript, write_run
 
 from harness_ext.analysis.clustering import ClusterError
 from harness_ext.analysis.compare.command import main
-from harness_ext.analysis.compare.comparison import Comparison, ComparisonRow, compare
+from harness_ext.analysis.compare.comparison import compare
 from harness_ext.analysis.compare.matching import match
 from harness_ext.analysis.compare.rendering import as_csv, as_json, as_markdown
 from harness_ext.analysis.compare.runs import CompareError, Run
 from harness_ext.analysis.compare.sources import read_runs
 from harness_ext.analysis.scoring.score import score_run
-
-SEEDS = {"random_seed": 0, "numpy_seed": 1, "torch_seed": 2, "fewshot_seed": 3}
-
-
-def results(
-    folder: Path, model: str, tasks: Mapping[str, Sequence[Any]], time: str = "2026-01-01T00-00-00.5", **more: Any
-) -> Path:
-    """Write a results file and samples as lm-eval does. `tasks` has one value, or `(doc_id, value)`, per document."""
-    metric, aggregation = more.pop("metric", "exact_match"), more.pop("aggregation", "mean")
-    seeds, groups = more.pop("seeds", SEEDS), more.pop("groups", {})
-    folder.mkdir(parents=True, exist_ok=True)
-    content = {
-        "configs": {t: {"metric_list": [{"metric": metric, "aggregation": aggregation}]} for t in tasks},
-        "config": {"model": model, "model_args": {"pretrained": f"org/{model}"}, **seeds},
-        "results": {t: {} for t in tasks}, "higher_is_better": {t: {metric: True} for t in tasks},
-        "group_subtasks": groups, "n-shot": dict.fromkeys(tasks, more.pop("shots", 0)),
-        "versions": dict.fromkeys(tasks, 1),
-    }  # fmt: skip
-    path = folder / f"results_{time}.json"
-    path.write_text(json.dumps(content))
-    for task, values in tasks.items():
-        pairs = [v if isinstance(v, tuple) else (i, v) for i, v in enumerate(values)]
-        lines = [
-            {
-                "doc_id": i, "doc": {"q": i, "story": i // 2}, "target": "Answer: 7", "doc_hash": f"{task}-{i}",
-                "resps": [["x"]], "filter": "none", "metrics": [metric], metric: value, **more,
-            }
-            for i, value in pairs
-        ]  # fmt: skip
-        (folder / f"samples_{task}_{time}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return path
-
-
-def never(run: Path) -> None:
-    raise AssertionError(f"{run} has been scored already")
-
-
-def compared(*arguments: Any, **more: Any) -> Comparison:
-    runs = read_runs([str(a) for a in arguments], never)
-    return compare(runs, match(runs), **more)
-
-
-def only(comparison: Comparison, run: str, pool: str = "t") -> ComparisonRow:
-    (row,) = [r for r in comparison.rows if r.run == run and r.pool.name == pool]
-    return row
 
 
 def test_lm_evals_own_files_are_read(tmp_path: Path) -> None:
@@ -223,26 +176,6 @@ def test_metrics_of_all_questions_at_once(tmp_path: Path) -> None:
     assert "left out" in comparison.notes[0]
 
 
-def pair_of_runs(tmp_path: Path) -> tuple[Path, Path]:
-    """Return a baseline, and a pair that reuses its drafts, adds a review and gains two questions."""
-    drafts = [said("student", "draft", ROWS[i]["a"] if i < 4 else "x", tokens=10) for i in range(8)]
-    base = write_run(tmp_path / "base", *(transcript(i, d) for i, d in enumerate(drafts)), label="baseline")
-    review = said("teacher", "review", "Incorrect.", tokens=30, accepted=False)
-    pair = write_run(
-        tmp_path / "pair",
-        *(
-            transcript(
-                i, replace(drafts[i], reused=True), review,
-                said("student", "refine", ROWS[i]["a"] if i < 6 else "y", tokens=20),
-            )
-            for i in range(8)
-        ),
-    )  # fmt: skip
-    for run in (base, pair):
-        score_run(run, manager=manager_of(make_task()))
-    return base, pair
-
-
 def test_each_run_is_charged_what_it_would_have_cost_alone(tmp_path: Path) -> None:
     comparison = compared(*pair_of_runs(tmp_path))
     base, pair = only(comparison, "baseline", "sums"), only(comparison, "pair", "sums")
@@ -338,94 +271,3 @@ def test_runs_with_the_same_name_are_numbered(tmp_path: Path) -> None:
     )
     labels: list[Run] = read_runs([str(base), str(pair)], never)
     assert [run.label for run in labels] == ["baseline", "baseline #2"]
-
-
-def test_values_that_are_no_numbers_are_counted_and_excluded(tmp_path: Path) -> None:
-    """NaN is neither 0 nor a difference: 30 questions of which one run has no value decide nothing."""
-    results(tmp_path / "a", "a", {"t": [0.5] * 40})
-    results(tmp_path / "b", "b", {"t": [math.nan] * 30 + [0.5] * 9 + [None]})
-    comparison = compared(tmp_path / "a", tmp_path / "b")
-    row = only(comparison, "b")
-    assert (row.number, row.value) == (9, 0.5)
-    assert row.difference is not None
-    assert row.difference.p_value == 1.0
-    assert (
-        "t: exact_match,none is not a number for 31 of b: 31 of 40 questions are left out of all runs"
-        in comparison.notes
-    )
-    results(tmp_path / "c", "c", {"t": [math.nan] * 40})
-    assert compared(tmp_path / "a", tmp_path / "c").rows == ()
-
-
-def test_a_value_above_one_does_not_change_the_scale(tmp_path: Path) -> None:
-    """One reply with a score of 1.2 made intervals of ±5, because 0 to 100 was assumed."""
-    random = np.random.default_rng(0)
-    first = list(random.uniform(0, 1, 40))
-    results(tmp_path / "a", "a", {"t": [1.2, *first]}, metric="length_ratio")
-    results(tmp_path / "b", "b", {"t": [1.1, *reversed(first)]}, metric="length_ratio")
-    row = only(compared(tmp_path / "a", tmp_path / "b"), "b")
-    assert row.difference is not None
-    assert row.interval.high - row.interval.low < 0.3
-    assert row.difference.interval.high < 0.3
-
-
-def test_self_consistency_is_the_control_at_equal_cost(tmp_path: Path) -> None:
-    base, pair = pair_of_runs(tmp_path)
-    draws = write_run(
-        tmp_path / "draws",
-        *(transcript(i, said("student", "draft", ROWS[i]["a"] if i < 5 else "z", tokens=110)) for i in range(8)),
-        label="draws",
-    )
-    score_run(draws, manager=manager_of(make_task()))
-    for run, protocol in ((base, "baseline"), (pair, "feedback_pair"), (draws, "self_consistency")):
-        config = json.loads((run / "config.json").read_text())
-        config["identity"] = {**(config.get("identity") or {}), "protocol": protocol}
-        (run / "config.json").write_text(json.dumps(config))
-    comparison = compared(base, pair, draws)
-    assert comparison.controls == ("baseline", "draws")
-    control = only(comparison, "pair", "sums").control["output tokens"]
-    assert control.of == "baseline 50%, draws 50%"
-    assert control.difference == pytest.approx(0.75 - (0.5 + 0.625) / 2)
-    assert only(comparison, "draws", "sums").control == {}
-    printed = as_markdown(comparison, "output tokens")
-    assert "sums: exact_match, at equal cost in output tokens" in printed
-    assert "Δ to controls (95 %)" in printed
-    assert printed.count("cost per question") == 1
-    chosen = compared(base, pair, draws, controls=["baseline"])
-    assert only(chosen, "pair", "sums").control["output tokens"].of == "baseline"
-    with pytest.raises(CompareError, match="--control nobody: the runs are"):
-        compared(base, pair, controls=["nobody"])
-
-
-def test_the_cost_table_comes_once_per_task(tmp_path: Path) -> None:
-    base, pair = pair_of_runs(tmp_path)
-    comparison = compared(base, pair)
-    twice = replace(comparison, rows=(*comparison.rows, *(replace(r, metric="other,none") for r in comparison.rows)))
-    assert as_markdown(twice).count("cost per question") == 1
-    assert as_markdown(twice).count("Δ to reference") == 2
-
-
-def test_one_run_is_a_table_of_values(tmp_path: Path) -> None:
-    results(tmp_path / "a", "a", {"t": [1, 0, 1]})
-    printed = as_markdown(compared(tmp_path / "a"))
-    assert "Holm" not in printed
-    assert "nothing to compare it with" in printed
-
-
-def test_repeats_show_the_spread_between_seeds(tmp_path: Path) -> None:
-    random = np.random.default_rng(4)
-    for name, share in (("a", 0.4), ("b", 0.7)):
-        for seed in range(3):
-            values = list((random.random(50) < share + 0.1 * (seed - 1)).astype(float))
-            results(tmp_path / name, name, {"t": values}, f"2026-01-0{seed + 1}T00-00-00.5",
-                    seeds={**SEEDS, "torch_seed": seed})  # fmt: skip
-    comparison = compared(f"a={tmp_path / 'a'}", f"b={tmp_path / 'b'}")
-    row = only(comparison, "b")
-    assert row.seeds is not None
-    assert row.difference is not None
-    assert row.difference.with_seeds is not None
-    assert row.seeds.number == 3
-    assert 0.03 < row.seeds.deviation < 0.3
-    assert row.seeds.interval.low < row.interval.low
-    assert row.difference.with_seeds.high > row.difference.interval.high
-    assert "sd of seeds" in as_markdown(comparison)

@@ -43,6 +43,9 @@ COMMANDS = {
     "calibrate": Command("analysis.calibrate:main", "fit what makes the probabilities of verdicts honest"),
     "show": Command("analysis.show:main", "print transcripts: turns, verdicts, changes, correctness"),
     "compare": Command("analysis.compare.command:main", "compare runs: paired differences, tests, flips, cost"),
+    "plan": Command(
+        "analysis.planning.command:main", "how many questions a claim needs, what they cost, and the plan as a file"
+    ),
     "estimate": Command(
         "analysis.estimate:main", "estimate calls, tokens, time and price of a run from a few questions"
     ),

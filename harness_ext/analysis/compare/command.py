@@ -9,12 +9,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from harness_ext.analysis.compare.comparison import compare
+from harness_ext.analysis.compare.comparison import compare, reviewed
 from harness_ext.analysis.compare.equal_cost import MEASURES
 from harness_ext.analysis.compare.matching import Matched, match
 from harness_ext.analysis.compare.rendering import FORMATS, to_terminal
 from harness_ext.analysis.compare.runs import CompareError
 from harness_ext.analysis.compare.sources import read_runs
+from harness_ext.analysis.preregistration.plan import Plan
+from harness_ext.analysis.preregistration.review import planned_notes
+from harness_ext.analysis.preregistration.start_times import start_times
 from harness_ext.analysis.scoring.command import add_task_arguments, task_source
 from harness_ext.analysis.scoring.score import score_run
 from harness_ext.errors import FAILED, OK, USAGE, HarnessExtError
@@ -38,20 +41,26 @@ def main(arguments: Sequence[str]) -> int:
         score_run(run, task_source(args))
 
     try:
+        plan = Plan.read(args.plan) if args.plan else None
         runs = read_runs(args.runs, score)
-        if args.reference is not None:
-            found = [run for run in runs if run.label == args.reference]
+        reference = args.reference or (plan.reference if plan else None)
+        if reference is not None:
+            found = [run for run in runs if run.label == reference]
             if not found:
-                raise CompareError(f"--reference {args.reference}: the runs are {', '.join(r.label for r in runs)}")
+                raise CompareError(f"--reference {reference}: the runs are {', '.join(r.label for r in runs)}")
             runs = found + [run for run in runs if run is not found[0]]
         matched = match(runs, args.task, args.metric)
         if refusals := _refusals(matched, args.drop_unmatched, args.allow_different_settings):
             print(clean("\n".join(refusals)), file=sys.stderr)
             return USAGE
-        groups = dict(_group(text) for text in args.group)
-        comparison = compare(runs, matched, groups, args.cluster, args.control)
+        groups = (dict(plan.groups) if plan else {}) | dict(_group(text) for text in args.group)
+        cluster = args.cluster or (plan.cluster if plan else None)
+        comparison = compare(runs, matched, groups, cluster, args.control)
         different = tuple(f"different settings: {line}" for line in matched.differences)
         comparison = replace(comparison, notes=(*different, *comparison.notes, *matched.unknown))
+        if plan:
+            review = planned_notes(plan, comparison, start_times({run.label: run.sources for run in runs}))
+            comparison = reviewed(comparison, review)
         cost = args.cost.replace("_", " ") if args.cost else None
         if args.format == "table":
             to_terminal(comparison, cost)
@@ -114,6 +123,10 @@ def _parser() -> argparse.ArgumentParser:
         "--cluster", metavar="FIELD",
         help="resample questions together that share this field of their document (or a Jinja template over it, "
         "or `task`)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--plan", type=Path, metavar="FILE",
+        help="say what was planned in this file of `harness-ext plan`, what is exploratory, and what deviates",
     )  # fmt: skip
     parser.add_argument("--drop_unmatched", action="store_true", help="leave out what some runs do not have")
     parser.add_argument(

@@ -13,6 +13,7 @@ from harness_ext.analysis.compare.equal_cost import EqualCost, equal_costs
 from harness_ext.analysis.compare.matching import Matched
 from harness_ext.analysis.compare.pools import Pool, pools_of
 from harness_ext.analysis.compare.runs import UNNAMED, CompareError, Metric, QuestionId, Run, mean_usage
+from harness_ext.analysis.preregistration.review import Review
 from harness_ext.analysis.scoring.replay import numeric
 from harness_ext.analysis.statistics.clusters import Clusters, Interval
 from harness_ext.analysis.statistics.holm import holm
@@ -32,10 +33,14 @@ class Difference(PairedDifference):
 
     adjusted: the p-value after Holm's correction for the number of runs.
     with_seeds: the interval for other questions and other seeds; None if neither run has repeats.
+    planned: whether the comparison was planned before the run; None without a plan.
+    planned_p: the p-value after Holm's correction for the planned comparisons alone; None for exploratory ones.
     """
 
     adjusted: float | None = None
     with_seeds: Interval | None = None
+    planned: bool | None = None
+    planned_p: float | None = None
 
 
 @dataclass(frozen=True)
@@ -137,6 +142,18 @@ def compare(
             questions = [(task, q) for task in pool.tasks for q in matched.questions[task][metric]]
             rows += _Block(runs, pool, metric, labels, notes).rows(questions, chosen)
     return Comparison(tuple(r.label for r in runs), tuple(rows), tuple(dict.fromkeys(notes)), cluster, chosen)
+
+
+def reviewed(comparison: Comparison, review: Review) -> Comparison:
+    """Return a comparison that says what was planned: in its rows, and in sentences before its other notes."""
+    rows = []
+    for row in comparison.rows:
+        found = review.row(row.pool.name, row.metric, row.run)
+        if row.difference is not None and found is not None:
+            difference = replace(row.difference, planned=found.is_planned, planned_p=found.adjusted)
+            row = replace(row, difference=difference)
+        rows.append(row)
+    return replace(comparison, rows=tuple(rows), notes=(*review.notes(), *comparison.notes))
 
 
 def _self_consistency(runs: Sequence[Run]) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ Cells = list[list[str]]
 
 SCORE_HEAD = ["run", "n", "value (95 %)", "Δ to reference (95 %)", "p", "p (Holm)", "up", "down", "detectable"]
 TASKS_HEAD = ["mean of tasks", "sd of tasks"]
+PLAN_HEAD = ["plan"]
 SEEDS_HEAD = ["seeds", "sd of seeds", "value with seeds (95 %)", "Δ with seeds (95 %)"]
 COST_HEAD = ["run", "calls", "prompt", "output", "of these thinking", "FLOPs", "price", "seconds"]
 _USAGE = [
@@ -47,9 +48,9 @@ def as_csv(comparison: Comparison, cost: str | None = None) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(
         ["pool", "tasks", "two_way", "metric", "run", "n", "value", "low", "high", "difference", "difference_low",
-         "difference_high", "p", "p_holm", "test", "up", "down", "detectable", "mean_of_tasks", "sd_of_tasks",
-         "seeds", "sd_of_seeds", "low_with_seeds", "high_with_seeds", "difference_low_with_seeds",
-         "difference_high_with_seeds", *_USAGE,
+         "difference_high", "p", "p_holm", "planned", "p_planned", "test", "up", "down", "detectable",
+         "mean_of_tasks", "sd_of_tasks", "seeds", "sd_of_seeds", "low_with_seeds", "high_with_seeds",
+         "difference_low_with_seeds", "difference_high_with_seeds", *_USAGE,
          *(f"{what}_at_equal_{m}" for m in measures for what in ("others", "difference", "low", "high")),
          *(f"{what}_at_equal_{m}" for m in measures for what in ("control", "control_difference", "control_low",
                                                                  "control_high"))]
@@ -62,8 +63,8 @@ def as_csv(comparison: Comparison, cost: str | None = None) -> str:
             [csv_cell(row.pool.name), csv_cell(" ".join(row.pool.tasks)), row.pool.two_way, csv_cell(row.metric),
              csv_cell(row.run), row.number, row.value,
              *_ends(row.interval),
-             *((d.value, *_ends(d.interval), d.p_value, d.adjusted, d.test, d.up, d.down, d.detectable)
-               if d else [None] * 9),
+             *((d.value, *_ends(d.interval), d.p_value, d.adjusted, d.planned, d.planned_p, d.test, d.up, d.down,
+                d.detectable) if d else [None] * 11),
              row.task_mean, row.task_deviation,
              *((s.number, s.deviation, *_ends(s.interval)) if s else [None] * 4), *_ends(both),
              *((getattr(row.cost, c) if row.cost else None) for c in _USAGE),
@@ -118,10 +119,12 @@ def _tables(comparison: Comparison, cost: str | None) -> list[tuple[str, list[st
         title += f" ({len(pool.tasks)} tasks)" if several else ""
         title += " (a rejection alone reveals the right answer)" if pool.two_way else ""
         title += "" if rows[0].higher_is_better else " (lower is better)"
-        head = SCORE_HEAD + (TASKS_HEAD if several else []) + (SEEDS_HEAD if repeated else [])
+        planned = any(row.difference and row.difference.planned is not None for row in rows)
+        head = SCORE_HEAD + (PLAN_HEAD if planned else []) + (TASKS_HEAD if several else [])
+        head += SEEDS_HEAD if repeated else []
         if len(rows) == 1:
             head = [name for name in head if name not in SCORE_HEAD[3:]]
-        found.append((title, head, [_score_cells(row, several, repeated, len(rows) > 1) for row in rows]))
+        found.append((title, head, [_score_cells(row, several, repeated, planned, len(rows) > 1) for row in rows]))
         measure = cost or _measure(rows)
         if measure is not None and any(row.equal_cost or row.control for row in rows):
             control = any(row.control for row in rows)
@@ -150,7 +153,7 @@ def _blocks(rows: Sequence[ComparisonRow]) -> list[list[ComparisonRow]]:
     return list(blocks.values())
 
 
-def _score_cells(row: ComparisonRow, several: bool, repeated: bool, compared: bool) -> list[str]:
+def _score_cells(row: ComparisonRow, several: bool, repeated: bool, planned: bool, compared: bool) -> list[str]:
     d, s = row.difference, row.seeds
     cells = [row.run, str(row.number), f"{_number(row.value)} {_interval(row.interval, _number)}"]
     if compared and d is None:
@@ -158,6 +161,8 @@ def _score_cells(row: ComparisonRow, several: bool, repeated: bool, compared: bo
     elif d is not None:
         up, down = ("—" if count is None else str(count) for count in (d.up, d.down))
         cells += [_change(d.value, d.interval), _p(d.p_value), _p(d.adjusted), up, down, _number(d.detectable)]
+    if planned:
+        cells.append("" if d is None else f"planned: p {_p(d.planned_p)}" if d.planned else "exploratory")
     cells += [_number(row.task_mean), _number(row.task_deviation)] if several else []
     if repeated:
         cells += [str(s.number), _number(s.deviation), _interval(s.interval, _number)] if s else ["1", "—", "—"]

@@ -1,0 +1,1 @@
+"""How many questions a claim needs, and what they cost: before the run."""
