@@ -2,7 +2,7 @@
 
     lm_eval --model feedback_pair --tasks babi_reasoning --limit 100 --model_args run_dir=feedback_pair
     lm_eval --model skyline --tasks babi_reasoning --limit 100 --model_args run_dir=skyline
-    python benchmarks/babi_tasks.py feedback_pair skyline --output benchmarks/results/babi_tasks.md
+    python benchmarks/babi_tasks.py feedback_pair skyline --output benchmarks/results/babi_tasks.json
 
 The score of the first drafts of `feedback_pair` is that of the student alone.
 """
@@ -10,8 +10,11 @@ The score of the first drafts of `feedback_pair` is that of the student alone.
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
+
+from measured import embedded, publish_measured
 
 from harness_ext.analysis.scoring.score import score_run
 
@@ -24,19 +27,19 @@ def figures(run: Path) -> dict[int, dict[str, Any]]:
     return {int(name.rpartition("_")[2]): {"rows": t["documents"], **t["metrics"][METRIC]} for name, t in tasks.items()}
 
 
-def table(pair: dict[int, dict[str, Any]], teacher: dict[int, dict[str, Any]]) -> str:
-    """Return the scores of both runs by task, as a Markdown table."""
-    lines = [
-        "| task | rows | student (first draft) | feedback_pair | wrong to right | right to wrong | teacher |",
-        "| --- " * 7 + "|",
+def rows(pair: dict[int, dict[str, Any]], teacher: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the scores of both runs by task."""
+    return [
+        {
+            "task": number,
+            "rows": pair[number]["rows"],
+            "first_draft": pair[number]["first_draft"],
+            "final": pair[number]["final"],
+            **{name: pair[number]["flips"][name] for name in ("wrong_to_right", "right_to_wrong")},
+            "teacher": teacher[number]["final"] if number in teacher else None,
+        }
+        for number in sorted(pair)
     ]
-    for number in sorted(pair):
-        one, flips = pair[number], pair[number]["flips"]
-        alone = f"{teacher[number]['final']:.2f}" if number in teacher else "?"
-        shares = (f"{one['first_draft']:.2f}", f"{one['final']:.2f}")
-        cells = (number, one["rows"], *shares, flips["wrong_to_right"], flips["right_to_wrong"], alone)
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
@@ -45,10 +48,10 @@ def main() -> None:
     parser.add_argument("teacher", type=Path, help="run directory of skyline")
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
-    text = table(figures(args.pair), figures(args.teacher))
-    print(text, end="")
-    if args.output:
-        args.output.write_text(text, encoding="utf-8")
+    for run in (args.pair, args.teacher):
+        if not json.loads((run / "config.json").read_text(encoding="utf-8"))["demonstration_pair"]:
+            parser.error(f"{run} is not a run of the embedded pair: start it without naming models")
+    publish_measured({"rows": rows(figures(args.pair), figures(args.teacher))}, args.output, embedded())
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@
 The model is the embedded student (or `--model`), which was trained on stories only. Each training row consists of the
 context of the task `creak` and the correct letter. Before and after training, lm-eval's own `hf` model is scored on all
 validation rows. The script reports both accuracies and that of always answering the more frequent label of the training
-rows, with 95 % Wilson intervals, and an exact binomial test of the trained model against the accuracy of that constant
-answer. It writes the result to `benchmarks/results/creak_study.json`, unless `--rows` or `--limit` is given to try it
+rows, with 95 % intervals, and compares the trained model with the untouched one and with that constant answer row by
+row. It writes the result to `benchmarks/results/creak_study.json`, unless `--rows` or `--limit` is given to try it
 out.
 """
 
@@ -18,19 +18,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
-from measured import publish
-from scipy.stats import binomtest
+from measured import named, publish_measured
 
+from harness_ext.analysis.statistics.paired import estimate, paired_difference
 from harness_ext.data import load_rows
 from harness_ext.embedded import model_path
 from harness_ext.tasks.teacherlm.rows import CREAK, creak_doc
 
+SCALE = (0.0, 1.0)
 RESULT = Path(__file__).with_name("results") / "creak_study.json"
 
 
@@ -89,10 +90,15 @@ def evaluate(model: str, limit: int | None) -> list[tuple[int, int]]:
     return chosen
 
 
-def figure(right: int, rows: int) -> dict[str, Any]:
+def figure(right: Sequence[bool]) -> dict[str, Any]:
     """Return an accuracy with its interval."""
-    interval = binomtest(right, rows).proportion_ci(method="wilson")
-    return {"accuracy": right / rows, "interval": [interval.low, interval.high], "right": right, "rows": rows}
+    found = estimate([float(one) for one in right], SCALE)
+    return {"accuracy": found.value, "interval": asdict(found.interval), "right": sum(right), "rows": len(right)}
+
+
+def difference(before: Sequence[bool], after: Sequence[bool]) -> dict[str, Any]:
+    """Return the difference of two accuracies on the same rows, with its interval and p-value."""
+    return asdict(paired_difference([float(one) for one in before], [float(one) for one in after], SCALE))
 
 
 def study(model: str, epochs: float, rows: int | None, limit: int | None) -> Mapping[str, Any]:
@@ -106,20 +112,22 @@ def study(model: str, epochs: float, rows: int | None, limit: int | None) -> Map
     started = time.perf_counter()
     shown = training_rows(rows)
     constant = int(2 * sum(row["completion"] == "B" for row in shown) > len(shown))
-    before = evaluate(model, limit)
+    answers = evaluate(model, limit)
+    before = [chosen == gold for chosen, gold in answers]
+    always = [gold == constant for _, gold in answers]
     with tempfile.TemporaryDirectory() as folder:
-        after = evaluate(str(train(model, shown, epochs, Path(folder))), limit)
-    right = sum(a == b for a, b in after)
-    always = sum(gold == constant for _, gold in after)
+        trained = evaluate(str(train(model, shown, epochs, Path(folder))), limit)
+    after = [chosen == gold for chosen, gold in trained]
     return {
         "model": "embedded student" if model == str(model_path("student")) else model,
         "training_rows": len(shown),
         "epochs": epochs,
-        "before": figure(sum(a == b for a, b in before), len(before)),
-        "after": figure(right, len(after)),
-        "constant_answer": {"letter": "AB"[constant], **figure(always, len(after))},
-        "p_after_differs_from_constant": float(binomtest(right, len(after), always / len(after)).pvalue),
-        "answers_A_after": sum(a == 0 for a, _ in after) / len(after),
+        "before": figure(before),
+        "after": figure(after),
+        "constant_answer": {"letter": "AB"[constant], **figure(always)},
+        "after_to_before": difference(before, after),
+        "after_to_constant": difference(always, after),
+        "answers_A_after": sum(chosen == 0 for chosen, _ in trained) / len(trained),
         "seconds": round(time.perf_counter() - started),
     }
 
@@ -133,7 +141,8 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="use only the first N validation rows")
     options = parser.parse_args()
     found = study(options.model, options.epochs, options.rows, options.limit)
-    publish(found, RESULT if options.rows is None and options.limit is None else None)
+    output = RESULT if options.rows is None and options.limit is None else None
+    publish_measured(found, output, named(student=options.model))
 
 
 if __name__ == "__main__":

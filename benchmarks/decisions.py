@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from measured import commit, machine_at_start, publish, versions
+from measured import named, publish_measured
 
 METRIC = "exact_match,none"
 
@@ -71,17 +71,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where to keep the runs (default: a temporary folder)")
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
-    given = [f"--student {args.student} --teacher {args.teacher} --limit {args.limit} --task {args.task}"]
-    given += [f"--ways {' '.join(args.ways)}"] + ["--no_calibration"] * args.no_calibration
-    given += [f"--model_args {args.model_args}"] if args.model_args else []
-    result: dict[str, Any] = {
-        "commit": commit(),
-        "command": f"python benchmarks/decisions.py {' '.join(given)}",
-        "machine": machine_at_start(),
-        "versions": versions(),
-        "task": args.task,
-        "runs": {},
-    }
+    result: dict[str, Any] = {"task": args.task, "runs": {}}
     more_args = dict(pair.split("=", 1) for pair in args.model_args.split(",") if pair)
     seats = {"student": args.student, "teacher": args.teacher, **more_args}
     with tempfile.TemporaryDirectory() as temporary:
@@ -90,7 +80,7 @@ def main() -> None:
         def measure(name: str, task: str, **arguments: Any) -> None:
             directory = name.replace(", ", "-")
             result["runs"][name] = run(folder, directory, task, args.limit, {**seats, **arguments})
-            publish(result, args.output)
+            publish_measured(result, args.output, named(student=args.student, teacher=args.teacher))
 
         for way in args.ways:
             measure(f"test, {way}", args.task, verdict=way)

@@ -1,13 +1,16 @@
 """Measures the embedded pair on bAbI's test rows, and whether feedback helps, with controls, intervals and tests.
 
-    HARNESS_EXT_DATA=<folder> python benchmarks/embedded_pair.py --output benchmarks/results/embedded_pair
+    HARNESS_EXT_DATA=<folder> python benchmarks/embedded_pair.py --output benchmarks/results/embedded_pair.json
+    HARNESS_EXT_DATA=<folder> python benchmarks/embedded_pair.py --student small_student \\
+        --output benchmarks/results/embedded_pair_small.json
 
-The scores are those of the task `babi_reasoning`. The runs are `baseline`, `skyline`, `feedback_pair`, and
-`feedback_pair` with each review truncated to its first word (`student_sees=verdict`), which shows how much the verdict
-alone gives away. The pools are the six tasks that the pair was made for (1, 6, 9, 11, 12, 13), the four of them that
-are not yes/no questions (1, 11, 12, 13), and the two that are (6, 9). The difference to the baseline is tested with the
-exact McNemar test over rows. Its 95 % interval is a bootstrap over stories, because rows of the same story share most
-of their text.
+The scores are those of the task `babi_reasoning`. The runs are `baseline`, `skyline`, `feedback_pair`, and two
+controls. `verdict only` is `feedback_pair` with each review truncated to its first word (`student_sees=verdict`), which
+shows how much the verdict alone gives away. `second look` is `second_look` with as many rounds as `feedback_pair` may
+take, which shows how much the student gains from being asked again without any feedback. The pools are the six tasks
+that the pair was made for (1, 6, 9, 11, 12, 13), the four of them that are not yes/no questions (1, 11, 12, 13), and
+the two that are (6, 9). Differences to the baseline, their intervals and tests are those of `harness-ext compare`, with
+stories as clusters, because rows of the same story share most of their text.
 
 A hint names the answer if a rejecting review contains the gold answer as a word.
 """
@@ -15,17 +18,19 @@ A hint names the answer if a rejecting review contains the gold answer as a word
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import stdev
 from typing import Any
 
-import numpy as np
-from scipy.stats import binomtest
+from embedded_seats import STUDENTS, embedded_seats
+from measured import embedded, publish_measured
 
+from harness_ext.analysis.statistics.paired import PairedDifference, paired_difference
+from harness_ext.models.feedback_pair import FeedbackPair
 from harness_ext.records.run_directory import read_transcripts
 
 POOLS = {"six tasks": (1, 6, 9, 11, 12, 13), "not yes/no": (1, 11, 12, 13), "yes/no": (6, 9)}
@@ -34,8 +39,8 @@ RUNS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "skyline": ("skyline", {}),
     "feedback_pair": ("feedback_pair", {}),
     "verdict only": ("feedback_pair", {"student_sees": "verdict"}),
+    "second look": ("second_look", {"rounds": FeedbackPair().max_rounds}),
 }
-RESAMPLES = 10_000
 
 
 @dataclass(frozen=True)
@@ -52,45 +57,18 @@ class Row:
     right: Mapping[str, float]
 
 
-@dataclass(frozen=True)
-class Difference:
-    """A run compared with the baseline on the same rows.
-
-    difference: difference in accuracy.
-    low, high: its 95 % interval.
-    wrong_to_right, right_to_wrong: number of rows that changed.
-    p_value: p-value of the exact McNemar test.
-    """
-
-    difference: float
-    low: float
-    high: float
-    wrong_to_right: int
-    right_to_wrong: int
-    p_value: float
-
-
-def compare(rows: Sequence[Row], run: str, seed: int = 0) -> Difference:
-    """Compare a run with the baseline; `seed` is that of the bootstrap."""
-    gained = sum(r.right[run] > r.right["baseline"] for r in rows)
-    lost = sum(r.right[run] < r.right["baseline"] for r in rows)
-    stories = sorted({(r.task, r.story) for r in rows})
-    number = {story: i for i, story in enumerate(stories)}
-    sums, sizes = np.zeros(len(stories)), np.zeros(len(stories))
-    for row in rows:
-        sums[number[row.task, row.story]] += row.right[run] - row.right["baseline"]
-        sizes[number[row.task, row.story]] += 1
-    drawn = np.random.default_rng(seed).integers(len(stories), size=(RESAMPLES, len(stories)))
-    low, high = np.quantile(sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1), [0.025, 0.975])
-    p_value = binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
-    return Difference(float(sums.sum() / sizes.sum()), float(low), float(high), gained, lost, float(p_value))
+def compare(rows: Sequence[Row], run: str) -> PairedDifference:
+    """Compare a run with the baseline on the same rows, with stories as clusters."""
+    first, second = ([row.right[name] for row in rows] for name in ("baseline", run))
+    return paired_difference(first, second, (0.0, 1.0), [(row.task, row.story) for row in rows])
 
 
 def evaluate(
-    tasks: Sequence[int], limit: int | None, batch_size: int, folder: Path
+    student: str, tasks: Sequence[int], limit: int | None, batch_size: int, folder: Path
 ) -> tuple[list[Row], dict[str, Any]]:
     """Run everything; return the rows, and the summary of each run with its counts of hints.
 
+    student: name of the embedded student.
     tasks: numbers of the bAbI tasks.
     limit: rows per task, or None for all.
     batch_size: questions per batch.
@@ -108,7 +86,12 @@ def evaluate(
     for label, (model, arguments) in RUNS.items():
         results = lm_eval.simple_evaluate(
             model=model,
-            model_args={**arguments, "store": str(folder / "calls"), "run_dir": str(folder / label.replace(" ", "_"))},
+            model_args={
+                **embedded_seats(model, student),
+                **arguments,
+                "store": str(folder / "calls"),
+                "run_dir": str(folder / label.replace(" ", "_")),
+            },
             tasks=list(names),
             limit=limit,
             batch_size=batch_size,
@@ -150,56 +133,51 @@ def accuracy(rows: Sequence[Row], run: str) -> float:
     return sum(r.right[run] for r in rows) / len(rows)
 
 
-def report(rows: Sequence[Row], summaries: Mapping[str, Any]) -> str:
-    """Return all results as Markdown."""
-    lines = ["| task | rows | stories | " + " | ".join(RUNS) + " |", "| --- | --- | --- |" + " --- |" * len(RUNS)]
-    tasks = sorted({r.task for r in rows})
-    groups = [(str(n), (n,)) for n in tasks] + [(name, pool) for name, pool in POOLS.items() if set(pool) <= set(tasks)]
-    for name, pool in groups:
+def report(result: Mapping[str, Any]) -> str:
+    """Return a result as Markdown: scores, differences to the baseline and hints."""
+    rows = [Row(**row) for row in result["rows"]]
+    runs, tasks = list(rows[0].right), sorted({r.task for r in rows})
+    pools = {name: pool for name, pool in POOLS.items() if set(pool) <= set(tasks)}
+    lines = [f"| task | rows | stories | {' | '.join(runs)} |", "| --- " * (3 + len(runs)) + "|"]
+    for name, pool in [*((str(n), (n,)) for n in tasks), *pools.items()]:
         part = [r for r in rows if r.task in pool]
         stories = len({(r.task, r.story) for r in part})
-        scores = " | ".join(f"{accuracy(part, run):.3f}" for run in RUNS)
+        scores = " | ".join(f"{accuracy(part, run):.3f}" for run in runs)
         lines.append(f"| {name} | {len(part)} | {stories} | {scores} |")
-    deviation = {run: np.std([accuracy([r for r in rows if r.task == n], run) for n in tasks], ddof=1) for run in RUNS}
-    lines.append("| standard deviation over tasks | | | " + " | ".join(f"{deviation[run]:.3f}" for run in RUNS) + " |")
+    if len(tasks) > 1:
+        spread = [stdev(accuracy([r for r in rows if r.task == n], run) for n in tasks) for run in runs]
+        lines.append(f"| standard deviation over tasks | | | {' | '.join(f'{one:.3f}' for one in spread)} |")
     lines += [
         "",
-        "| pool | run | difference to baseline (95 %, by story) | wrong to right | right to wrong | McNemar p |",
+        "| pool | run | difference to baseline (95 %) | wrong to right | right to wrong | p |",
+        "| --- " * 6 + "|",
     ]
-    lines.append("| --- | --- | --- | --- | --- | --- |")
-    for name, pool in POOLS.items():
+    for name, pool in pools.items():
         part = [r for r in rows if r.task in pool]
-        for run in RUNS if set(pool) <= set(tasks) else ():
-            if run != "baseline":
-                d = compare(part, run)
-                lines.append(
-                    f"| {name} | {run} | {d.difference:+.3f} ({d.low:+.3f} to {d.high:+.3f}) "
-                    f"| {d.wrong_to_right} | {d.right_to_wrong} | {d.p_value:.2g} |"
-                )
-    hints = summaries["feedback_pair"]["hints"]
-    lines += [
-        "",
-        f"{hints['naming_the_answer']} of {hints['rejecting_reviews']} rejecting reviews name the gold answer.",
-    ]
-    return "\n".join(lines) + "\n"
+        for run in (run for run in runs if run != "baseline"):
+            d = compare(part, run)
+            interval = f"{d.interval.low:+.3f} to {d.interval.high:+.3f}"
+            lines.append(f"| {name} | {run} | {d.value:+.3f} ({interval}) | {d.up} | {d.down} | {d.p_value:.2g} |")
+    hints = result["summaries"]["feedback_pair"]["hints"]
+    named = f"{hints['naming_the_answer']} of {hints['rejecting_reviews']} rejecting reviews name the gold answer."
+    return "\n".join([*lines, "", "Intervals and p-values: sign-flip test over stories.", "", named]) + "\n"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--student", choices=STUDENTS, default=STUDENTS[0], help="default: %(default)s")
     parser.add_argument("--tasks", type=int, nargs="+", default=list(range(1, 21)))
     parser.add_argument("--limit", type=int)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--folder", type=Path, help="folder for call store and run directories, to resume from later")
-    parser.add_argument("--output", type=Path, help="write <output>.md and <output>.json")
+    parser.add_argument("--output", type=Path, help="JSON file to write")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        rows, summaries = evaluate(args.tasks, args.limit, args.batch_size, args.folder or Path(folder))
-    text = report(rows, summaries)
-    print(text)
-    if args.output:
-        args.output.with_suffix(".md").write_text(text)
-        content = {"summaries": summaries, "rows": [asdict(r) for r in rows]}
-        args.output.with_suffix(".json").write_text(json.dumps(content) + "\n")
+        rows, summaries = evaluate(args.student, args.tasks, args.limit, args.batch_size, args.folder or Path(folder))
+    result = {"summaries": summaries, "rows": [asdict(row) for row in rows]}
+    print(report(result))
+    if args.output is not None:
+        publish_measured(result, args.output.with_suffix(".json"), embedded(args.student, "teacher"))
 
 
 if __name__ == "__main__":

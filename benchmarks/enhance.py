@@ -24,14 +24,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from measured import machine_at_start, publish
+from measured import embedded, publish_measured
 
 from harness_ext.backends.base import GenerateRequest
 from harness_ext.backends.hf import HFBackend
 from harness_ext.embedded import model_path
 from harness_ext.enhance.annotate import Annotate, AnnotateJob, annotate, settings
 from harness_ext.enhance.candidates import Candidates
-from harness_ext.enhance.checks import FLAGS
+from harness_ext.enhance.checks import CONTAMINATION, FLAGS
 from harness_ext.enhance.postprocess import finish
 from harness_ext.enhance.preferences import PreferenceJob, write_candidates, write_judgements, write_pairs
 from harness_ext.enhance.prepare import prepare
@@ -142,7 +142,7 @@ def checked_row(prompt: str, target: Path, took: float) -> dict[str, Any]:
     """Return a row of the table: counts, seconds and flags of an annotated file."""
     manifest = json.loads(target.with_suffix(".manifest.json").read_text())
     report = json.loads(target.with_suffix(".report.json").read_text())
-    flags = {flag: report["flags"].get(flag, {"rows": "–"})["rows"] for flag in FLAGS if flag != "overlap"}
+    flags = {flag: report["flags"].get(flag, {"rows": "–"})["rows"] for flag in FLAGS if flag not in CONTAMINATION}
     return {"prompt": prompt, **manifest["counts"], "seconds": round(took, 1), **flags}
 
 
@@ -206,11 +206,9 @@ def main() -> None:
     parser.add_argument("--pairwise_rows", type=int, default=20)
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
-    machine = machine_at_start()
     with tempfile.TemporaryDirectory() as folder:
         result = {"throughput": throughput, "creak": creak, "stories": tell}[args.measure](args, Path(folder))
-    result["machine"] = machine
-    publish(result, args.output)
+    publish_measured(result, args.output, embedded())
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from loopback import serve_chat
-from measured import commit, machine_at_start, publish, versions
+from measured import publish_measured
 
 PROTOCOLS: dict[str, dict[str, Any]] = {
     "baseline": {},
@@ -290,18 +290,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.evaluate:
         evaluate(args.evaluate, args.url, args.folder)
         return
-    result: dict[str, Any] = {
-        "commit": commit(),
-        "command": f"python benchmarks/faults.py --kills {args.kills} --seed {args.seed}",
-        "machine": machine_at_start(),
-        "versions": versions(),
-        "runs": [],
-    }
+    result: dict[str, Any] = {"runs": []}
     for protocol in args.protocols:
         for processes in args.processes:
             with tempfile.TemporaryDirectory() as folder:
                 result["runs"].append(measure(protocol, processes, args.kills, args.seed, Path(folder)))
-            publish(result, args.output)
+            publish_measured(result, args.output)
 
 
 if __name__ == "__main__":

@@ -20,8 +20,10 @@ import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+
+from measured import embedded, publish_measured
 
 from harness_ext.embedded import model_path
 from harness_ext.finetune.args import ADAPTERS, DEEPSPEED_PRESETS, METHODS, TrainArgs, default_rate
@@ -200,7 +202,7 @@ def markdown(found: list[Result]) -> str:
     """Return a Markdown table with one row per method and adapter, and one column per preset."""
     presets = list(dict.fromkeys(one.deepspeed for one in found))
     lines = ["| method | adapter | " + " | ".join(name or "no DeepSpeed" for name in presets) + " |"]
-    lines.append("| " + "--- | " * (len(presets) + 2))
+    lines.append("| --- " * (len(presets) + 2) + "|")
     cells = {(one.method, one.adapter, one.deepspeed): one for one in found}
     for method in METHODS:
         for adapter in ADAPTERS:
@@ -215,7 +217,7 @@ def markdown(found: list[Result]) -> str:
 def main() -> None:
     """Run the matrix, or, as one of its worker processes, some of its cases."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--output", type=Path, help="JSON file to write, with the table as Markdown next to it")
+    parser.add_argument("--output", type=Path, help="JSON file to write")
     parser.add_argument("--presets", default=",".join(["", *DEEPSPEED_PRESETS]), help="presets, separated by commas")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--cases", type=json.loads, help=argparse.SUPPRESS)
@@ -225,17 +227,10 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         found = run(Path(folder), options.presets.split(","))
-    text = markdown(found)
-    print(text)
-    if options.output:
-        versions: dict[str, Any] = {}
-        from importlib.metadata import version
-
-        for name in ("torch", "transformers", "trl", "peft", "deepspeed", "accelerate", "bitsandbytes"):
-            versions[name] = version(name)
-        record = {"versions": versions, "tolerance": TOLERANCE, "cases": [asdict(one) for one in found]}
-        options.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        options.output.with_suffix(".md").write_text(text, encoding="utf-8")
+    print(markdown(found))
+    packages = {name: version(name) for name in ("trl", "peft", "deepspeed", "accelerate", "bitsandbytes")}
+    record = {"versions": packages, "tolerance": TOLERANCE, "cases": [asdict(one) for one in found]}
+    publish_measured(record, options.output, embedded())
     failed = [one for one in found if one.outcome == "failed"]
     sys.exit(1 if failed else 0)
 

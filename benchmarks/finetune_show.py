@@ -13,8 +13,8 @@
 - `creak`: the teacher writes rationales for CREAK's training rows, the student is trained on them, and `creak` and
   `creak_cot` are scored on the validation rows. The embedded pair knows only stories, so the scores are low.
 
-Every step is a printed command that a user could type. Finished steps are skipped (see `--work`). The table is written
-to `benchmarks/results/finetune_<show>.md`.
+Every step is a printed command that a user could type. Finished steps are skipped (see `--work`). The result is written
+to `benchmarks/results/finetune_<show>.json`. On bAbI, questions about the same story are one cluster.
 """
 
 from __future__ import annotations
@@ -27,13 +27,17 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from measured import embedded, embedded_digests, publish_measured
 from protocols_table import FIRST_LINE, SIX_TASKS
 
 from harness_ext.embedded import model_path
+
+if TYPE_CHECKING:
+    from harness_ext.finetune.curve import Point
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDENT, TEACHER = str(model_path("student")), str(model_path("teacher"))
@@ -43,9 +47,10 @@ class Show:
     """Runs the steps of a demonstration and records how long they take."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        """Create the working folder."""
+        """Create the working folder. Steps that were finished with other embedded models do not count."""
         self.options = options
-        self.work = (options.work or Path("harness_ext_runs") / "finetune_show" / options.show).resolve()
+        models = "-".join(digest[:8] for digest in embedded_digests().values())
+        self.work = (options.work or Path("harness_ext_runs") / "finetune_show" / options.show / models).resolve()
         self.work.mkdir(parents=True, exist_ok=True)
         self.steps: list[tuple[str, float]] = []
 
@@ -117,25 +122,18 @@ class Show:
         self.ours("finish", "enhance", "finish", told, folder, "--drop", drop, produces=folder)
         return folder
 
-    def report(self, text: str) -> None:
-        """Write the page of the demonstration: the results, and how long each step took."""
-        lines = [
-            f"# Show: {self.options.show}",
-            "",
-            f"`python benchmarks/finetune_show.py {self.options.show} --rows {self.options.rows} --epochs "
-            f"{self.options.epochs} --limit {self.options.limit}` (CPU, {self.options.threads} thread(s)).",
-            "",
-            text,
-            "",
-            "| step | seconds |",
-            "| --- | --- |",
-            *(f"| {name} | {seconds:.0f} |" for name, seconds in self.steps),
-            f"| all | {sum(seconds for _, seconds in self.steps):.0f} |",
-        ]
+    def report(self, text: str, files: Sequence[Path] = (), **more: object) -> None:
+        """Publish the results of the demonstration, and how long each step took.
+
+        text: the tables, as Markdown.
+        files: further files of the result, in the folder of results. Default none.
+        more: further results.
+        """
+        settings = {name: getattr(self.options, name) for name in ("show", "rows", "epochs", "limit", "threads")}
+        result = {**settings, "text": text, **more, "seconds": {name: round(took) for name, took in self.steps}}
         self.options.output.mkdir(parents=True, exist_ok=True)
-        path = self.options.output / f"finetune_{self.options.show}.md"
-        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        print(path.read_text(encoding="utf-8"))
+        publish_measured(result, self.options.output / f"finetune_{self.options.show}.json", embedded(), files)
+        print(text)
 
 
 def chain(show: Show) -> None:
@@ -143,8 +141,9 @@ def chain(show: Show) -> None:
     folder = show.annotated(show.babi(), "empty,cut_off,no_answer,contradicts_gold")
     run = show.finetune("student", folder, "cot", prompt_column="cot_text", learning_rate=5e-4)
     tasks = ",".join(f"babi_reasoning_{number}" for number in SIX_TASKS)
-    show.checkpoints(run, tasks, "--teacher", TEACHER, "--gate")
-    shutil.copy(run / "evaluations" / "accuracy.png", show.options.output / "finetune_chain.png")
+    show.checkpoints(run, tasks, "--cluster", FIRST_LINE, "--teacher", TEACHER, "--gate")
+    show.options.output.mkdir(parents=True, exist_ok=True)
+    picture = Path(shutil.copy(run / "evaluations" / "accuracy.png", show.options.output / "finetune_chain.png"))
     runs = []
     for label, model in (("untouched", STUDENT), ("finetuned", run / "final")):
         folder = show.work / "runs" / label
@@ -157,7 +156,7 @@ def chain(show: Show) -> None:
     compared = show.work / "compared.md"
     words = ["compare", *runs, "--metric", "exact_match", "--cluster", FIRST_LINE, "--output", compared]
     show.ours("compare", *words, produces=compared)
-    show.report(f"{pooled(run)}\n{compared.read_text(encoding='utf-8')}")
+    show.report(pooled_table(run), [picture], compared=compared.read_text(encoding="utf-8"))
 
 
 def preferences(show: Show) -> None:
@@ -171,8 +170,8 @@ def preferences(show: Show) -> None:
     parts = []
     for method, rate in (("dpo", 2e-5), ("orpo", 2e-4)):
         run = show.finetune(method, pairs, "cot", method=method, learning_rate=rate)
-        show.checkpoints(run, tasks)
-        parts.append(f"## {method}\n\n{pooled(run)}")
+        show.checkpoints(run, tasks, "--cluster", FIRST_LINE)
+        parts.append(f"## {method}\n\n{pooled_table(run)}")
     show.report("\n\n".join(parts))
 
 
@@ -184,15 +183,15 @@ def targets(show: Show) -> None:
     write(rows, ({**row, "solution": f"Answer: {row['answer']}", "explanation": row["cot"]} for row in saved(folder)))
     tasks = ",".join(f"babi_reasoning_{number}" for number in SIX_TASKS)
     rates = {"full": 5e-4, "lora": 2e-3, "prefix": 2e-2, "pkv": 2e-3}
-    lines = ["| adapter | targets | untouched | accuracy | 95% interval | change | p |", "| " + "--- | " * 7]
+    lines = ["| adapter | targets | untouched | accuracy | 95% interval | change | p |", "| --- " * 7 + "|"]
     for adapter, rate in rates.items():
         for kind in ("golden", "teacher"):
             run = show.finetune(
                 f"{adapter}-{kind}", rows, "", method="kd", adapter=adapter, targets=kind, prompt_column="cot_text",
                 learning_rate=rate, save_total_limit=1,
             )  # fmt: skip
-            show.checkpoints(run, tasks)
-            lines.append(f"| {adapter} | {kind} | {' | '.join(last_line(run))} |")
+            show.checkpoints(run, tasks, "--cluster", FIRST_LINE)
+            lines.append(f"| {adapter} | {kind} | {' | '.join(last_epoch(run))} |")
     show.report("\n".join(lines))
 
 
@@ -208,31 +207,45 @@ def creak(show: Show) -> None:
     show.report((run / "evaluations" / "table.md").read_text(encoding="utf-8"))
 
 
-def pooled(run: Path) -> str:
-    """Return the table of a run's epochs, pooled over all tasks."""
-    from harness_ext.finetune.checkpoint_scores import CheckpointScore, subjects
-    from harness_ext.finetune.curve import points, table
+def pooled(run: Path) -> tuple[list[Point], dict[str, Any]]:
+    """Return the points of a run's epochs on bAbI, pooled over all tasks, and its errors per epoch."""
+    from harness_ext.finetune.checkpoint_scores import CheckpointScore, EvaluationSettings, Scorer, subjects
+    from harness_ext.finetune.curve import points
 
     stored = [json.loads(path.read_text(encoding="utf-8")) for path in (run / "evaluations" / "scores").glob("*.json")]
     values: dict[str, dict[str, float]] = {}
     for one in stored:
         values.setdefault(one["subject"], {}).update(one["values"])
-    metric = stored[0]["metric"]
-    known, _ = subjects(run, TEACHER)
+    tasks = list(dict.fromkeys(one["task"] for one in stored))
     scores = [
-        CheckpointScore(name, f"{len({one['task'] for one in stored})} tasks", metric, found)
-        for name, found in values.items()
+        CheckpointScore(name, f"{len(tasks)} tasks", stored[0]["metric"], found) for name, found in values.items()
     ]
-    errors = json.loads((run / "errors.json").read_text(encoding="utf-8"))
-    return table(points(known, scores), errors)
+    questions = dict.fromkeys(question for found in values.values() for question in found)
+    labels = Scorer(run, EvaluationSettings()).clusters(FIRST_LINE, tasks, questions)
+    known, _ = subjects(run, TEACHER)
+    return points(known, scores, labels), json.loads((run / "errors.json").read_text(encoding="utf-8"))
 
 
-def last_line(run: Path) -> list[str]:
+def pooled_table(run: Path) -> str:
+    """Return the table of a run's epochs on bAbI, pooled over all tasks."""
+    from harness_ext.finetune.curve_files import table
+
+    return table(*pooled(run), FIRST_LINE)
+
+
+def last_epoch(run: Path) -> list[str]:
     """Return the untouched model's accuracy, and the last epoch's accuracy, interval, change and p-value."""
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in pooled(run).splitlines() if "|" in line][2:]
-    untouched = next(row for row in rows if row[0].startswith("untouched"))
-    last = [row for row in rows if row[0].startswith("checkpoint")][-1]
-    return [untouched[2], last[2], last[3], last[4], last[6]]
+    found, _ = pooled(run)
+    untouched = next(point for point in found if point.subject.role == "baseline")
+    last = [point for point in found if point.subject.role == "epoch"][-1]
+    assert last.change is not None
+    return [
+        f"{untouched.mean:.3f}",
+        f"{last.mean:.3f}",
+        f"{last.interval.low:.3f} to {last.interval.high:.3f}",
+        f"{last.change.value:+.3f}",
+        f"{last.change.p_value:.2g}",
+    ]
 
 
 def data(folder: str, split: str) -> Path:

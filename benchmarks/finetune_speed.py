@@ -19,7 +19,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from measured import machine_at_start, publish, versions
+from measured import embedded, publish_measured
 
 from harness_ext.embedded import model_path
 
@@ -78,7 +78,6 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
-    machine = machine_at_start()
     env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     model = str(model_path("student"))
     found: dict[str, list[float]] = {"bare TRL": [], "harness-ext": []}
@@ -108,7 +107,7 @@ def main() -> None:
     print(f"ratio of medians: {ratio:.3f}")
     settings = {name: value for name, value in vars(options).items() if name != "output"}
     record = {"settings": settings, "tokens": tokens, "tokens_per_second": found, "ratio": ratio}
-    publish({**record, "machine": machine, "versions": versions()}, options.output)
+    publish_measured(record, options.output, embedded("student"))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from measured import commit, machine_at_start, publish, versions
+from measured import embedded, publish_measured
 
 SHAPE = {
     "hidden_size": 1536,
@@ -141,16 +141,12 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     result = {
-        "commit": commit(),
-        "command": f"python benchmarks/gpu.py --device {args.device} --limit {args.limit}",
-        "machine": machine_at_start(),
         "gpu": torch.cuda.get_device_name() if args.device.startswith("cuda") else None,
-        "versions": versions(),
         "stories": stories(args.device, args.limit, args.batch_size),
     }
-    publish(result, args.output)
+    publish_measured(result, args.output, embedded())
     result["verdicts"] = verdicts(args.device, args.verdicts, args.new_tokens)
-    publish(result, args.output)
+    publish_measured(result, args.output, embedded())
 
 
 if __name__ == "__main__":

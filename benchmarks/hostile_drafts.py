@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from measured import commit, machine_at_start, publish, versions
+from measured import named, publish_measured
 
 from harness_ext.bridge.protocol_lm import ProtocolLM
 from harness_ext.errors import CallFailed
@@ -121,13 +121,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     seats = {name: spec for name in ("student", "teacher") if (spec := getattr(args, name))}
-    named = "".join(f" --{name} {spec}" for name, spec in seats.items())
-    result: dict[str, Any] = {
-        "commit": commit(),
-        "command": f"python benchmarks/hostile_drafts.py --task {args.task} --limit {args.limit}{named}",
-        "machine": machine_at_start(),
-        "versions": versions(),
-    }
+    result: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         lm = HostileDraftsLM(
             **seats, run_dir=folder, store="off", batch_size=16, device=None, on_failure="score", progress="off"
@@ -144,7 +138,7 @@ def main() -> None:
     for verdict in ("auto", "decision"):
         rows = [(right[t.doc_id], (t.details or {})["probabilities"][verdict]) for t in transcripts]
         result[f"verdict={verdict}"] = figures(rows)
-    publish(result, args.output)
+    publish_measured(result, args.output, named(student=args.student, teacher=args.teacher))
 
 
 if __name__ == "__main__":

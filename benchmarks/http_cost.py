@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from loopback import serve_chat
-from measured import machine_and_load, publish
+from measured import publish_measured
 
 REPLY = "Reasoning: 2 Mary went there, 4 she took the milk along. So the milk is in the garden.\nAnswer: garden"
 CONTEXT = "\n".join(f"{i} Mary went to the garden and John stayed where he was." for i in range(1, 21))
@@ -121,9 +121,8 @@ def main() -> None:
         "questions": args.questions,
         "num_concurrent": CONCURRENT,
         "rows": rows,
-        **machine_and_load(),
     }
-    publish(result, args.output)
+    publish_measured(result, args.output)
 
 
 if __name__ == "__main__":

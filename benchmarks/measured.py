@@ -23,6 +23,8 @@ from harness_ext.embedded import MODELS, SEATS, model_path
 from harness_ext.records.fingerprint import folder_digest, resolve_folder
 
 ROOT = Path(__file__).resolve().parent.parent
+SOFTWARE = ("torch", "transformers", "lm_eval")  # its versions affect results
+_EMBEDDED = ROOT / "harness_ext" / "embedded"
 
 
 def _commit() -> str:
@@ -44,7 +46,7 @@ def embedded(*names: str) -> dict[str, Path]:
 
 def embedded_digests() -> dict[str, str]:
     """Return the digests of all embedded models of this checkout, by the names that records have for them."""
-    folders = {f"embedded {name}": ROOT / "harness_ext" / "embedded" / name for name in MODELS}
+    folders = {f"embedded {name}": _EMBEDDED / name for name in MODELS}
     return {name: folder_digest(folder) for name, folder in folders.items() if folder.is_dir()}
 
 
@@ -60,7 +62,8 @@ def named(**specs: str | None) -> dict[str, Path]:
         if spec is None:
             found |= embedded(seat)
         elif (folder := resolve_folder(spec.removeprefix("hf:"))) is not None:
-            found[seat] = folder
+            inside = folder.resolve().parent == _EMBEDDED
+            found[f"embedded {folder.resolve().name}" if inside else seat] = folder
     return found
 
 
@@ -101,9 +104,6 @@ def publish_measured(
     else:
         output.write_text(text, encoding="utf-8")
         print(f"wrote {output}", flush=True)
-
-
-SOFTWARE = ("torch", "transformers", "lm_eval")  # its versions affect results
 
 
 def _command() -> str:

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from measured import machine_and_load, publish
+from measured import publish_measured
 
 CALLS = 4
 
@@ -101,9 +101,8 @@ def main() -> None:
             "questions": args.questions,
             "first_run": measure(args.questions, Path(folder)),
             "repeated_run": measure(args.questions, Path(folder)),
-            **machine_and_load(),
         }
-    publish(result, args.output)
+    publish_measured(result, args.output)
 
 
 if __name__ == "__main__":

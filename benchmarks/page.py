@@ -1,79 +1,63 @@
 """Generates the pages in `docs/benchmarks` from the committed results, so that they always agree.
 
-Three rows of the table of all protocols are also written to the README, between its two markers.
+Three rows of the table of all protocols are also written to the README, between its two markers. Nothing is written if
+a result was changed after it was made, was made with other embedded models than those of this checkout, or does not say
+how it was made.
 
     python benchmarks/page.py
 """
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from pathlib import Path
 
+from earlier_results import EARLIER
+from measured import embedded_digests
 from page_decisions import DECISIONS, GPU, HOSTILE, SMOLLM2, decisions_part, gpu_part, hostile_part
 from page_layout import Section, Topic, index, titled
+from page_protocols import (
+    PAIR,
+    PROTOCOLS,
+    SMALL,
+    SMALL_PROTOCOLS,
+    TASKS,
+    compared_part,
+    pair_part,
+    readme_part,
+    tasks_part,
+)
 from page_tables import (
     RESULTS,
     ROOT,
-    compared_part,
     creak_part,
     creak_study_part,
     faults_part,
     http_part,
     intervals_part,
     load,
+    matrix_part,
     overhead_part,
     protocol_part,
     reading_part,
-    readme_part,
     show_part,
     speculative_part,
     speed_part,
     stories_part,
     table,
 )
+from result_records import problems
 
 HEAD = """\
 # Benchmarks
 
-Every number comes from a script that anyone can run. The results are committed, and `python benchmarks/page.py`
-generates these pages from them.
-"""
-
-PAIR = """\
-## Does feedback help the embedded pair?
-
-    HARNESS_EXT_DATA=<folder> python benchmarks/embedded_pair.py --tasks 1 2 6 7 8 9 10 11 12 13 \\
-        --output benchmarks/results/embedded_pair
-
-Exact match of `babi_reasoning` on bAbI's public test rows, zero-shot with plain contexts. The pair was not trained on
-bAbI rows, and these rows were scored once, after its weights were final. `verdict only` is a control in which the
-student sees only `Incorrect.` instead of the review. On yes/no questions (tasks 6 and 9), the verdict alone can give
-away the answer, so they are reported separately. The pair was made for tasks 1, 6, 9, 11, 12 and 13, and its student is
-weak on purpose ([embedded-pair.md](embedded-pair.md)): the table shows that the protocol works, not how much feedback
-helps in general.
-"""
-
-TASKS = """\
-The results by task, including tasks that the pair was not made for and whose words it cannot read:
-
-    lm_eval --model feedback_pair --tasks babi_reasoning --limit 100 --model_args run_dir=feedback_pair
-    lm_eval --model skyline --tasks babi_reasoning --limit 100 --model_args run_dir=skyline
-    python benchmarks/babi_tasks.py feedback_pair skyline --output benchmarks/results/babi_tasks.md
+Every number comes from a script that anyone can run. The results are committed with a record of how they were made:
+commit, command, machine, versions, and digests of the models and of the result itself. `python benchmarks/page.py`
+generates these pages from them, and refuses results that were changed or that were made with other embedded models.
 """
 
 MARKS = ("<!-- all protocols: benchmarks/page.py -->", "<!-- end -->")
-
-PROTOCOLS = """\
-## All protocols compared
-
-    HARNESS_EXT_DATA=<folder> python benchmarks/protocols_table.py --limit 50 \\
-        --output benchmarks/results/protocols_table
-
-[compare.md](../benchmarks/results/protocols_table/compare.md) has the results by task and for yes/no and other
-questions, the costs, and the score of a mix of the other runs at the same cost.
-[protocols_table.md](../benchmarks/results/protocols_table/protocols_table.md) has the total wall time of each run.
-"""
 
 EFFICIENCY = """\
 ## What the engine adds
@@ -174,12 +158,13 @@ the question instead, which is flagged as a leak.
 INTERVALS = """\
 ## Are the intervals and tests of `compare` reliable?
 
+    pip install errorbars==0.2.4
     python benchmarks/intervals.py --output benchmarks/results/intervals.json
 
-The coverage of nominal 95 % intervals (at least 0.95 is expected), how often tests at the 5 % level find a difference
-that does not exist (at most 0.05), and how often they find a difference that `compare` calls detectable (at least 0.8),
-for several kinds of data and numbers of questions. The table shows the worst case, where it occurred, and the mean.
-Shares are computed exactly; the rest is simulated:
+The coverage of nominal 95 % intervals (0.95 or more is expected), how often tests at the 5 % level reject (0.05 or less
+is expected where the true difference is 0), and how often they find a difference that `compare` calls detectable (0.8
+or more is expected), for several kinds of data. Shares without clusters are computed exactly; the rest is simulated.
+The package [errorbars](https://pypi.org/project/errorbars/), if it is installed, analyses the same studies:
 """
 
 FINETUNE_SHOW = """\
@@ -188,7 +173,6 @@ FINETUNE_SHOW = """\
     HARNESS_EXT_DATA=<folder> python benchmarks/finetune_show.py {show}
 
 {about}
-[finetune_{show}.md](../benchmarks/results/finetune_{show}.md) has the time of each step.
 """
 
 SHOWS = {
@@ -261,7 +245,9 @@ kill are `lost in flight`.
 STARTUP = """\
 ## Start-up
 
-`python benchmarks/startup.py`: see [plugins.md](plugins.md).
+    python benchmarks/startup.py
+
+[plugins.md](plugins.md) has the results.
 """
 
 
@@ -271,11 +257,17 @@ TOPICS = (
         "Protocols",
         "The accuracy and cost of all protocols, and how well the replies of real models are read.",
         (
-            Section("embedded_pair.md", PAIR, lambda: (RESULTS / "embedded_pair.md").read_text(encoding="utf-8")),
-            Section("babi_tasks.md", TASKS, lambda: (RESULTS / "babi_tasks.md").read_text(encoding="utf-8")),
-            Section("protocols_table/compare.json", PROTOCOLS, compared_part),
-            Section("reading.json", READING, reading_part),
-            Section("speculative.json", SPECULATIVE, speculative_part),
+            Section(("embedded_pair.json",), PAIR, partial(pair_part, "embedded_pair.json")),
+            Section(("babi_tasks.json",), TASKS, tasks_part),
+            Section(("embedded_pair_small.json",), SMALL, partial(pair_part, "embedded_pair_small.json")),
+            Section(("protocols_table/protocols_table.json",), PROTOCOLS, partial(compared_part, "protocols_table")),
+            Section(
+                ("protocols_table_small/protocols_table.json",),
+                SMALL_PROTOCOLS,
+                partial(compared_part, "protocols_table_small"),
+            ),
+            Section(("reading.json",), READING, reading_part),
+            Section(("speculative.json",), SPECULATIVE, speculative_part),
         ),
     ),
     Topic(
@@ -283,10 +275,10 @@ TOPICS = (
         "Decisions",
         "What verdicts by probability are worth on real models, what hostile text does to them, and what they cost.",
         (
-            Section("decisions.json", DECISIONS, partial(decisions_part, "decisions.json")),
-            Section("decisions_smollm2.json", SMOLLM2, partial(decisions_part, "decisions_smollm2.json")),
-            Section("hostile_drafts_smollm2.json", HOSTILE, hostile_part),
-            Section("gpu.json", GPU, gpu_part),
+            Section(("decisions.json",), DECISIONS, partial(decisions_part, "decisions.json")),
+            Section(("decisions_smollm2.json",), SMOLLM2, partial(decisions_part, "decisions_smollm2.json")),
+            Section(("hostile_drafts_embedded.json", "hostile_drafts_smollm2.json"), HOSTILE, hostile_part),
+            Section(("gpu.json",), GPU, gpu_part),
         ),
     ),
     Topic(
@@ -294,15 +286,15 @@ TOPICS = (
         "Speed",
         "The cost of the engine, of served seats and of the start-up file.",
         (
-            Section("efficiency.json", EFFICIENCY, lambda: protocol_part("efficiency")),
+            Section(("efficiency.json",), EFFICIENCY, lambda: protocol_part("efficiency")),
             Section(
-                "original.json",
+                ("original.json",),
                 titled("Compared with one question at a time", ORIGINAL),
                 partial(protocol_part, "original"),
             ),
-            Section("overhead.json", titled("The cost of a call", OVERHEAD), overhead_part),
-            Section("http_cost.json", titled("The cost of a served call", HTTP), http_part),
-            Section("startup.json", STARTUP),
+            Section(("overhead.json",), titled("The cost of a call", OVERHEAD), overhead_part),
+            Section(("http_cost.json",), titled("The cost of a served call", HTTP), http_part),
+            Section(("startup.json",), STARTUP),
         ),
     ),
     Topic(
@@ -310,14 +302,16 @@ TOPICS = (
         "Engine",
         "Whether the engine's results are exact and reusable.",
         (
-            Section("stock.json", STOCK, lambda: table(load("stock.json"))),
+            Section(("stock.json",), STOCK, lambda: table(load("stock.json")["rows"])),
             Section(
-                "invariance.json",
+                ("invariance.json",),
                 titled("Do texts depend on the batch?", INVARIANCE),
                 lambda: protocol_part("invariance"),
             ),
-            Section("repeat.json", titled("What does a repeated run cost?", REPEAT), lambda: protocol_part("repeat")),
-            Section("faults.json", FAULTS, faults_part),
+            Section(
+                ("repeat.json",), titled("What does a repeated run cost?", REPEAT), lambda: protocol_part("repeat")
+            ),
+            Section(("faults.json",), FAULTS, faults_part),
         ),
     ),
     Topic(
@@ -325,9 +319,9 @@ TOPICS = (
         "Enhance",
         "Data from a teacher: throughput, checks and preferences.",
         (
-            Section("enhance_throughput.json", ENHANCE_THROUGHPUT, lambda: protocol_part("enhance_throughput")),
-            Section("enhance_creak.json", titled("CREAK", ENHANCE_CREAK), creak_part),
-            Section("enhance_stories.json", titled("Stories and preferences", ENHANCE_STORIES), stories_part),
+            Section(("enhance_throughput.json",), ENHANCE_THROUGHPUT, lambda: protocol_part("enhance_throughput")),
+            Section(("enhance_creak.json",), titled("CREAK", ENHANCE_CREAK), creak_part),
+            Section(("enhance_stories.json",), titled("Stories and preferences", ENHANCE_STORIES), stories_part),
         ),
     ),
     Topic(
@@ -337,32 +331,39 @@ TOPICS = (
         (
             *(
                 Section(
-                    f"finetune_{show}.md",
+                    (f"finetune_{show}.json",),
                     FINETUNE_SHOW.format(show=show, title=title, about=about),
                     partial(show_part, show),
                 )
                 for show, (title, about) in SHOWS.items()
             ),
-            Section("creak_study.json", CREAK_STUDY, creak_study_part),
-            Section("finetune_speed.json", FINETUNE_SPEED, speed_part),
-            Section(
-                "finetune_matrix.md",
-                FINETUNE_MATRIX,
-                lambda: (RESULTS / "finetune_matrix.md").read_text(encoding="utf-8"),
-            ),
+            Section(("creak_study.json",), CREAK_STUDY, creak_study_part),
+            Section(("finetune_speed.json",), FINETUNE_SPEED, speed_part),
+            Section(("finetune_matrix.json",), FINETUNE_MATRIX, matrix_part),
         ),
     ),
     Topic(
         "statistics",
         "Statistics",
-        "The reliability of the intervals and tests of `harness-ext compare`.",
-        (Section("intervals.json", INTERVALS, intervals_part),),
+        "The reliability of all intervals and tests.",
+        (Section(("intervals.json",), INTERVALS, intervals_part),),
     ),
 )
 
 
+class ResultsError(Exception):
+    """Results cannot be published. The message names all of them, and how to make them again."""
+
+
 def pages() -> dict[Path, str]:
-    """Return the text of each generated file by its path, the README included."""
+    """Return the text of each generated file by its path, the README included.
+
+    Raises ResultsError if results cannot be published.
+    """
+    sections = [section for topic in TOPICS for section in topic.sections]
+    commands = {name: command for section in sections for name, command in section.commands.items()}
+    if wrong := problems(RESULTS, embedded_digests(), commands, EARLIER):
+        raise ResultsError("\n".join(["these results cannot be published:", *(f"  - {line}" for line in wrong)]))
     folder = ROOT / "docs" / "benchmarks"
     found = {folder / f"{topic.name}.md": topic.page(RESULTS) for topic in TOPICS}
     found[ROOT / "docs" / "benchmarks.md"] = index(HEAD, TOPICS)
@@ -373,7 +374,11 @@ def pages() -> dict[Path, str]:
 
 
 def main() -> None:
-    for path, text in pages().items():
+    try:
+        found = pages()
+    except ResultsError as error:
+        sys.exit(f"benchmarks/page.py: {error}")
+    for path, text in found.items():
         path.parent.mkdir(exist_ok=True)
         path.write_text(text, encoding="utf-8")
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from page_tables import load, table
 
+from harness_ext.analysis.statistics.intervals import share_interval
+
 DECISIONS = """\
 ## What are verdicts by probability worth?
 
@@ -68,7 +70,7 @@ def decisions_part(name: str) -> str:
         for key, c in result.items()
         if key.startswith("calibration of ")
     ]
-    return "\n".join([table(rows), *refused, *fitted, f"{result['machine']}.\n"])
+    return "\n".join([table(rows), *refused, *fitted])
 
 
 def _run(label: str, run: Mapping[str, Any]) -> dict[str, Any]:
@@ -94,17 +96,17 @@ def _run(label: str, run: Mapping[str, Any]) -> dict[str, Any]:
 
 def _share(part: int, whole: int) -> str:
     """Return a share with its exact 95 % interval (Clopper and Pearson)."""
-    from scipy.stats import binomtest
-
     if not whole:
         return ""
-    interval = binomtest(part, whole).proportion_ci(method="exact")
+    interval = share_interval(part, whole)
     return f"{part / whole:.2f} ({interval.low:.2f}–{interval.high:.2f})"
 
 
 def _estimate(found: Any) -> str:
     if not found or found.get("value") is None:
         return ""
+    if found["low"] is None:
+        return f"{found['value']:.2f} (no interval: {found['reason']})"
     return f"{found['value']:.2f} ({found['low']:.2f}–{found['high']:.2f})"
 
 
@@ -126,7 +128,6 @@ def hostile_part() -> str:
                 for attack, found in result[f"verdict={way}"].items()
             ]
             parts.append(f"{title}, `verdict={way}`:\n\n{table(rows)}")
-        parts.append(f"{result['machine']}.\n")
     return "\n".join(parts)
 
 
@@ -150,4 +151,4 @@ def gpu_part() -> str:
         }
         for row in result["stories"]
     ]
-    return f"{table(stories)}\n{table(result['verdicts'])}\n{result['gpu']}, {result['machine']}.\n"
+    return f"{table(stories)}\n{table(result['verdicts'])}\nGPU: {result['gpu']}.\n"

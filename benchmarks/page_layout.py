@@ -7,25 +7,45 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from result_records import stamp, stem
+
 
 @dataclass(frozen=True)
 class Section:
     """One measurement.
 
-    result: the committed file in `benchmarks/results` that the section is made from.
-    text: the heading, the command and a description of what was measured.
+    results: the committed files in `benchmarks/results` that the section is made from.
+    text: the heading, the commands and a description of what was measured.
     part: returns the tables; None if the text is complete without them.
     """
 
-    result: str
+    results: tuple[str, ...]
     text: str
     part: Callable[[], str] | None = None
 
-    def render(self, results: Path) -> str:
-        """Return the section as Markdown."""
-        if not (results / self.result).exists():
-            return f"{self.text}\nNot measured yet: `benchmarks/results/{self.result}` does not exist.\n"
-        return f"{self.text}\n{self.part()}" if self.part else self.text
+    def render(self, folder: Path) -> str:
+        """Return the section as Markdown, with how its results in this folder were made."""
+        missing = [name for name in self.results if not (folder / name).exists()]
+        if missing:
+            return f"{self.text}\nNot measured yet: there is no {', no '.join(missing)}.\n"
+        stamps = [stamp(folder / name) for name in self.results]
+        if len(stamps) > 1:
+            stamps = [f"`{name}`: {line}" for name, line in zip(self.results, stamps, strict=True)]
+        parts = [self.text, self.part()] if self.part else [self.text]
+        return "\n".join([*parts, *(f"{line}\n" for line in stamps)])
+
+    @property
+    def commands(self) -> dict[str, str]:
+        """Return the command that makes each result, by its `stem`: the one in the text that names it, or the first."""
+        blocks = re.findall(r"(?:^    .*\n)+", self.text, re.MULTILINE)
+        found = [
+            " && ".join(" ".join(line.split()) for line in block.replace("\\\n", "").splitlines()) for block in blocks
+        ]
+        return {
+            stem(name): next((one for one in found if re.search(rf"results/{stem(name)}\b", one)), found[0])
+            for name in self.results
+            if found
+        }
 
 
 @dataclass(frozen=True)
@@ -43,9 +63,9 @@ class Topic:
     about: str
     sections: tuple[Section, ...]
 
-    def page(self, results: Path) -> str:
+    def page(self, folder: Path) -> str:
         """Return the page as Markdown. Links in the texts are relative to `docs`; the page is one folder below."""
-        text = "\n".join([f"# {self.title}\n\n{self.about}\n", *(s.render(results) for s in self.sections)])
+        text = "\n".join([f"# {self.title}\n\n{self.about}\n", *(s.render(folder) for s in self.sections)])
         return re.sub(r"\]\((?![a-z]+:|#)", "](../", re.sub(r"\n{3,}", "\n\n", text))
 
     @property

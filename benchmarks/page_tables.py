@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from finetune_matrix import Result, markdown
+
+from harness_ext.analysis.statistics.intervals import share_interval
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-
-COMPARED = """\
-The embedded pair on {number} of bAbI's test rows ({tasks}). `harness-ext compare` compares each run with `baseline`, by
-a paired bootstrap over stories with Holm's correction over the runs. `up` and `down` are the numbers of questions that
-became right and wrong. `Δ to mix` is the difference to the best mix of the other runs that writes as many tokens. The
-pair was not trained on the prompts of a debate, so those two rows show what a debate costs, not how much it helps."""
-
-# The rows of `benchmarks/intervals.py` that have a shorter name on the page.
-PROPERTIES = {
-    "McNemar's test finds nothing that is not there": "level of McNemar's test",
-    "McNemar's test finds what is detectable": "power of McNemar's test",
-    "the bootstrap test finds nothing that is not there": "level of the bootstrap test",
-    "the bootstrap test finds what is detectable": "power of the bootstrap test",
-    "the test over clusters finds nothing that is not there": "level of the bootstrap test over clusters",
-}
 
 SPECULATIVE_ALONE = """\
 Some of the questions are also answered one by one, because transformers' assisted generation takes one question at a
@@ -74,40 +65,37 @@ def overhead_rows(result: dict[str, Any]) -> list[dict[str, Any]]:
 def protocol_part(name: str) -> str:
     """Return the table of a measurement by `benchmarks/protocol.py`."""
     result = load(f"{name}.json")
-    return f"{table(result['rows'])}\nBatch size {result['batch_size']}; {result['machine']}.\n"
+    return f"{table(result['rows'])}\nBatch size {result['batch_size']}.\n"
 
 
 def http_part() -> str:
     result = load("http_cost.json")
-    at_once = f"{result['questions']} calls, {result['num_concurrent']} concurrent"
-    return f"{table(result['rows'])}\n{at_once}; {result['machine']}, load {result['load_average'][0]}.\n"
+    return f"{table(result['rows'])}\n{result['questions']} calls, {result['num_concurrent']} concurrent.\n"
 
 
 def overhead_part() -> str:
     result = load("overhead.json")
-    return f"{table(overhead_rows(result))}\n{result['machine']}, load {result['load_average'][0]}.\n"
+    return table(overhead_rows(result))
 
 
 def speculative_part() -> str:
     result = load("speculative.json")
     whole = dict(result["batches"])
     times = [{"run": name, **whole.pop(name)} for name in ("plain", "speculative_pair")]
-    words = f"{result['alone_questions']} questions; {result['machine']}."
-    return "\n".join([table([whole]), table(times), SPECULATIVE_ALONE, table(result["alone"]), words + "\n"])
+    words = f"{result['alone_questions']} questions.\n"
+    return "\n".join([table([whole]), table(times), SPECULATIVE_ALONE, table(result["alone"]), words])
 
 
 def faults_part() -> str:
     """Return a row for each protocol and number of processes."""
-    result = load("faults.json")
-    rows = [{name.replace("_", " "): value for name, value in run.items()} for run in result["runs"]]
-    return f"{table(rows)}\n{result['machine']}.\n"
+    runs = load("faults.json")["runs"]
+    return table([{name.replace("_", " "): value for name, value in run.items()} for run in runs])
 
 
 def reading_part() -> str:
     """Return a row for each run: what the harness could not read, and what the protocol could not read."""
-    result = load("reading.json")
     rows = []
-    for run in result["runs"]:
+    for run in load("reading.json")["runs"]:
         seats = run["readability"].values()
         decisions, unread = (sum(seat[name] for seat in seats) for name in ("decisions", "unread"))
         rows.append(
@@ -116,33 +104,42 @@ def reading_part() -> str:
                 "task": run["task"],
                 "rows": run["rows"],
                 "exact match": run["exact_match"],
-                "unparsable answers": _number(run.get("unparsable"), ".3f"),
+                "unparsable answers": number(run.get("unparsable"), ".3f"),
                 "unreadable decisions": f"{unread} of {decisions}" if decisions else "",
             }
         )
-    return f"{table(rows)}\n{result['machine']}.\n"
+    return table(rows)
 
 
 def creak_part() -> str:
     result = load("enhance_creak.json")
     prepared = result["prepared"]
     words = f"Prepared {prepared['written']} of {prepared['read']} rows. Fields of the final data set: "
-    return f"{table(result['rows'])}\n{words}{', '.join(f'`{f}`' for f in result['fields'])}. {result['machine']}.\n"
+    return f"{table(result['rows'])}\n{words}{', '.join(f'`{f}`' for f in result['fields'])}.\n"
 
 
 def stories_part() -> str:
     result = load("enhance_stories.json")
-    return f"{table(result['rows'])}\n{ENHANCE_PREFERENCES}\n{table(result['preferences'])}\n{result['machine']}.\n"
+    return f"{table(result['rows'])}\n{ENHANCE_PREFERENCES}\n{table(result['preferences'])}"
 
 
 def show_part(show: str) -> str:
-    """Return the tables of a demonstration: its page without the command, the steps and the comparison by task."""
-    text = (RESULTS / f"finetune_{show}.md").read_text(encoding="utf-8")
-    body = text.partition("thread(s)).\n\n")[2].partition("\n| step |")[0].partition("\n**")[0]
-    return body.replace("\n## ", "\n### ").removeprefix("\n").replace("## ", "### ", 1) + "\n"
+    """Return the tables of a demonstration, and how long its steps took."""
+    result = load(f"finetune_{show}.json")
+    took = result["seconds"]
+    steps = ", ".join(f"{step} {seconds}" for step, seconds in took.items())
+    settings = ", ".join(f"{name}: {result[name]}" for name in ("rows", "epochs", "limit", "threads"))
+    text = re.sub(r"^## ", "### ", result["text"], flags=re.MULTILINE)
+    return f"{text}\n{settings}. Seconds: {steps}; {sum(took.values())} in all.\n"
+
+
+def matrix_part() -> str:
+    """Return the table of all combinations of method, adapter and DeepSpeed."""
+    return markdown([Result(**case) for case in load("finetune_matrix.json")["cases"]])
 
 
 def creak_study_part() -> str:
+    """Return the accuracies, and the differences of the trained model to the others."""
     result = load("creak_study.json")
     rows = []
     for name, key in (
@@ -151,20 +148,25 @@ def creak_study_part() -> str:
         ("constant answer", "constant_answer"),
     ):
         found = result[key]
-        low, high = found["interval"]
+        interval = share_interval(found["right"], found["rows"])
         rows.append(
             {
                 "model": name,
                 "rows": found["rows"],
-                "accuracy (95 %)": f"{found['accuracy']:.3f} [{low:.3f}, {high:.3f}]",
+                "accuracy (95 %)": f"{found['accuracy']:.3f} [{interval.low:.3f}, {interval.high:.3f}]",
             }
         )
-    p_value = result["p_after_differs_from_constant"]
-    return (
-        f"{table(rows)}\n{result['training_rows']} training rows, {result['epochs']} epoch(s), {result['seconds']} s. "
-        f"The constant answer is the more frequent label of the training rows; the difference of the trained model to "
-        f"it has p = {p_value:.2g}. The trained model answers A on {result['answers_A_after']:.0%} of the rows.\n"
+    words = (
+        f"{result['training_rows']} training rows, {result['epochs']} epoch(s), {result['seconds']} s. The constant "
     )
+    words += "answer is the more frequent label of the training rows. The trained model answers A on "
+    words += f"{result['answers_A_after']:.0%} of the rows."
+    for key, other in (("after_to_before", "untouched model"), ("after_to_constant", "constant answer")):
+        if key in result:
+            found = result[key]
+            words += f" Its difference to the {other} is {with_interval(found, '+.3f')} "
+            words += f"({found['test']}, p = {found['p_value']:.2g})."
+    return f"{table(rows)}\n{words}\n"
 
 
 def speed_part() -> str:
@@ -177,83 +179,84 @@ def speed_part() -> str:
 
 
 def intervals_part() -> str:
-    """Return the worst case and the mean of each property. The worst level of a test is its largest value."""
+    """Return the table of clusters, the worst case of each property without clusters, and the p-values of few changes.
+
+    Where the package `errorbars` was measured on the same studies, its figures stand beside ours.
+    """
     result = load("intervals.json")
+    return "\n".join(
+        [
+            "Studies of clusters of 1 to 10 questions:\n",
+            table([_study(row) for row in result["clusters"]]),
+            f"{result['times']} studies each; the coverage of a true 0.95 is then found within "
+            f"± {1.96 * (0.95 * 0.05 / result['times']) ** 0.5:.3f} in 95 % of cases.\n",
+            "Questions without clusters: the worst case of each property, and the mean of all:\n",
+            table(_worst(result["questions"])),
+            "P-values and intervals where few questions differ:\n",
+            table([_evidence(row) for row in result["evidence"]]),
+        ]
+    )
+
+
+def _study(row: Mapping[str, Any]) -> dict[str, Any]:
+    cells = {
+        "data": row["data"],
+        "clusters": row["clusters"],
+        "true difference": row["effect"],
+        "coverage": f"{row['coverage']:.3f}",
+        "rejected": f"{row['rejected']:.3f}",
+        "width": f"{row['width']:.3f}",
+        "finds what is detectable": number(row["found_detectable"], ".2f") if row["detectable_in"] else "",
+    }
+    if "errorbars_covered" in row:
+        cells |= {
+            "coverage, errorbars": f"{row['errorbars_covered']:.3f}",
+            "rejected, errorbars": f"{row['errorbars_found']:.3f}",
+        }
+    return cells
+
+
+def _worst(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the worst case and the mean of each property. The worst level of a test is its largest value."""
     rows = []
-    for what in dict.fromkeys(row["what"] for row in result["rows"]):
-        found = [row for row in result["rows"] if row["what"] == what]
-        worst = (max if "nothing" in what else min)(found, key=lambda row: row["value"])
+    for what in dict.fromkeys(row["what"] for row in found):
+        cases = [row for row in found if row["what"] == what]
+        worst = (max if "nothing" in what else min)(cases, key=lambda row: row["value"])
         rows.append(
             {
-                "property": PROPERTIES.get(what, what),
-                "settings": len(found),
+                "property": what,
+                "settings": len(cases),
                 "worst": f"{worst['value']:.3f}" + (f" ± {worst['error']:.3f}" if worst["error"] else ""),
                 "where": f"{worst['data']}, n = {worst['n']}",
-                "mean": f"{sum(row['value'] for row in found) / len(found):.3f}",
+                "mean": f"{sum(row['value'] for row in cases) / len(cases):.3f}",
             }
         )
-    return f"{table(rows)}\n{result['times']} samples each; {result['machine']}.\n"
+    return rows
 
 
-def compared_part() -> str:
-    """Return the table of all protocols over all tasks, from what `harness-ext compare` wrote."""
-    found = [row for row in load("protocols_table/compare.json")["rows"] if row["pool"]["name"] == "all tasks"]
-    rows = []
-    for row in found:
-        other, cost = row["difference"], row["cost"]
-        equal = row["equal_cost"].get("output tokens")
-        rows.append(
-            {
-                "run": row["run"],
-                "exact match (95 %)": _with_interval(row, ".3f"),
-                "Δ to baseline (95 %)": _with_interval(other, "+.3f") if other else "",
-                "p (Holm)": f"{other['adjusted']:.2g}" if other else "",
-                "up": other["up"] if other else "",
-                "down": other["down"] if other else "",
-                "tokens read": _number(cost["prompt_tokens"]),
-                "tokens written": _number(cost["completion_tokens"]),
-                "seconds": _number(cost["seconds"], ".2f"),
-                "Δ to mix (95 %)": _with_interval(equal | {"value": equal["difference"]}, "+.3f") if equal else "",
-            }
-        )
-    names = [name.rpartition("_")[2] for name in found[0]["pool"]["tasks"]]
-    tasks = f"tasks {', '.join(sorted(names, key=int))}"
-    others = found[1:]
-    no_better = [row["run"] for row in others if not _is_gain(row["difference"])]
-    no_cheaper = [row["run"] for row in others if row["equal_cost"]["output tokens"]["interval"]["low"] <= 0]
-    verdict = (
-        f"Not better than `baseline` (p ≥ 0.05): {', '.join(no_better) or 'none'}. Not better than the mix of other "
-        f"runs at equal cost (the interval includes or is below 0): {', '.join(no_cheaper) or 'none'}.\n"
-    )
-    words = COMPARED.format(number=found[0]["number"], tasks=tasks)
-    return (
-        f"{words}\n\n{table(rows)}\n{verdict}\nMeasured on {load('protocols_table/protocols_table.json')['machine']}.\n"
-    )
-
-
-def readme_part() -> str:
-    """Return three rows of that table for the README."""
-    found = [row for row in load("protocols_table/compare.json")["rows"] if row["pool"]["name"] == "all tasks"]
-    rows = [
-        {
-            "run": f"`{row['run']}`",
-            "exact match (95 %)": _with_interval(row, ".3f"),
-            "tokens written per question": _number(row["cost"]["completion_tokens"]),
+def _evidence(row: Mapping[str, Any]) -> dict[str, Any]:
+    cells = {
+        "questions": row["questions"],
+        "up": row["up"],
+        "down": row["down"],
+        "exact p": f"{row['exact']:.2g}",
+        "p": f"{row['ours']:.2g}",
+        "interval": f"{row['low']:+.3f} to {row['high']:+.3f}",
+    }
+    if "errorbars" in row:
+        cells |= {
+            "p, errorbars": f"{row['errorbars']:.2g}",
+            "interval, errorbars": f"{row['errorbars_low']:+.3f} to {row['errorbars_high']:+.3f}",
         }
-        for row in found
-        if row["run"] in ("baseline", "feedback_pair", "skyline")
-    ]
-    return table(rows)
+    return cells
 
 
-def _is_gain(difference: dict[str, Any]) -> bool:
-    return bool(difference["value"] > 0 and difference["adjusted"] < 0.05)
-
-
-def _with_interval(of: dict[str, Any], form: str) -> str:
+def with_interval(of: Mapping[str, Any], form: str) -> str:
+    """Return a value with its interval; without it, if there is none."""
     low, high = of["interval"]["low"], of["interval"]["high"]
-    return f"{of['value']:{form}} [{low:{form}}, {high:{form}}]"
+    return f"{of['value']:{form}}" + (f" [{low:{form}}, {high:{form}}]" if low is not None else "")
 
 
-def _number(value: float | None, form: str = ".0f") -> str:
+def number(value: float | None, form: str = ".0f") -> str:
+    """Return a number in a format, or a question mark if it is unknown."""
     return "?" if value is None else format(value, form)

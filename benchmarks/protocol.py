@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from measured import machine_at_start, publish, versions
+from measured import embedded, publish_measured
 
 from harness_ext.backends.base import Backend, Deliver, GenerateRequest, ScoreRequest
 from harness_ext.backends.hf import HFBackend
@@ -239,15 +239,12 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
-    machine = machine_at_start()
     result = {
         "measure": args.measure,
         "batch_size": args.batch_size,
         "rows": MEASURES[args.measure](args.questions, args.batch_size),
-        "machine": machine,
-        "versions": versions(),
     }
-    publish(result, args.output)
+    publish_measured(result, args.output, embedded())
 
 
 if __name__ == "__main__":

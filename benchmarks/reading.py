@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from measured import commit, machine_at_start, publish, versions
+from measured import named, publish_measured
 
 TASKS = ("creak_cot", "ecqa_cot", "strategyqa_cot")
 
@@ -71,14 +71,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=60, help="rows per task")
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
-    result: dict[str, Any] = {
-        "commit": commit(),
-        "command": f"python benchmarks/reading.py --student {args.student} --teacher {args.teacher} "
-        f"--limit {args.limit}",
-        "machine": machine_at_start(),
-        "versions": versions(),
-        "runs": [],
-    }
+    runs = []
     pair = {"student": args.student, "teacher": args.teacher}
     two = f"[{args.student},{args.student}]"
     plan: list[tuple[str, str, dict[str, Any], bool]] = [
@@ -94,9 +87,9 @@ def main() -> None:
         ("self_consistency", "creak_cot", {"student": args.student, "k": 3}, False),
     ]
     for model, task, arguments, sampled in plan:
-        result["runs"].append(run(model, task, args.limit, arguments, sampled))
-        print(json.dumps(result["runs"][-1]), flush=True)
-    publish(result, args.output)
+        runs.append(run(model, task, args.limit, arguments, sampled))
+        print(json.dumps(runs[-1]), flush=True)
+    publish_measured({"runs": runs}, args.output, named(**pair))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def problems(
 
     folder: the folder.
     weights: the digests of the embedded models, by the names that records have for them.
-    commands: the commands of results, by file, for those without a record.
+    commands: the commands of results, by `stem`, for those without a record.
     earlier: the SHA-256 of the results that have no record because they are older than records, by file.
 
     Every file needs a record that agrees with it, or has to be named in one, or to be `earlier`.
@@ -48,14 +48,19 @@ def problems(
             (folder / name).parent.joinpath(one).relative_to(folder).as_posix() for one in record.get("files", {})
         }
         if wrong:
-            found.append(f"{name}: {'; '.join(wrong)}. Make it again: {record.get('command', commands.get(name))}")
+            found.append(f"{name}: {'; '.join(wrong)}. Make it again: {record.get('command')}")
     for name in unrecorded:
         if name in named or earlier.get(name) == file_sha256(folder / name):
             continue
         wrong_one = "it was changed" if name in earlier else "nothing records how it was made"
-        command = f" Make it again: {commands[name]}" if name in commands else ""
+        command = f" Make it again: {commands[stem(name)]}" if stem(name) in commands else ""
         found.append(f"{name}: {wrong_one}.{command}")
     return found
+
+
+def stem(name: str) -> str:
+    """Return what the files of a result have in common: the folder, or the name without its ending."""
+    return name.partition("/")[0].partition(".")[0]
 
 
 def record_of(path: Path) -> dict[str, Any] | None:
@@ -90,6 +95,11 @@ def stamp(path: Path) -> str:
         commit = record["commit"].removesuffix("-dirty")[:12]
         return f"Measured on {record['date'][:10]} at commit {commit}{changed}, on {record['machine']}."
     result = json.loads(path.read_text(encoding="utf-8"))
-    stated = [result.get(name) for name in ("commit", "machine")] if isinstance(result, dict) else []
-    parts = "; ".join(str(fact) for fact in stated if isinstance(fact, str))
-    return "Recorded by an earlier version: no weights hash" + (f" ({parts})" if parts else "") + "."
+    parts = ["Recorded by an earlier version: no weights hash"]
+    if isinstance(result.get("commit"), str):
+        parts.append(f"commit {result['commit']}")
+    if isinstance(result.get("machine"), str):
+        parts.append(f"on {result['machine']}")
+    if "load_average" in result:
+        parts.append(f"load {result['load_average'][0]}")
+    return f"{'; '.join(parts)}."

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from measured import machine_at_start, publish, versions
+from measured import embedded, publish_measured
 from protocol import run
 
 from harness_ext.backends.hf import HFBackend
@@ -152,7 +152,6 @@ def main() -> None:
     parser.add_argument("--most-tokens", type=int, default=200)
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
-    machine = machine_at_start()
     asked = questions(args.questions, args.most_tokens)
     step = max(1, len(asked) // max(1, args.alone))
     result = {
@@ -160,10 +159,8 @@ def main() -> None:
         "batch_size": args.batch_size,
         "alone": alone(asked[::step][: args.alone]),
         "alone_questions": args.alone,
-        "machine": machine,
-        "versions": versions(),
     }
-    publish(result, args.output)
+    publish_measured(result, args.output, embedded())
 
 
 if __name__ == "__main__":

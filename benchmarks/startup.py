@@ -4,8 +4,8 @@
 
 Interpreter starts are measured alternately in two fresh virtual environments that differ only in the start-up files, so
 that other work on the machine affects both. Times are milliseconds of processor time (user and system), which is less
-sensitive to other work than wall time; `wall_difference` is given for comparison. An interval is the 95 % bootstrap
-interval of the median of the paired differences.
+sensitive to other work than wall time; `wall_difference` is given for comparison. A difference is the mean of the
+paired differences, with its 95 % interval.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import random
 import re
 import shutil
 import statistics
@@ -27,6 +26,9 @@ import timeit
 from dataclasses import dataclass
 from pathlib import Path
 
+from measured import publish_measured
+
+from harness_ext.analysis.statistics.paired import estimate
 from harness_ext.bridge import startup
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,17 +41,17 @@ def main() -> None:
     options = parser.parse_args()
 
     results = {
-        "machine": machine(),
+        "system": system(),
         "interpreter_start": interpreter_start(options.runs),
         "each_import_of_another_module": {"nanoseconds": round(import_overhead_ns())},
         "lm_eval_help": lm_eval_help(max(5, options.runs // 10)),
     }
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(results, indent=2) + "\n")
     print(json.dumps(results, indent=2))
+    publish_measured(results, options.output)
 
 
-def machine() -> dict[str, object]:
+def system() -> dict[str, object]:
+    """Return what the times depend on."""
     model = next((line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")), "")
     return {
         "processor": model or platform.processor(),
@@ -140,14 +142,13 @@ def in_turns(commands: dict[str, tuple[list[object], dict[str, str]]], runs: int
 def compared(runs: dict[str, list[Run]]) -> dict[str, object]:
     pairs = list(zip(runs["without"], runs["with"], strict=True))
     differences = [b.processor - a.processor for a, b in pairs]
-    draw = random.Random(0)
-    medians = sorted(statistics.median(draw.choices(differences, k=len(differences))) for _ in range(2000))
+    found = estimate(differences, None)
     return {
         "without": round(statistics.median(a.processor for a, _ in pairs), 2),
         "with": round(statistics.median(b.processor for _, b in pairs), 2),
-        "difference": round(statistics.median(differences), 3),
-        "interval": [round(medians[50], 3), round(medians[1949], 3)],
-        "wall_difference": round(statistics.median(b.wall - a.wall for a, b in pairs), 3),
+        "difference": round(found.value, 3),
+        "interval": [round(found.interval.low, 3), round(found.interval.high, 3)],
+        "wall_difference": round(statistics.fmean(b.wall - a.wall for a, b in pairs), 3),
     }
 
 

@@ -10,10 +10,11 @@ whose texts differ. `gsm8k_local` is lm-eval's gsm8k on local rows, with its fiv
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from measured import embedded, publish_measured
 
 from harness_ext.embedded import model_path
 
@@ -68,8 +69,7 @@ def main() -> None:
                     {"task": task, "chat": chat, "model": name, "rows": len(stock), "texts_that_differ": differ}
                 )
                 print(rows[-1], flush=True)
-    if args.output:
-        args.output.write_text(json.dumps(rows, indent=2) + "\n")
+    publish_measured({"rows": rows}, args.output, embedded("student"))
 
 
 def _fresh(folder: str, name: str) -> dict[str, str]:

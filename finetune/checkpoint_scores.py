@@ -6,13 +6,15 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from harness_ext.finetune.args import ConfigError, final_dir
-from harness_ext.finetune.checkpoints import MARKER, marker_facts, numbered, why_incomplete, write_json
+from harness_ext.finetune.checkpoints import CARD, is_state, marker_facts, numbered, why_incomplete, write_json
+from harness_ext.finetune.run_record import RUN_FILE
+from harness_ext.records.file_digest import file_digest
 from harness_ext.records.fingerprint import folder_digest, resolve_folder
 
 SCORES = Path("evaluations") / "scores"
@@ -47,7 +49,9 @@ class EvaluationSettings:
     fewshot_as_multiturn: whether few-shot examples are separate turns of the chat. Default true.
     system_instruction: text of the system message. Default none.
     gen_kwargs: generation settings in lm-eval's format. Default: the task's own.
-    model_args: more arguments of lm-eval's `hf` model, such as `dtype=bfloat16`. Default none.
+    dtype: data type in which every model computes, so that none is ahead by its rounding. Default: that of the
+        training.
+    model_args: more arguments of lm-eval's `hf` model. Default none.
     metric: name of the metric, or `name,filter`. Default: the first metric of the task's first filter.
     seed: seed of few-shot sampling and of torch. Default 1234.
     batch_size: questions per batch, a number or `auto`. Default `1`.
@@ -61,6 +65,7 @@ class EvaluationSettings:
     fewshot_as_multiturn: bool = True
     system_instruction: str | None = None
     gen_kwargs: str | None = None
+    dtype: str = ""
     model_args: str = ""
     metric: str = ""
     seed: int = 1234
@@ -76,12 +81,18 @@ class EvaluationSettings:
 
 @dataclass(frozen=True)
 class CheckpointScore:
-    """A subject's score on a task: the metric, and its value for each question, by `<task>:<document>`."""
+    """A subject's score on a task.
+
+    subject, task, metric: what was scored.
+    values: the metric's value for each question, by `<task>:<document>`.
+    dtype: the data type in which the model computed, and how its weights are quantised; empty if unknown.
+    """
 
     subject: str
     task: str
     metric: str
     values: dict[str, float] = field(default_factory=dict)
+    dtype: str = ""
 
     @property
     def mean(self) -> float:
@@ -94,7 +105,7 @@ def subjects(run: Path, teacher: str = "") -> tuple[list[Subject], list[str]]:
 
     Raises ConfigError if the folder is not the folder of a run.
     """
-    record = run / "run.json"
+    record = run / RUN_FILE
     if not record.is_file():
         raise ConfigError(f"{run} is not the folder of a training run: it contains no run.json.")
     settings = json.loads(record.read_text(encoding="utf-8"))
@@ -107,11 +118,24 @@ def subjects(run: Path, teacher: str = "") -> tuple[list[Subject], list[str]]:
             continue
         facts = marker_facts(path)
         found.append(
-            Subject(path.name, "epoch", hf_arguments(path), _digest(path / MARKER), facts.get("epoch"), facts["step"])
+            Subject(path.name, "epoch", hf_arguments(path), _identity(path), facts.get("epoch"), facts["step"])
         )
     if teacher:
         found.append(_named("teacher", "teacher", teacher))
     return found, skipped
+
+
+def precision_notes(scores: Iterable[CheckpointScore]) -> list[str]:
+    """Return a sentence on the data type of the scores, with a warning if it is not the same for all models."""
+    by_dtype: dict[str, list[str]] = {}
+    for score in scores:
+        names = by_dtype.setdefault(score.dtype or "an unknown precision", [])
+        if score.subject not in names:
+            names.append(score.subject)
+    if len(by_dtype) < 2:
+        return [f"All models were scored in {dtype}." for dtype in by_dtype]
+    parts = "; ".join(f"{', '.join(names)} in {dtype}" for dtype, names in by_dtype.items())
+    return [f"WARNING: not all models were scored in the same precision, which can change answers: {parts}."]
 
 
 def finished(run: Path) -> bool:
@@ -137,7 +161,7 @@ class Scorer:
     def __init__(self, run: Path, settings: EvaluationSettings) -> None:
         """Create the scorer. lm-eval is imported only once something has to be scored."""
         self.run = run
-        self.settings = settings
+        self.settings = settings if settings.dtype else replace(settings, dtype=_trained_in(run))
         self._manager: Any = None
 
     def path(self, subject: Subject, task: str) -> Path:
@@ -152,7 +176,7 @@ class Scorer:
             loaded = json.loads(self.path(subject, task).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
-        return CheckpointScore(subject.name, task, loaded["metric"], loaded["values"])
+        return CheckpointScore(subject.name, task, loaded["metric"], loaded["values"], loaded["dtype"])
 
     def score(self, subject: Subject, tasks: list[str]) -> list[CheckpointScore]:
         """Score a subject on tasks and store the scores. Raises whatever lm-eval raises."""
@@ -161,7 +185,7 @@ class Scorer:
         from lm_eval.utils import simple_parse_args_string
 
         options = self.settings
-        arguments = {**subject.arguments, **simple_parse_args_string(options.model_args)}
+        arguments = {"dtype": options.dtype, **subject.arguments, **simple_parse_args_string(options.model_args)}
         model = get_model("hf").create_from_arg_obj(
             arguments, {"batch_size": _number(options.batch_size), "device": options.device or _device()}
         )
@@ -183,8 +207,37 @@ class Scorer:
                 bootstrap_iters=0,
             )
             score = read_samples(results["samples"], subject.name, task, options.metric)
+            score = replace(score, dtype=_computes_in(model.model))
             self._store(subject, score)
             found.append(score)
+        return found
+
+    def clusters(self, field: str, tasks: list[str], questions: Iterable[str]) -> dict[str, Hashable]:
+        """Return the cluster of each question, by its name in the scores (`<task>:<document>`).
+
+        field: a field of the documents, a Jinja template over them, or `task`.
+        tasks: the tasks or groups that were scored.
+        questions: the names of the questions.
+
+        Raises HarnessExtError if the tasks cannot be loaded or their documents lack the field, and ConfigError if they
+        have fewer documents than were scored.
+        """
+        from harness_ext.analysis.clustering import cluster_of
+        from harness_ext.analysis.scoring.task_documents import TaskSource, load_tasks
+
+        places = {name: name.rpartition(":") for name in questions}
+        names = list(dict.fromkeys(task for task, _, _ in places.values()))
+        # Only the documents are read, so no task runs code.
+        loaded, _ = load_tasks(names, TaskSource(tasks=tuple(tasks), unsafe_code=True), self._tasks())
+        documents = {name: task.eval_docs for name, task in loaded.items()}
+        found = {}
+        for name, (task, _, number) in places.items():
+            if int(number) >= len(documents[task]):
+                raise ConfigError(
+                    f"{task} has {len(documents[task])} documents, fewer than were scored: its data have changed "
+                    f"since. Delete {self.run / SCORES} to score all models again."
+                )
+            found[name] = cluster_of(field, task, documents[task][int(number)])
         return found
 
     def _tasks(self) -> Any:
@@ -250,8 +303,30 @@ def _named(name: str, role: str, model: str) -> Subject:
     return Subject(name, role, arguments, folder_digest(folder) if folder else model)
 
 
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _identity(checkpoint: Path) -> str:
+    """Return a digest of a checkpoint without what only resuming needs, which `save_only_model` deletes later."""
+    names = (name for name in marker_facts(checkpoint)["files"] if "/" not in name and name != CARD)
+    kept = sorted(name for name in names if not is_state(name))
+    lines = "".join(f"{name}\0{file_digest(checkpoint / name)}\n" for name in kept)
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _trained_in(run: Path) -> str:
+    """Return the data type in which a run's training computed; float32 if that is unknown."""
+    try:
+        dtype = json.loads((run / RUN_FILE).read_text(encoding="utf-8")).get("dtype")
+    except FileNotFoundError:
+        dtype = None
+    return dtype if dtype in ("float32", "bfloat16", "float16") else "float32"
+
+
+def _computes_in(model: Any) -> str:
+    dtype = str(model.dtype).removeprefix("torch.")
+    quantised = getattr(model.config, "quantization_config", None)
+    if not quantised:
+        return dtype
+    method = quantised.get("quant_method") if isinstance(quantised, dict) else getattr(quantised, "quant_method", None)
+    return f"{dtype}, weights quantised ({getattr(method, 'value', method)})"
 
 
 def _device() -> str:

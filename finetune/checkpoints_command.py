@@ -10,7 +10,8 @@ import sys
 import time
 from pathlib import Path
 
-from harness_ext.finetune import curve
+from harness_ext.errors import HarnessExtError
+from harness_ext.finetune import curve, curve_files
 from harness_ext.finetune.args import ConfigError
 from harness_ext.finetune.checkpoint_scores import (
     CheckpointScore,
@@ -18,9 +19,11 @@ from harness_ext.finetune.checkpoint_scores import (
     Scorer,
     Subject,
     finished,
+    precision_notes,
     subjects,
 )
-from harness_ext.finetune.trainers import ERRORS_FILE
+from harness_ext.finetune.epochs import ERRORS_FILE
+from harness_ext.finetune.model_card import update_scores
 from harness_ext.terminal import clean
 
 
@@ -53,17 +56,24 @@ def main(argv: list[str]) -> int:
             if over:
                 break
             time.sleep(options.poll)
-    except ConfigError as error:
+        for reason in skipped:
+            _say(f"skipped: {reason}")
+        labels = None
+        if options.cluster and scores:
+            questions = dict.fromkeys(name for score in scores for name in score.values)
+            labels = scorer.clusters(options.cluster, tasks, questions)
+        found = curve.points(known, scores, labels)
+    except (ConfigError, HarnessExtError) as error:
         print(f"harness-ext checkpoints: {clean(error)}", file=sys.stderr)
         return 2
-    for reason in skipped:
-        _say(f"skipped: {reason}")
-    found = curve.points(known, scores)
-    passed, verdict = curve.gate(found, options.gate_alpha) if options.gate else (True, "")
+    passed, verdict = curve.gate(known, scores, labels, options.gate_alpha) if options.gate else (True, "")
     folder = options.run / "evaluations"
     if found:
-        print(curve.write(found, _errors(options.run), verdict, folder))
+        print(curve_files.write(found, _errors(options.run), verdict, folder, options.cluster))
         _say(f"wrote {folder}/table.md, points.json and accuracy.png")
+        for note in precision_notes(scores):
+            _say(note)
+        update_scores(options.run)
     elif verdict:
         print(verdict)
     for (name, task), reason in failed.items():
@@ -88,7 +98,7 @@ def _pass(
         except ConfigError:
             raise
         except Exception as error:  # one model that fails to load must not prevent scoring the others
-            reason = f"{type(error).__name__}: {error}"
+            reason = clean(f"{type(error).__name__}: {error}")
             failed.update({(subject.name, task): reason for task in missing})
             scores += [score for task in missing if (score := scorer.stored(subject, task))]
     return scores
@@ -124,11 +134,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--fewshot_as_multiturn", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--system_instruction")
     parser.add_argument("--gen_kwargs", help="generation settings in lm-eval's format")
-    parser.add_argument("--model_args", default="", help="more arguments of lm-eval's hf model, such as dtype=bfloat16")
+    parser.add_argument(
+        "--dtype", default="", choices=("float32", "bfloat16", "float16"),
+        help="data type in which all models compute (default: that of the training)",
+    )  # fmt: skip
+    parser.add_argument("--model_args", default="", help="more arguments of lm-eval's hf model")
     parser.add_argument("--include_path", help="folder with your own tasks")
     parser.add_argument("--batch_size", default="1")
     parser.add_argument("--device", help="cpu, cuda:1, … (default: a GPU if there is one)")
     parser.add_argument("--seed", type=int, default=1234)
+    parser.add_argument(
+        "--cluster", metavar="FIELD",
+        help="questions that share this field of their document (or a Jinja template over it, or `task`) belong "
+        "together (default: each question by itself)",
+    )  # fmt: skip
     parser.add_argument(
         "--gate", action="store_true", help="exit with status 1 unless the last epoch beats the untouched model"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,10 @@ from hypothesis import HealthCheck, settings
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # The embedded pair is slower with several threads than with one, especially if other processes use the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Tests leave nothing in the user's cache of data sets. Their processes, and those of pytest-xdist, share this one.
+if "HF_DATASETS_CACHE" not in os.environ:
+    _cache = tempfile.TemporaryDirectory(prefix="harness_ext_datasets_")
+    os.environ["HF_DATASETS_CACHE"] = _cache.name
 # Deadlines, and the check whether examples are drawn fast enough, would make a test depend on what else the machine is
 # doing.
 settings.register_profile("harness_ext", deadline=None, suppress_health_check=[HealthCheck.too_slow])

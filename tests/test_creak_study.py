@@ -22,6 +22,14 @@ def test_training_rows_equal_the_requests_of_the_task(tmp_path: Path, monkeypatc
 
 
 def test_an_accuracy_has_an_interval() -> None:
-    found = creak_study.figure(50, 100)
-    assert found["accuracy"] == 0.5
-    assert found["interval"] == pytest.approx([0.4038, 0.5962], abs=1e-4)
+    found = creak_study.figure([True, False] * 50)
+    assert (found["accuracy"], found["right"], found["rows"]) == (0.5, 50, 100)
+    assert found["interval"] == pytest.approx({"low": 0.3983, "high": 0.6017}, abs=1e-4), "Clopper and Pearson"
+    perfect = creak_study.figure([True] * 10)["interval"]
+    assert perfect["low"] < perfect["high"] == 1
+
+
+def test_the_trained_model_is_compared_row_by_row() -> None:
+    found = creak_study.difference([True] * 5 + [False] * 10, [True] * 15)
+    assert (found["up"], found["down"], found["test"]) == (10, 0, "exact McNemar test")
+    assert found["p_value"] == 2 / 2**10

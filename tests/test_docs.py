@@ -20,6 +20,7 @@ from harness_ext.embedded import model_path
 from harness_ext.errors import ConfigurationError
 from harness_ext.models.debate import Debate
 from harness_ext.models.feedback_pair import FeedbackPair
+from harness_ext.models.second_look import SecondLook
 from harness_ext.models.self_consistency import SelfConsistency
 from harness_ext.models.speculative_pair import SpeculativePair
 from harness_ext.options import known_names
@@ -193,18 +194,24 @@ def options_in(page: str) -> set[str]:
 def test_exactly_the_existing_options_are_described() -> None:
     options = {*known_names(RunOptions), *known_names(FeedbackPair)}
     models = {"--model", "baseline", "skyline", "feedback_pair", "speculative_pair", "debate", "self_consistency"}
-    models |= {"decision"}
+    models |= {"decision", "second_look"}
     assert options_in("protocols.md") - models == options
 
 
 @pytest.mark.parametrize(
     ("page", "protocol"),
-    [("debate.md", Debate), ("self-consistency.md", SelfConsistency), ("speculative.md", SpeculativePair)],
+    [
+        ("debate.md", Debate),
+        ("self-consistency.md", SelfConsistency),
+        ("second-look.md", SecondLook),
+        ("speculative.md", SpeculativePair),
+    ],
 )
 def test_options_of_a_protocol_and_their_defaults_are_described(page: str, protocol: type[Protocol]) -> None:
     assert set(known_names(protocol)) - options_in(page) == set()
     text = (ROOT / "docs" / page).read_text()
     rows = dict(re.findall(r"^\| `(\w+)` \| `?([^|`]+)`? \|", text, re.MULTILINE))
+    rows = {name: default for name, default in rows.items() if default.strip() != "in the code"}
     declared = {n: str(v) for n, v in vars(protocol()).items() if n in rows and v is not None}
     assert {n: rows[n].strip() for n in declared} == declared
 

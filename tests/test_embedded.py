@@ -1,4 +1,4 @@
-"""The embedded pair: its files, its tokenizer, the prompts it was trained on, and its accuracy."""
+"""The embedded models: their files, their tokenizer, the prompts they were trained on, and their accuracy."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from harness_ext.embedded import SEATS, model_path
+from harness_ext.embedded import MODELS, SEATS, model_path
 from harness_ext.embedded.story_prompt import INSTRUCTION, story_text
-from harness_ext.finetune.recipes.embedded_pair.held_out import Item, Player, is_right
+from harness_ext.finetune.recipes.embedded_pair.held_out import Item, Player, is_right, play
 from harness_ext.finetune.recipes.embedded_pair.model import PROMPTS_FILE
 from harness_ext.finetune.recipes.embedded_pair.prompts import (
     REFINE_USER,
@@ -32,17 +32,21 @@ def tokenizer():  # type: ignore[no-untyped-def]
     return AutoTokenizer.from_pretrained(model_path("student"))
 
 
-def test_other_seats_are_refused() -> None:
-    with pytest.raises(ValueError, match="student and teacher"):
+def test_other_names_are_refused() -> None:
+    with pytest.raises(ValueError, match="student, teacher, small_student"):
         model_path("judge")
 
 
-def test_both_together_are_small() -> None:
-    sizes = [path.stat().st_size for seat in SEATS for path in model_path(seat).rglob("*") if path.is_file()]
-    assert sum(sizes) < 10 * MEGABYTE
+def size(name: str) -> int:
+    return sum(path.stat().st_size for path in model_path(name).rglob("*") if path.is_file())
 
 
-@pytest.mark.parametrize("seat", SEATS)
+def test_all_together_are_small() -> None:
+    assert sum(map(size, SEATS)) < 10 * MEGABYTE
+    assert size("small_student") < 2 * MEGABYTE
+
+
+@pytest.mark.parametrize("seat", MODELS)
 def test_models_load_with_transformers(seat: str) -> None:
     import torch
     from transformers import AutoModelForCausalLM, LlamaForCausalLM
@@ -54,7 +58,7 @@ def test_models_load_with_transformers(seat: str) -> None:
     assert model.generation_config.eos_token_id == model.config.eos_token_id == 2
 
 
-@pytest.mark.parametrize("seat", SEATS)
+@pytest.mark.parametrize("seat", MODELS)
 def test_the_tokenizer_is_that_of_the_recipe(seat: str) -> None:
     stored = json.loads((model_path(seat) / "tokenizer.json").read_text(encoding="utf-8"))
     built = json.loads(build_tokenizer().backend_tokenizer.to_str())
@@ -62,11 +66,11 @@ def test_the_tokenizer_is_that_of_the_recipe(seat: str) -> None:
     assert stored["added_tokens"] == built["added_tokens"]
 
 
-@pytest.mark.parametrize("seat", SEATS)
+@pytest.mark.parametrize("seat", MODELS)
 def test_the_prompts_are_those_of_the_training(seat: str) -> None:
     trained_on = json.loads((model_path(seat) / PROMPTS_FILE).read_text(encoding="utf-8"))
-    assert trained_on == trained_prompts(), (
-        "A prompt was changed after the embedded pair was trained: train it again (docs/embedded-pair.md)."
+    assert trained_on == trained_prompts(seat), (
+        "A prompt was changed after the embedded models were trained: train them again (docs/embedded-pair.md)."
     )
 
 
@@ -123,6 +127,35 @@ def stories() -> list[Item]:
         Item(row["task"], INSTRUCTION + story_text(row["passage"].splitlines(), row["question"]), row["answer"])
         for row in rows
     ]
+
+
+def test_feedback_and_its_controls_differ_only_in_what_the_student_is_told() -> None:
+    """The student answers the first question correctly, and the second one after a hint."""
+    items = [Item(1, "Where is Mary?", "garden"), Item(6, "Is John in the hall?", "no")]
+    told: list[str] = []
+
+    def student(prompts: list[str | list[dict[str, str]]]) -> list[str]:
+        told.extend(prompt[-1]["content"] for prompt in prompts if not isinstance(prompt, str))
+        shown = [prompt if isinstance(prompt, str) else prompt[0]["content"] for prompt in prompts]
+        hints = ["Hint" in str(prompt) for prompt in prompts]
+        return [
+            "Answer: garden" if "Mary" in text else f"Answer: {'no' if hint else 'yes'}"
+            for text, hint in zip(shown, hints, strict=True)
+        ]
+
+    def teacher(prompts: list[str | list[dict[str, str]]]) -> list[str]:
+        wrong = ["Answer: yes" in str(prompt) for prompt in prompts]
+        return ["Incorrect.\nHint: Look again at line 2." if one else "Correct." for one in wrong]
+
+    result = play(items, student, teacher, 3, "Look again.")
+    assert result["baseline"] == {"pooled": 0.5, "open": 1.0, "1": 1.0, "6": 0.0}
+    assert result["feedback_pair round 1"]["pooled"] == 1.0
+    assert result["verdict only round 1"] == result["second look round 1"] == result["baseline"]
+    assert "second look round 2" not in result, "no draft has changed"
+    rejected = [REFINE_USER.format(review=text) for text in ("Incorrect.\nHint: Look again at line 2.", "Incorrect.")]
+    assert told == [*rejected, "Look again.", "Look again."]
+    assert result["hints"] == {"given": 1, "naming the answer": 0}
+    assert not any("second look" in name for name in play(items, student, teacher, 3))
 
 
 def test_the_teacher_solves_more_than_the_student(stories: list[Item]) -> None:

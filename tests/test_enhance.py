@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from enhance_support import CREAK_ROWS, asked, lines, run, write
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,58 +19,15 @@ from harness_ext.embedded.story_prompt import INSTRUCTION, story_text
 from harness_ext.enhance.annotate import Annotate, AnnotateJob, annotate, settings
 from harness_ext.enhance.checks import FLAGS, report
 from harness_ext.enhance.command import _parser, main
-from harness_ext.enhance.contamination.search import search_file
-from harness_ext.enhance.contamination.settings import SearchSettings
 from harness_ext.enhance.gold_answers import AnswerReader
 from harness_ext.enhance.postprocess import finish
 from harness_ext.enhance.prepare import prepare
-from harness_ext.enhance.row_files import Output, to_line
+from harness_ext.enhance.row_files import to_line
 from harness_ext.enhance.running import plan_seats
 from harness_ext.enhance.templates import RowProblem, known_sets, load_templates, read_templates, squeeze
-from harness_ext.errors import ConfigurationError, StoreError
+from harness_ext.errors import ConfigurationError
 from harness_ext.reading import same_answer
 from harness_ext.records import Completion
-
-CREAK_ROWS = [
-    {"sentence": "Water  is wet. ", "label": "true", "ex_id": "a", "spans": [[0, 5]]},
-    {"sentence": "Fish can fly planes.", "label": "false", "ex_id": "b", "spans": []},
-    {"sentence": "Oslo is in Norway.", "label": "true", "ex_id": "c", "spans": [[0, 4], [11, 17]]},
-]
-
-
-def lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
-
-
-def write(path: Path, rows: Sequence[Mapping[str, Any] | str | bytes]) -> Path:
-    parts = [r if isinstance(r, bytes) else (r if isinstance(r, str) else json.dumps(r)).encode() for r in rows]
-    path.write_bytes(b"\n".join(parts) + b"\n")
-    return path
-
-
-def run(
-    folder: Path,
-    rows: Sequence[Mapping[str, Any] | str | bytes],
-    reply: Callable[[str], str | Completion],
-    *,
-    name: str = "out",
-    task_type: str = "cot_text",
-    backend: ScriptedBackend | None = None,
-    **more: Any,
-) -> tuple[dict[str, Any], list[dict[str, Any]], ScriptedBackend]:
-    """Prepare CREAK rows and annotate them; return the manifest, the output rows and the teacher."""
-    raw = write(folder / "raw.jsonl", rows)
-    templates = load_templates("creak")
-    prepare(raw, folder / "in.jsonl", templates)
-    teacher = backend or ScriptedBackend(reply, name="teacher")
-    plan = plan_seats(Annotate, {"teacher": teacher}, {"store": str(folder / "calls"), "progress": "off", **more})
-    job = AnnotateJob(folder / "in.jsonl", folder / f"{name}.jsonl", task_type, settings(templates, {}), templates)
-    manifest = annotate(job, plan)
-    return manifest, lines(job.target) if job.target.exists() else [], teacher
-
-
-def asked(teacher: ScriptedBackend) -> list[str]:
-    return [prompt for call in teacher.calls for prompt in call]
 
 
 def test_creak_prompts_equal_those_of_teacherlm(tmp_path: Path) -> None:
@@ -308,48 +265,6 @@ def test_free_answers_are_parsed_and_leak_as_whole_words() -> None:
     assert not plain.says("It follows that sixty is meant.", "six")
 
 
-def test_the_data_set_has_cot_tail_and_no_dropped_rows(tmp_path: Path) -> None:
-    from datasets import load_from_disk
-
-    replies = {"Water": " wet.  The answer is (A). ", "Fish": " The answer is (A).", "Oslo": ""}
-    run(tmp_path, CREAK_ROWS, lambda p: next(v for k, v in replies.items() if k in p))
-    manifest = finish(tmp_path / "out.jsonl", tmp_path / "set", ["contradicts_gold", "empty"])
-    rows = load_from_disk(str(tmp_path / "set"))
-    assert len(rows) == 1
-    assert rows[0]["cot_tail"] == rows[0]["all"].replace("  ", " ").strip()
-    assert list(rows[0])[-3:] == ["cot", "all", "cot_tail"]
-    assert rows[0]["cot"] == replies["Water"], "the raw text is unchanged"
-    assert manifest["counts"] == {
-        "read": 3, "written": 1, "dropped": 2, "by_flag": {"contradicts_gold": 1, "empty": 1}
-    }  # fmt: skip
-    with pytest.raises(ConfigurationError, match="already exists"):
-        finish(tmp_path / "out.jsonl", tmp_path / "set")
-    with pytest.raises(ConfigurationError, match="is not a flag"):
-        finish(tmp_path / "out.jsonl", tmp_path / "other", ["bad"])
-
-
-def test_columns_of_mixed_types_are_reported_before_anything_is_saved(tmp_path: Path) -> None:
-    rows = [{**CREAK_ROWS[0], "extra": "text"}, {**CREAK_ROWS[1], "extra": 5}]
-    run(tmp_path, rows, lambda p: " x.")
-    with pytest.raises(ConfigurationError, match="'extra' cannot be saved in one column"):
-        finish(tmp_path / "out.jsonl", tmp_path / "set")
-    assert not (tmp_path / "set").exists()
-
-
-def test_rows_with_evaluation_documents_are_flagged_and_can_be_dropped(tmp_path: Path) -> None:
-    rows = [{"sentence": f"{word} is made of wood and iron in most old towns.", "label": "true"} for word in "abc"]
-    run(tmp_path, rows, lambda p: " yes.")
-    documents = {
-        "t": [{"q": "a is made of wood and iron in most old towns"}, {"q": "Of something else altogether, I say"}]
-    }
-    found = search_file(tmp_path / "out.jsonl", documents, SearchSettings(ngram=8))
-    flags = report(tmp_path / "out.jsonl", found)["flags"]
-    assert (flags["overlap"]["lines"], flags["near_duplicate"]["lines"]) == ([1, 2, 3], [1])
-    assert report(tmp_path / "out.jsonl")["flags"].keys() & {"overlap", "near_duplicate"} == set()
-    manifest = finish(tmp_path / "out.jsonl", tmp_path / "set", ["near_duplicate"], found)
-    assert manifest["counts"] == {"read": 3, "written": 2, "dropped": 1, "by_flag": {"near_duplicate": 1}}
-
-
 def test_a_budget_ends_a_run_and_the_next_run_continues(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [{"sentence": f"Thing {i} is red.", "label": "true"} for i in range(10)]
     manifest, found, teacher = run(tmp_path, rows, lambda p: " x.", budget="calls:4")
@@ -360,31 +275,6 @@ def test_a_budget_ends_a_run_and_the_next_run_continues(tmp_path: Path, capsys: 
     manifest, found, _ = run(tmp_path, rows, lambda p: "", backend=teacher)
     assert len(asked(teacher)) == 10
     assert [row["cot"] for row in found] == [" x."] * 10
-
-
-def test_rows_after_a_gap_are_written_when_a_budget_ends_the_run(tmp_path: Path) -> None:
-    with Output(tmp_path / "out.jsonl", {}) as output:
-        for number in (5, 0, 3, 4, 8):
-            output.add(number, [{"n": number}])
-        assert [row["n"] for row in lines(tmp_path / "out.jsonl.partial")] == [0]
-        with pytest.raises(StoreError, match="row 1"):
-            output.finish({})
-        output.flush()
-    assert [row["n"] for row in lines(tmp_path / "out.jsonl.partial")] == [0, 3, 4, 5, 8]
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk_names_the_remedy(tmp_path: Path) -> None:
-    """Closing the files, which fails as well, does not hide it."""
-    output = Output(tmp_path / "out.jsonl", {})
-
-    def fill() -> None:
-        with output:
-            output._files[""] = Path("/dev/full").open("w")  # noqa: SIM115
-            output.add(0, [{"n": 0}])
-
-    with pytest.raises(StoreError, match=r"No space left.*free some disk space.*same command again"):
-        fill()
 
 
 def test_the_first_prompt_is_shown_before_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,7 +33,7 @@ from harness_ext.enhance.schedules import SCHEDULES, Match
 from harness_ext.enhance.templates import read_templates
 from harness_ext.enhance.tournament import Tournament
 from harness_ext.errors import ConfigurationError
-from harness_ext.records import SeatCost
+from harness_ext.records import Completion, Finish, SeatCost
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -383,6 +383,35 @@ def test_given_candidates_bad_rows_and_rows_with_too_few_candidates(tmp_path: Pa
     report = write_pairs(one.judgements, one.target)
     assert lines(one.target) == [{"prompt": "Q1", "chosen": "Answer: 3", "rejected": "Answer: 1"}]
     assert report["contests_of_fewer_than_two"] == 1
+
+
+def test_cut_candidates_are_marked_in_the_pairs(tmp_path: Path) -> None:
+    source = tmp_path / "rows.jsonl"
+    source.write_text(
+        "".join(json.dumps({"text": f"Question {i}?", "question": "", "answer": "3"}) + "\n" for i in range(2))
+    )
+    drawn = iter(range(8))
+
+    def draw(prompt: str) -> Completion:
+        number = next(drawn)
+        end: Finish | None = "length" if number % 4 == 0 else "stop" if number % 4 < 3 else None
+        return Completion(f" Answer: {number % 4} of {number}", end, completion_tokens=4)
+
+    one, plan = job(tmp_path, source=source), judges(tmp_path, ScriptedBackend(judge_reply, name="judge"))
+    made = write_candidates(one, students(tmp_path, ScriptedBackend(draw, name="student"), 4))
+    assert made["cut_off"] == 2
+    ends = {text: end for row in lines(one.candidates)
+            for text, end in zip(row["candidates"], row["candidates_finished"], strict=True)}  # fmt: skip
+    assert ends == {f" Answer: {n % 4} of {n}": [False, True, True, None][n % 4] for n in range(8)}
+    write_judgements(one, plan.protocol, plan)
+    write_pairs(one.judgements, one.target)
+    pairs = lines(one.target)
+    assert False in {pair["chosen_finished"] for pair in pairs} | {pair["rejected_finished"] for pair in pairs}
+    assert all(pair[f"{side}_finished"] is ends[pair[side]] for pair in pairs for side in ("chosen", "rejected"))
+
+    again = job(tmp_path, "again", source=one.candidates)
+    write_candidates(again, None)
+    assert lines(again.candidates) == lines(one.candidates), "given candidates keep their marks"
 
 
 def test_a_judge_that_fails_on_one_prompt_does_not_affect_the_others(tmp_path: Path) -> None:

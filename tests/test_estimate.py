@@ -45,9 +45,24 @@ def test_totals_follow_students_interval() -> None:
     low, high = stats.t.interval(0.95, 4, loc=4600, scale=error)
     assert found.value == pytest.approx(4600)
     assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
-    assert Total.of(values, 5) == Total(23, 23, 23), "all documents were asked"
-    assert Total.of([4.0], 10) == Total(40, None, None)
+    assert Total.of(values, 5) == Total(23, reason="all documents were asked")
+    assert Total.of([4.0], 10) == Total(40, reason="one document shows no spread")
+    assert Total.of([4.0] * 8, 100) == Total(400, reason="no spread in the sample")
     assert Total.of([1.0, 0.0], 100).low == 1, "not below the sample's own sum"
+
+
+@given(
+    values=st.lists(st.floats(0, 1e6).map(lambda v: round(v, 3)), min_size=1, max_size=30), more=st.integers(0, 1000)
+)
+def test_an_interval_has_a_width_or_a_reason_to_be_absent(values: list[float], more: int) -> None:
+    found = Total.of(values, len(values) + more)
+    if found.low is None or found.high is None:
+        assert (found.low, found.high) == (None, None)
+        assert found.reason
+    else:
+        assert found.reason is None
+        assert sum(values) <= found.low <= found.value * (1 + 1e-9)
+        assert found.low < found.high
 
 
 def test_intervals_have_their_nominal_coverage() -> None:
@@ -83,7 +98,7 @@ def test_a_sample_of_all_documents_equals_the_run(tmp_path: Path) -> None:
     usage = lm.get_model_info()["harness_ext"]["summary"]["usage"]
     for seat in ("student", "teacher"):
         for name in ("calls", "prompt_tokens", "completion_tokens", "flops"):
-            assert totals[seat][name] == Total(*[usage[seat]["total"][name]] * 3)
+            assert totals[seat][name] == Total(usage[seat]["total"][name], reason="all documents were asked")
         assert totals[seat]["price"] is None
     assert totals["total"]["calls"].value == sum(usage[seat]["total"]["calls"] for seat in usage)
 
@@ -120,7 +135,7 @@ def test_repeated_greedy_calls_count_once_and_every_draw_counts(tmp_path: Path) 
         asked = [instance("q", settings, doc_id=i, repeats=3) for i in range(4)]
         lm.generate_until([a for a in asked for _ in range(3)])
         assert sampler.documents == 4
-        assert estimate(sampler.usage(), 4)["total"]["calls"] == Total(4 * calls, None, None)
+        assert estimate(sampler.usage(), 4)["total"]["calls"] == Total(4 * calls, reason="one document shows no spread")
 
 
 def test_unknown_figures_stay_unknown(tmp_path: Path) -> None:
@@ -156,7 +171,7 @@ def test_time_depends_on_devices_and_on_concurrent_requests() -> None:
     served = make_openai_backend("m@http://h/v1", {"num_concurrent": 10})
 
     def total(seconds: float, calls: float) -> dict[str, Total]:
-        return {"seconds": Total(seconds, None, None), "calls": Total(calls, None, None)}
+        return {"seconds": Total(seconds), "calls": Total(calls)}
 
     totals = {"x": total(60, 5), "y": total(30, 5)}
     assert wall_time(totals, {"x": SeatSetup(a), "y": SeatSetup(b)}) == (60, 90)
@@ -180,7 +195,8 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     text = render(report)
     assert (report["documents"], report["sampled"], report["tasks"]) == (40, 5, ["babi_stories"])
     student = report["seats"]["student"]
-    assert student["calls"] == {"value": 40, "low": 40, "high": 40}
+    assert student["calls"] == {"value": 40, "low": None, "high": None, "reason": "no spread in the sample"}
+    assert "40 (no spread in the sample)" in text
     assert student["completion_tokens"]["value"] == 40 * 4
     assert student["price"]["value"] == pytest.approx((student["prompt_tokens"]["value"] + 2 * 40 * 4) / 1e6)
     assert "40 documents of babi_stories, estimated from 5 of them" in text

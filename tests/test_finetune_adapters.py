@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from harness_ext.embedded import model_path
 from harness_ext.finetune.adapters import keep_gradients, peft_config, quantization
 from harness_ext.finetune.args import TrainArgs
+from harness_ext.finetune.train import run_stage
 
 
 def test_gradients_reach_the_lowest_adapter_after_an_evaluation(tmp_path: Path) -> None:
@@ -48,3 +51,45 @@ def test_gradients_reach_the_lowest_adapter_after_an_evaluation(tmp_path: Path) 
     assert len(after) == len(before)
     for first, second in zip(before, after, strict=True):
         torch.testing.assert_close(first, second)
+
+
+class Repacked(Exception):
+    """Raised where a layer would be repacked for the kernel without gradients."""
+
+
+@pytest.fixture
+def fast_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let bitsandbytes take this CPU for one with AVX512-BF16, and refuse to repack a layer."""
+    layers = pytest.importorskip("bitsandbytes.nn.modules")
+
+    def repack(*_: Any) -> None:
+        raise Repacked
+
+    monkeypatch.setattr(layers, "has_avx512bf16", lambda: True)
+    monkeypatch.setattr(layers, "_convert_weight_packed_for_cpu", repack)
+
+
+def test_no_layer_is_repacked_during_a_training(fast_cpu: None, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"prompt": "Where is Mary?\n", "completion": "garden"}) + "\n", encoding="utf-8")
+    final = run_stage(
+        TrainArgs(
+            str(model_path("student")), str(rows), str(tmp_path / "run"), eval_file=str(rows), adapter="qlora",
+            epochs=2, device="cpu",
+        )
+    )  # fmt: skip
+    assert (final / "adapter_model.safetensors").is_file()
+
+
+def test_without_the_protection_an_evaluation_repacks_layers(fast_cpu: None, tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    args = TrainArgs(str(model_path("student")), "-", str(tmp_path), adapter="qlora")
+    model = AutoModelForCausalLM.from_pretrained(args.model, quantization_config=quantization(args, torch.float32))
+    ids = torch.tensor([[5, 9, 11]])
+    with torch.no_grad(), pytest.raises(Repacked):
+        model(input_ids=ids)
+    keep_gradients(model)
+    with torch.no_grad():
+        assert model(input_ids=ids).logits.isfinite().all()

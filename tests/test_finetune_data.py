@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from row_support import rows_of, settings
 
 from harness_ext.embedded import model_path
-from harness_ext.finetune.args import TrainArgs
 from harness_ext.finetune.encoding import (
     BadRow,
     DataError,
@@ -19,14 +19,13 @@ from harness_ext.finetune.encoding import (
     Preference,
     PromptCompletion,
     Text,
-    encode,
-    encode_pair,
     parse,
     parse_row,
 )
-from harness_ext.finetune.report import build_dataset
+from harness_ext.finetune.report import Dropped, build_dataset
 from harness_ext.finetune.sampler import LengthGroupedSampler
-from harness_ext.finetune.sources import join_targets, load, read_rows, read_targets
+from harness_ext.finetune.sources import join_targets, load, read_targets
+from harness_ext.finetune.tokenising import encode, encode_pair
 
 
 @pytest.fixture(scope="module")
@@ -78,20 +77,13 @@ def test_a_completion_may_be_a_message() -> None:
     assert row == PromptCompletion("a", "b")
 
 
-def settings(**values: object) -> TrainArgs:
-    return TrainArgs(**{"model": "m", "train_file": "rows.jsonl", "output_dir": "o", **values})  # type: ignore[arg-type]
-
-
-def labelled(*rows: object) -> list[tuple[str, object]]:
-    return [(f"line {at}", row) for at, row in enumerate(rows, start=1)]
-
-
 def test_every_bad_line_is_reported_and_nothing_is_truncated(tokenizer, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     rows = [{"prompt": "a", "completion": "b"}, {"prompt": "a"}, {"prompt": "x " * 40, "completion": "b"}]
     path = tmp_path / "rows.jsonl"
     path.write_text("\n\n".join(map(json.dumps, rows)), encoding="utf-8")
+    args = settings(max_length=20, train_file=str(path))
     with pytest.raises(DataError) as caught:
-        build_dataset(list(read_rows(path)), tokenizer, settings(max_length=20), "rows.jsonl")
+        build_dataset(load(args)[0], tokenizer, args, "rows.jsonl")
     text = str(caught.value)
     assert "2 rows" in text
     assert "line 3: no completion" in text
@@ -101,18 +93,21 @@ def test_every_bad_line_is_reported_and_nothing_is_truncated(tokenizer, tmp_path
 
 def test_empty_files_and_invalid_json_are_errors(tokenizer, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     path = tmp_path / "rows.jsonl"
-    path.write_text("\n", encoding="utf-8")
-    with pytest.raises(DataError, match="no rows"):
-        build_dataset(list(read_rows(path)), tokenizer, settings(), "rows.jsonl")
-    path.write_text('{"prompt": "a"\n', encoding="utf-8")
-    with pytest.raises(DataError, match="line 1 is not JSON"):
-        list(read_rows(path))
+    args = settings(train_file=str(path))
+    for blank in ("", "\n"):
+        path.write_text(blank, encoding="utf-8")
+        with pytest.raises(DataError, match=r"rows.jsonl contains no rows\. Remedy: "):
+            load(args)
+    path.write_text('{"text": "a"}\n\n{"text": "a"\n', encoding="utf-8")
+    rows, _ = load(args)
+    with pytest.raises(DataError, match="line 3 is not JSON"):
+        build_dataset(rows, tokenizer, settings(bad_rows="drop"), "rows.jsonl")
     with pytest.raises(DataError, match=r"no rows to train on. Dropped: 1 empty"):
-        build_dataset(labelled({"text": " "}), tokenizer, settings(bad_rows="drop"), "rows.jsonl")
+        build_dataset(rows_of({"text": " "}), tokenizer, settings(bad_rows="drop"), "rows.jsonl")
 
 
 def test_the_report_counts_dropped_truncated_and_duplicate_rows(tokenizer) -> None:  # type: ignore[no-untyped-def]
-    rows = labelled(
+    rows = rows_of(
         {"text": "Mary went to the office."},
         {"text": "Mary went to the office."},
         {"text": None},
@@ -124,30 +119,30 @@ def test_the_report_counts_dropped_truncated_and_duplicate_rows(tokenizer) -> No
     args = settings(bad_rows="drop", too_long="keep_end", max_length=12)
     data, report = build_dataset(rows, tokenizer, args, "rows.jsonl")
     assert (report.rows, report.used, report.truncated, report.duplicates) == (7, 3, 1, 1)
-    assert report.dropped == {"empty": ["line 3", "line 4"], "malformed": ["line 5", "line 6"]}
+    assert report.dropped == {"empty": Dropped(2, ["line 3", "line 4"]), "malformed": Dropped(2, ["line 5", "line 6"])}
     assert report.stops == 3
     assert data[2]["input_ids"][-1] == tokenizer.eos_token_id
     assert len(data[2]["input_ids"]) == 12
     assert report.tokens == sum(map(len, data["input_ids"]))
     assert report.learned == sum(label != -100 for row in data["labels"] for label in row)
     assert "empty: 2 (line 3, line 4)" in report.text()
-    once, report = build_dataset(rows[:2], tokenizer, settings(drop_duplicates=True), "rows.jsonl")
-    assert (len(once), report.dropped) == (1, {"duplicate": ["line 2"]})
+    once, report = build_dataset(rows.select([0, 1]), tokenizer, settings(drop_duplicates=True), "rows.jsonl")
+    assert (len(once), report.dropped) == (1, {"duplicate": Dropped(1, ["line 2"])})
 
 
 def test_the_report_warns_if_truncation_removes_the_stop_token(tokenizer) -> None:  # type: ignore[no-untyped-def]
-    rows = labelled({"prompt": "a", "completion": "office " * 40}, {"prompt": "office " * 40, "completion": "b"})
+    rows = rows_of({"prompt": "a", "completion": "office " * 40}, {"prompt": "office " * 40, "completion": "b"})
     args = settings(too_long="keep_start", bad_rows="drop", max_length=12)
-    data, report = build_dataset(rows[:1], tokenizer, args, "rows.jsonl")
+    data, report = build_dataset(rows.select([0]), tokenizer, args, "rows.jsonl")
     assert (report.truncated, report.stops, len(data[0]["input_ids"])) == (1, 0, 12)
     assert "WARNING" in report.text()
     # Only the prompt would be left, and it is not learned.
     with pytest.raises(DataError, match="1 nothing learned"):
-        build_dataset(rows[1:], tokenizer, args, "rows.jsonl")
+        build_dataset(rows.select([1]), tokenizer, args, "rows.jsonl")
 
 
 def test_the_report_shows_a_row_with_its_mask(tokenizer) -> None:  # type: ignore[no-untyped-def]
-    _, report = build_dataset(labelled({"prompt": "Where?\n", "completion": "Answer: x"}), tokenizer, settings(), "r")
+    _, report = build_dataset(rows_of({"prompt": "Where?\n", "completion": "Answer: x"}), tokenizer, settings(), "r")
     assert report.example == "<s>Where?\n⟦Answer: x</s>⟧"
 
 
@@ -162,7 +157,7 @@ def test_every_assistant_turn_of_a_dialogue_is_learned(tokenizer) -> None:  # ty
     row = parse({"messages": messages}, settings())
     assert isinstance(row, Dialogue)
     one = encode(row, tokenizer)
-    _, report = build_dataset(labelled({"messages": messages}), tokenizer, settings(), "r")
+    _, report = build_dataset(rows_of({"messages": messages}), tokenizer, settings(), "r")
     assert report.example == (
         "<s><|system|>S</s><|user|>one</s><|assistant|>⟦1</s>⟧<|user|>two</s><|assistant|>⟦2</s>⟧"
     )
@@ -209,10 +204,10 @@ def test_targets_of_a_teacher_are_joined_by_index(tmp_path: Path) -> None:
     table = tmp_path / "teacher.csv"
     table.write_text('"index"\t"explanation"\n"1"\t"one\nline"\n"0"\t"zero"\n', encoding="utf-8")
     targets = read_targets(table, "explanation")
-    rows = labelled({"prompt": "a"}, {"prompt": "b"}, {"prompt": "c"})
-    joined = [row["explanation"] for _, row in join_targets(rows, targets, "explanation")]
+    rows = rows_of({"prompt": "a"}, {"prompt": "b"}, {"prompt": "c"})
+    joined = [row["explanation"] for _, row in join_targets(rows, targets)]
     assert joined == ["zero", "one\nline", None]
-    named = [row["explanation"] for _, row in join_targets(labelled({"index": 1}), targets, "explanation")]
+    named = [row["explanation"] for _, row in join_targets(rows_of({"index": 1}), targets)]
     assert named == ["one\nline"]
     table.write_text("index\texplanation\n1\ta\n1\tb\n", encoding="utf-8")
     with pytest.raises(DataError, match="index 1 occurs twice"):
@@ -249,9 +244,9 @@ def test_preferences_may_be_dialogues_with_a_common_beginning(tokenizer) -> None
     assert pair == Preference(begin, "chosen", "rejected")
     one = encode_pair(pair, tokenizer)
     assert tokenizer.decode(one.prompt_ids + one.chosen_ids) == "<s><|user|>p</s><|assistant|>chosen</s>"
-    rows = labelled(row, {"prompt": "p", "chosen": "a", "rejected": "a"})
+    rows = rows_of(row, {"prompt": "p", "chosen": "a", "rejected": "a"})
     _, report = build_dataset(rows, tokenizer, settings(method="dpo", bad_rows="drop"), "r")
-    assert report.dropped == {"identical pair": ["line 2"]}
+    assert report.dropped == {"identical pair": Dropped(1, ["line 2"])}
 
 
 def test_folders_have_a_train_split_and_may_have_a_validation_split(tmp_path: Path) -> None:
@@ -261,9 +256,9 @@ def test_folders_have_a_train_split_and_may_have_a_validation_split(tmp_path: Pa
     DatasetDict(train=train, validation=other).save_to_disk(str(tmp_path / "both"))
     rows, held_out = load(settings(train_file=str(tmp_path / "both")))
     assert [row["text"] for _, row in rows] == ["a", "b"]
-    assert held_out == [("row 0", {"text": "c"})]
+    assert list(held_out) == [("row 0", {"text": "c"})]
     train.save_to_disk(str(tmp_path / "plain"))
-    assert load(settings(train_file=str(tmp_path / "plain"))) == (rows, [])
+    assert list(map(list, load(settings(train_file=str(tmp_path / "plain"))))) == [list(rows), []]
     DatasetDict(test=train).save_to_disk(str(tmp_path / "test"))
     with pytest.raises(DataError, match="no split `train`; its splits are test"):
         load(settings(train_file=str(tmp_path / "test")))
@@ -277,8 +272,14 @@ def test_a_share_of_the_rows_can_be_held_out(tmp_path: Path) -> None:
     path.write_text("".join(json.dumps({"text": str(at)}) + "\n" for at in range(20)), encoding="utf-8")
     train, held_out = load(settings(train_file=str(path), eval_fraction=0.25))
     assert (len(train), len(held_out)) == (15, 5)
-    assert sorted(int(row["text"]) for _, row in train + held_out) == list(range(20))
-    assert load(settings(train_file=str(path), eval_fraction=0.25)) == (train, held_out)
+    assert sorted(int(row["text"]) for _, row in [*train, *held_out]) == list(range(20))
+    again = load(settings(train_file=str(path), eval_fraction=0.25))
+    assert list(map(list, again)) == [list(train), list(held_out)]
+    # A resumed run needs the rows that earlier versions held out.
+    assert [label for label, _ in held_out] == ["line 3", "line 6", "line 9", "line 18", "line 19"]
+    for share in (0.01, 1.0):
+        with pytest.raises(DataError, match="leaves none for training or for validation"):
+            load(settings(train_file=str(path), eval_fraction=share))
 
 
 @hypothesis_settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from harness_ext.embedded import model_path
-from harness_ext.finetune import callbacks, trainers
+from harness_ext.finetune import callbacks, hardened
 from harness_ext.finetune.adapters import ENCODER_FILE
 from harness_ext.finetune.args import ConfigError, TrainArgs, default_rate
 from harness_ext.finetune.callbacks import Interrupted, Stop
@@ -138,14 +138,14 @@ def kill_after(steps: int, number: int = signal.SIGKILL) -> Callable[[], None]:
 
 def kill_in_saving(step: int) -> Callable[[], None]:
     def patch() -> None:
-        mark = trainers.mark_complete
+        mark = hardened.mark_complete
 
         def killing(folder: Path, **facts: object) -> None:
             if facts["step"] == step:
                 os.kill(os.getpid(), signal.SIGKILL)
             mark(folder, **facts)
 
-        trainers.mark_complete = killing  # type: ignore[assignment]
+        hardened.mark_complete = killing  # type: ignore[assignment]
 
     return patch
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from harness_ext.backends.base import GenerateRequest, Prompt, ScoreRequest
-from harness_ext.backends.hf import HFBackend, bitsandbytes_config
+from harness_ext.backends.hf import HFBackend
+from harness_ext.backends.hf_lm import bitsandbytes_config
 from harness_ext.config.run_plan import plan_run
 from harness_ext.embedded import model_path
 from harness_ext.errors import CallFailed, ConfigurationError, RunAborted

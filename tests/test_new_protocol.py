@@ -26,11 +26,11 @@ def test_the_protocol_is_as_short_as_promised() -> None:
 @pytest.mark.cli
 @pytest.mark.timeout(1200)
 def test_the_page_works_as_it_stands(tmp_path: Path) -> None:
-    package = tmp_path / "second-look"
+    package = tmp_path / "double-check"
     package.mkdir()
-    (package / "second_look.py").write_text(block("python"))
+    (package / "double_check.py").write_text(block("python"))
     (package / "pyproject.toml").write_text(block("toml"))
-    (package / "test_second_look.py").write_text(block("python", 1))
+    (package / "test_double_check.py").write_text(block("python", 1))
     install, run = map(shlex.split, block("console").strip().splitlines())
     assert install == ["pip", "install", "."]
     # Installed next to the environment instead of into it, and without access to a package index.
@@ -41,8 +41,8 @@ def test_the_page_works_as_it_stands(tmp_path: Path) -> None:
     done = subprocess.run([*run, "--output_path", "out"], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "exact_match" in done.stdout
-    (transcripts,) = tmp_path.glob("harness_ext_runs/second_look-*/transcripts.jsonl")
+    (transcripts,) = tmp_path.glob("harness_ext_runs/double_check-*/transcripts.jsonl")
     turns = [line.count('"kind": "refine"') for line in transcripts.read_text().splitlines()]
     assert turns == [2, 2, 2]
-    tested = subprocess.run([sys.executable, "test_second_look.py"], cwd=package, env=environment)
+    tested = subprocess.run([sys.executable, "test_double_check.py"], cwd=package, env=environment)
     assert tested.returncode == 0

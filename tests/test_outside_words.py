@@ -22,7 +22,7 @@ from harness_ext.decisions.calibration import Calibration
 from harness_ext.errors import CallFailed, ConfigurationError, HarnessExtError, LoadError, RunFailed, StoreError
 from harness_ext.finetune.args import ConfigError
 from harness_ext.finetune.encoding import DataError
-from harness_ext.finetune.sources import read_rows
+from harness_ext.finetune.readers import open_source
 from harness_ext.models.baseline import BaselineLM
 from harness_ext.protocol.conversation import read_answers
 from harness_ext.reading.rows import RowError
@@ -184,7 +184,7 @@ def test_texts_and_files_that_are_nested_too_deeply_are_malformed_ones(tmp_path:
     assert read_answers(NESTED) == []
     assert facts_of(NESTED) == [NESTED]
     with pytest.raises(DataError, match="line 1 is not JSON"):
-        list(read_rows(file))
+        list(open_source(str(file))[""])
     with pytest.raises(ValueError, match="cannot be read"):
         Calibration.read(file)
     with pytest.raises(HarnessExtError, match="line 1 is not an lm-eval sample"):

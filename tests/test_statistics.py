@@ -198,6 +198,14 @@ def test_the_scale_is_the_metrics_or_the_range() -> None:
     assert scale_of("own", [3.0, 3.0]) is None
 
 
+def test_zeros_and_ones_on_another_scale_are_no_shares() -> None:
+    """Brier scores lie between 0 and 2."""
+    assert estimate([0.0] * 20, (0, 1)).interval == share_interval(0, 20)
+    brier = estimate([0.0] * 20, (0, 2)).interval
+    assert brier == mean_interval(Clusters.of([0.0] * 20), (0, 2))
+    assert paired_difference([0.0] * 9, [1.0] * 9, (0, 2)).test == "sign-flip test"
+
+
 def test_statistics_of_all_questions_at_once() -> None:
     items = [float(i % 3) for i in range(60)]
     for function in (np.mean, np.median, lambda v: float(np.exp(np.mean(v)))):

@@ -16,7 +16,7 @@ from harness_ext.analysis.platt import FOLDS, Correction, cross_validated, fit
 from harness_ext.analysis.scoring.command import add_task_arguments, task_source
 from harness_ext.analysis.scoring.decision_report import NAMES, show_estimate
 from harness_ext.analysis.scoring.decisions import judged_drafts
-from harness_ext.analysis.scoring.probabilities import CALIBRATION_ERROR, Estimate, binary_statistics, estimates
+from harness_ext.analysis.scoring.probabilities import Estimate, binary_statistics, estimates
 from harness_ext.analysis.scoring.score import FIGURES, read_config, read_scored, score_run
 from harness_ext.analysis.scoring.verdicts import JudgedDraft
 from harness_ext.decisions.calibration import Calibration, sigmoid
@@ -209,7 +209,8 @@ def warnings_of(fitted: Fitted, seat: str) -> Iterator[str]:
     if calibration.rows < FEWEST:
         yield f"only {calibration.rows} verdicts: fit on at least {FEWEST}"
     if area.low is None or area.high is None:
-        yield "the verdicts are about a single document, so that nothing says how far to trust the fit"
+        why = area.reason or "these drafts are all right or all wrong"
+        yield f"the AUROC has no interval ({why}), so that nothing says how far to trust the fit"
     elif area.low <= 0.5 <= area.high:
         yield (
             "the interval of the AUROC includes 0.5: these probabilities may say nothing about which drafts are right, "
@@ -253,7 +254,7 @@ def _metric(metrics: Mapping[str, Any], task: str, wanted: str | None) -> str:
 def _figures(
     stated: Sequence[float], right: Sequence[bool], documents: Sequence[tuple[str, int]]
 ) -> dict[str, Estimate]:
-    return estimates(binary_statistics(stated, right), documents, biased=(CALIBRATION_ERROR,))
+    return estimates(binary_statistics(stated, right), documents)
 
 
 def _report(asked: Asked, fitted: Fitted, output: Path) -> None:

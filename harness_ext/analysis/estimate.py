@@ -12,7 +12,7 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import mean, stdev
+from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from harness_ext.backends.served import ServedBackend
@@ -33,30 +33,38 @@ class Total:
     """An estimated total and its 95 % interval.
 
     value: the estimate.
-    low, high: the ends of the interval; None if the sample is a single document, which has no spread.
+    low, high: the ends of the interval; None if the sample allows none.
+    reason: why there is no interval.
     """
 
     value: float
-    low: float | None
-    high: float | None
+    low: float | None = None
+    high: float | None = None
+    reason: str | None = None
 
     @classmethod
     def of(cls, values: Sequence[float], population: int) -> Total:
         """Extrapolate a sample's values, one per document, to `population` documents.
 
-        The interval is Student's t-interval of a mean with the correction for a finite population. It does not go below
-        the sample's own sum, which has been spent already.
+        The interval is that of a mean on an unknown scale (`mean_interval`), which is Student's, with the correction
+        for a finite population. It does not go below the sample's own sum, which has been spent already. A sample of
+        equal values has none: there is no greatest value that other documents could have, and so nothing to widen it
+        by.
         """
-        from scipy.stats import t
+        from harness_ext.analysis.statistics.clusters import Clusters
+        from harness_ext.analysis.statistics.intervals import mean_interval
 
         n, value = len(values), mean(values) * population
         if n == population:
-            return cls(value, value, value)
+            return cls(value, reason="all documents were asked")
         if n < 2:
-            return cls(value, None, None)
-        error = stdev(values) / math.sqrt(n) * math.sqrt(1 - n / population) * population
-        margin = float(t.ppf(0.975, n - 1)) * error
-        return cls(value, max(value - margin, sum(values)), value + margin)
+            return cls(value, reason="one document shows no spread")
+        if min(values) == max(values):
+            return cls(value, reason="no spread in the sample")
+        found = mean_interval(Clusters.of(values), None)
+        center, factor = mean(values), math.sqrt(1 - n / population)
+        low, high = (population * (center + factor * (end - center)) for end in (found.low, found.high))
+        return cls(value, max(low, sum(values)), high)
 
 
 @dataclass
@@ -338,9 +346,8 @@ def _budget_line(budget: Mapping[str, Any], documents: int) -> str:
 def _cell(total: Mapping[str, Any] | None) -> str:
     if total is None:
         return "unknown"
-    low, high = total["low"], total["high"]
-    interval = "" if low is None or high is None or low == high else f" ({_number(low)} to {_number(high)})"
-    return f"{_number(total['value'])}{interval}"
+    interval = total["reason"] or f"{_number(total['low'])} to {_number(total['high'])}"
+    return f"{_number(total['value'])} ({interval})"
 
 
 def _number(value: float) -> str:

@@ -95,7 +95,7 @@ def choice_figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     rows: how many decisions there are about documents with one right choice.
     left_out: how many are about others: several right choices, none, or options that are not the document's choices.
     without: how many rows have no probabilities.
-    accuracy: with its 95 % interval, as all that follow, from a bootstrap over documents.
+    accuracy: with its 95 % interval, as all that follow, over documents.
 
     If there are probabilities, also:
 
@@ -122,7 +122,7 @@ def choice_figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
             )
     if not picks:
         return {"rows": 0, "left_out": left_out} if left_out else None
-    right = {"accuracy": mean([float(pick.chosen == pick.gold) for pick in picks])}
+    right = {"accuracy": mean([float(pick.chosen == pick.gold) for pick in picks], (0.0, 1.0))}
     known = [pick for pick in picks if pick.probabilities]
     figures: dict[str, Any] = {
         "rows": len(picks),
@@ -135,7 +135,7 @@ def choice_figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         return figures
     tops = [max(pick.probabilities) for pick in known]
     top_right = [pick.chosen == pick.gold for pick in known]
-    drawn = estimates(_statistics(known, tops, top_right), [pick.document for pick in known], (CALIBRATION_ERROR,))
+    drawn = estimates(_statistics(known, tops, top_right), [pick.document for pick in known])
     return {
         **figures,
         **{name: asdict(estimate) for name, estimate in drawn.items()},
@@ -148,8 +148,8 @@ def choice_figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
 
 def _statistics(picks: Sequence[Pick], tops: Sequence[float], top_right: Sequence[bool]) -> dict[str, Statistic]:
     squares = [sum((p - (i == pick.gold)) ** 2 for i, p in enumerate(pick.probabilities)) for pick in picks]
-    statistics = {
-        "brier": mean(squares),
+    statistics: dict[str, Statistic] = {
+        "brier": mean(squares, (0.0, 2.0)),
         "nll": log_loss([pick.probabilities[pick.gold] for pick in picks]),
         CALIBRATION_ERROR: calibration_error(tops, top_right),
     }

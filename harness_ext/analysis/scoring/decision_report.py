@@ -61,7 +61,8 @@ def show_estimate(estimate: Mapping[str, Any], digits: int = 3) -> str:
         return "—"
     value = f"{estimate['value']:.{digits}f}"
     if estimate["low"] is None:
-        return value
+        reason = estimate.get("reason")
+        return f"{value} (no interval: {reason})" if reason else value
     return f"{value} ({estimate['low']:.{digits}f} to {estimate['high']:.{digits}f})"
 
 

@@ -12,7 +12,6 @@ from dataclasses import asdict
 from typing import Any
 
 from harness_ext.analysis.scoring.probabilities import (
-    CALIBRATION_ERROR,
     binary_statistics,
     error_by_chance,
     estimates,
@@ -103,7 +102,7 @@ def probability_figures(rows: Sequence[Mapping[str, Any]], metric: str, key: str
     calibrated: how many of the probabilities were corrected by a calibration.
     questions: the number of rows by seat and question.
     label_mass: the mean and the lowest share of probability that the labels had, of the rows that know it, or null.
-    auroc, brier, nll, ece: each with its 95 % interval, from a bootstrap over documents.
+    auroc, brier, nll, ece: each with its 95 % interval, over documents.
     ece_by_chance: the calibration error that faultless probabilities of these sizes would show on average.
     bins: the verdicts in bins by probability.
     """
@@ -117,9 +116,7 @@ def probability_figures(rows: Sequence[Mapping[str, Any]], metric: str, key: str
         return counts
     stated = [draft.probability for draft in known if draft.probability is not None]
     right = [draft.right for draft in known]
-    found = estimates(
-        binary_statistics(stated, right), [draft.document for draft in known], biased=(CALIBRATION_ERROR,)
-    )
+    found = estimates(binary_statistics(stated, right), [draft.document for draft in known])
     masses = [mass for draft in known if (mass := draft.review["label_mass"]) is not None]
     asked = Counter(f"{draft.review['seat']} {draft.review['question'] or 'unknown'}" for draft in known)
     return {

@@ -1,25 +1,29 @@
-"""How good stated probabilities are: discrimination, error and calibration, with bootstrap intervals.
+"""How good stated probabilities are: discrimination, error and calibration, with intervals.
 
-A statistic is a function of weights: for a matrix with one row per resample and one column per observation, it returns
-one value per resample, NaN where it is undefined. With equal weights it is the statistic of the sample.
+A statistic is a function of weights: for a matrix with one row per sample and one column per observation, it returns
+one value per sample, NaN where it is undefined. With equal weights it is the statistic of all observations.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from harness_ext.analysis.statistics.clusters import Clusters, Interval
+from harness_ext.analysis.statistics.jackknife import pseudo_values
+from harness_ext.analysis.statistics.scales import Scale
 from harness_ext.decisions.calibration import SMALLEST
 
 Floats = NDArray[np.float64]
 Statistic = Callable[[Floats], Floats]
 
 CALIBRATION_ERROR = "ece"
-RESAMPLES = 999
+DRAWS = 999
 MOST_BINS = 10
+_UNIT = (0.0, 1.0)
 ROWS_PER_BIN = 10  # with fewer, chance alone makes a large calibration error
 _CELLS = 4_000_000  # weights in memory at once
 
@@ -29,12 +33,31 @@ class Estimate:
     """A figure with its 95 % interval.
 
     value: the figure; None if it is undefined.
-    low, high: the ends of the interval; None if fewer than two questions, or no resample, have the figure.
+    low, high: the ends of the interval; None if the observations allow none.
+    reason: why there is no interval.
     """
 
     value: float | None
     low: float | None = None
     high: float | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Figure:
+    """A statistic of which more is known than how it is computed.
+
+    function: the statistic.
+    scale: its least and its greatest value. Default None: unknown.
+    values: the values whose mean it is. Default None: it is no mean.
+    """
+
+    function: Statistic
+    scale: Scale | None = None
+    values: Floats | None = None
+
+    def __call__(self, weights: Floats) -> Floats:
+        return self.function(weights)
 
 
 @dataclass(frozen=True)
@@ -54,17 +77,17 @@ class Bin:
     right: float
 
 
-def mean(values: Sequence[float] | Floats) -> Statistic:
-    """Return the statistic that is the mean of the values."""
+def mean(values: Sequence[float] | Floats, scale: Scale | None = None) -> Figure:
+    """Return the statistic that is the mean of the values, whose least and greatest possible value are `scale`."""
     array = _floats(values)
 
     def statistic(weights: Floats) -> Floats:
         return np.asarray(weights @ array / weights.sum(axis=1))
 
-    return statistic
+    return Figure(statistic, scale, array)
 
 
-def area_under_roc(probabilities: Sequence[float], outcomes: Sequence[bool]) -> Statistic:
+def area_under_roc(probabilities: Sequence[float], outcomes: Sequence[bool]) -> Figure:
     """Return the area under the ROC curve: the chance that a true outcome was given the higher probability.
 
     Equal probabilities count half. The area is undefined unless there are both true and false outcomes.
@@ -82,15 +105,15 @@ def area_under_roc(probabilities: Sequence[float], outcomes: Sequence[bool]) -> 
         won = (positive * (below + negative / 2)).sum(axis=1)
         return np.asarray(np.divide(won, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0))
 
-    return statistic
+    return Figure(statistic, _UNIT)
 
 
-def squared_error(probabilities: Sequence[float], outcomes: Sequence[bool]) -> Statistic:
+def squared_error(probabilities: Sequence[float], outcomes: Sequence[bool]) -> Figure:
     """Return the Brier score: the mean squared difference of probabilities and outcomes."""
-    return mean((_floats(probabilities) - _floats(outcomes)) ** 2)
+    return mean((_floats(probabilities) - _floats(outcomes)) ** 2, _UNIT)
 
 
-def log_loss(probabilities: Sequence[float]) -> Statistic:
+def log_loss(probabilities: Sequence[float]) -> Figure:
     """Return the mean negative natural logarithm of the probabilities that were given to what came true.
 
     Probabilities below 1e-12 count as 1e-12, since a single 0 would make the mean infinite.
@@ -98,11 +121,11 @@ def log_loss(probabilities: Sequence[float]) -> Statistic:
     return mean(-np.log(np.clip(_floats(probabilities), SMALLEST, 1)))
 
 
-def calibration_error(probabilities: Sequence[float], outcomes: Sequence[bool]) -> Statistic:
+def calibration_error(probabilities: Sequence[float], outcomes: Sequence[bool]) -> Figure:
     """Return the expected calibration error: the mean distance of stated probability and share of true outcomes.
 
-    It is taken over the bins of `reliability`, weighted by their rows. The bins are those of the sample in every
-    resample. Chance alone keeps the two apart: `error_by_chance` says how far.
+    It is taken over the bins of `reliability`, weighted by their rows; the bins do not depend on the weights. Chance
+    alone keeps the two apart: `error_by_chance` says how far.
     """
     numbers = _bins(_floats(probabilities))
     members = np.eye(int(numbers.max()) + 1)[numbers]
@@ -111,10 +134,10 @@ def calibration_error(probabilities: Sequence[float], outcomes: Sequence[bool]) 
     def statistic(weights: Floats) -> Floats:
         return np.asarray(np.abs(weights @ gaps).sum(axis=1) / weights.sum(axis=1))
 
-    return statistic
+    return Figure(statistic, _UNIT)
 
 
-def error_by_chance(probabilities: Sequence[float], seed: int = 0, draws: int = RESAMPLES) -> float | None:
+def error_by_chance(probabilities: Sequence[float], seed: int = 0, draws: int = DRAWS) -> float | None:
     """Return the mean calibration error that these probabilities would show if every one of them were right.
 
     probabilities: the stated probabilities.
@@ -162,43 +185,62 @@ def reliability(probabilities: Sequence[float], outcomes: Sequence[bool]) -> lis
     return found
 
 
-def estimates(
-    statistics: Mapping[str, Statistic],
-    clusters: Sequence[Hashable],
-    biased: Collection[str] = (),
-    seed: int = 0,
-    resamples: int = RESAMPLES,
-) -> dict[str, Estimate]:
-    """Return each statistic of a sample with the 95 % percentile interval of a bootstrap over clusters.
+def estimates(statistics: Mapping[str, Statistic], clusters: Sequence[Hashable]) -> dict[str, Estimate]:
+    """Return each statistic of a sample with its 95 % interval.
 
     statistics: the statistics, by name.
     clusters: the cluster of each observation. Observations of one question belong together, since they are not
         independent.
-    biased: the statistics that are larger in resamples than in the sample. Their intervals are moved by the mean
-        difference, but not below 0. Default: none.
-    seed: the seed of the resampling. Default 0.
-    resamples: how many resamples to draw. Default 999.
 
-    Resamples for which a statistic is undefined are left out of its interval.
+    Means have the interval of `harness_ext.analysis.statistics.paired.estimate`, which is Clopper and Pearson's for
+    shares of independent observations; all other statistics that of the mean of their jackknife values. An interval
+    always has a width: if the observations allow none, the estimate says why.
     """
-    numbers = {label: i for i, label in enumerate(dict.fromkeys(clusters))}
-    if not numbers:
-        return {name: Estimate(None) for name in statistics}
-    index = np.array([numbers[label] for label in clusters])
-    values = {name: _number(statistic(np.ones((1, len(index))))[0]) for name, statistic in statistics.items()}
-    if len(numbers) < 2:
-        return {name: Estimate(value) for name, value in values.items()}
-    random = np.random.default_rng(seed)
-    found: dict[str, list[Floats]] = {name: [] for name in statistics}
-    done = 0
-    while done < resamples:
-        size = min(resamples - done, max(1, _CELLS // len(index)))
-        drawn = random.multinomial(len(numbers), np.full(len(numbers), 1 / len(numbers)), size=size)
-        weights = drawn[:, index].astype(np.float64)
-        for name, statistic in statistics.items():
-            found[name].append(statistic(weights))
-        done += size
-    return {name: _estimate(values[name], np.concatenate(parts), name in biased) for name, parts in found.items()}
+    return {name: _estimate(statistic, list(clusters)) for name, statistic in statistics.items()}
+
+
+def _estimate(statistic: Statistic, clusters: list[Hashable]) -> Estimate:
+    from harness_ext.analysis.statistics.intervals import mean_interval
+    from harness_ext.analysis.statistics.paired import estimate
+
+    number, distinct = len(clusters), len(set(clusters))
+    value = float(statistic(np.ones((1, number)))[0]) if number else np.nan
+    if np.isnan(value):
+        return Estimate(None)
+    if distinct < 2:
+        return Estimate(value, reason="a single document says nothing about others")
+    labels = clusters if distinct < number else None
+    interval: Interval | None
+    if not isinstance(statistic, Figure) or statistic.values is None:
+        interval = _jackknifed(statistic, number, labels)
+    elif statistic.scale == _UNIT:
+        interval = estimate(list(statistic.values), _UNIT, labels).interval
+    else:  # values of 0 and 1 on another scale are no shares
+        interval = mean_interval(Clusters.of(statistic.values, labels), statistic.scale)
+    if interval is None:
+        return Estimate(value, reason="without one of the documents it would be undefined")
+    if np.isnan(interval.low):
+        return Estimate(value, reason="the documents do not differ")
+    return Estimate(value, interval.low, interval.high)
+
+
+def _jackknifed(statistic: Statistic, number: int, labels: Sequence[Hashable] | None) -> Interval | None:
+    """Return the interval of a statistic that is no mean; None if it is undefined for a part of the observations."""
+    from harness_ext.analysis.statistics.intervals import NONE, mean_interval
+
+    def of_some(observations: Sequence[int]) -> float:
+        weights = np.zeros((1, number))
+        weights[0, list(observations)] = 1
+        return float(statistic(weights)[0])
+
+    found = pseudo_values(range(number), of_some, labels)
+    if np.isnan(found.sums).any():
+        return None
+    scale = statistic.scale if isinstance(statistic, Figure) else None
+    # Near the ends of the scale the jackknife's spread is too small: of 60 observations with an area of 0.96, its
+    # intervals covered the area in 83 % of samples, and with the full weight of the imagined observations in 93 %.
+    interval = mean_interval(replace(found, tied=1.0), scale)
+    return interval if interval.low < interval.high else NONE
 
 
 def binary_statistics(probabilities: Sequence[float], outcomes: Sequence[bool]) -> dict[str, Statistic]:
@@ -222,21 +264,6 @@ def _bins(stated: Floats) -> NDArray[np.int64]:
     middles = np.cumsum(counts) - counts / 2  # of each group of equal probabilities, in ranks
     _, numbers = np.unique((middles * wanted / len(stated)).astype(int), return_inverse=True)
     return np.asarray(numbers[groups], dtype=np.int64)
-
-
-def _estimate(value: float | None, drawn: Floats, biased: bool) -> Estimate:
-    known = drawn[~np.isnan(drawn)]
-    if value is None or not len(known):
-        return Estimate(value)
-    low, high = np.quantile(known, [0.025, 0.975])
-    if biased:
-        bias = known.mean() - value
-        low, high = max(0.0, low - bias), high - bias
-    return Estimate(value, float(low), float(high))
-
-
-def _number(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
 
 
 def _floats(values: Sequence[float] | Sequence[bool] | Floats) -> Floats:

@@ -50,7 +50,7 @@ def estimate(values: Sequence[float], scale: Scale | None, labels: Sequence[Any]
     labels: the cluster of each question. Default: each question is its own cluster.
     """
     clusters = Clusters.of(values, labels)
-    if labels is None and is_binary(values):
+    if labels is None and _is_share(scale, values):
         return Estimate(clusters.mean, share_interval(round(sum(values)), len(values)))
     return Estimate(clusters.mean, mean_interval(clusters, scale))
 
@@ -69,7 +69,7 @@ def paired_difference(
     clusters = Clusters.of(changes, labels)
     found = mean_difference(clusters, span, "sign-flip test" + (" over clusters" if labels is not None else ""))
     up, down = sum(c > 0 for c in changes), sum(c < 0 for c in changes)
-    if labels is None and is_binary(first) and is_binary(second):
+    if labels is None and _is_share(scale, first) and _is_share(scale, second):
         detectable = detectable_share(len(changes), (up + down) / len(changes))
         return replace(found, test="exact McNemar test", up=up, down=down, detectable=detectable)
     return replace(found, up=up, down=down)
@@ -85,3 +85,8 @@ def mean_difference(clusters: Clusters, span: float | None, test: str) -> Paired
     p_value = sign_flip_test(clusters)
     interval = difference_interval(clusters, span, p_value)
     return PairedDifference(clusters.mean, interval, p_value, test, None, None, detectable_mean(clusters, span))
+
+
+def _is_share(scale: Scale | None, values: Sequence[float]) -> bool:
+    # A loss may happen to be 0 or 1 on every question, but it is no share of right answers.
+    return scale == (0, 1) and is_binary(values)
