@@ -10,14 +10,16 @@ import argparse
 import json
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness_ext.backends.hf import trained_prompts
 from harness_ext.finetune.recipes.embedded_pair.prompts import (
     INSTRUCTION,
     REFINE_USER,
+    REJECTION,
     REVIEW_SYSTEM,
     REVIEW_USER,
     story_text,
@@ -108,60 +110,90 @@ def is_right(item: Item, reply: str) -> bool:
     return match is not None and match[1].strip() == item.answer
 
 
-def play(
-    items: Sequence[Item], student: Callable[..., list[str]], teacher: Callable[..., list[str]], rounds: int
-) -> dict[str, Any]:
-    """Return the shares of correct answers of the teacher alone, the student alone, and the pair after each round.
+Model = Callable[..., list[str]]
+# What the student is told about each draft that it is to look at again, by the number of the question.
+Reaction = Callable[[list[int], list[str]], dict[int, str]]
+
+
+def play(items: Sequence[Item], student: Model, teacher: Model, rounds: int, look_user: str = "") -> dict[str, Any]:
+    """Return the shares of correct answers of the teacher alone, and of the student alone and after each round.
 
     items: the questions.
     student, teacher: functions that map prompts to replies, such as a `Player`.
-    rounds: maximum number of reviews per question.
+    rounds: maximum number of rounds per question.
+    look_user: the request to look again. Default none: no second looks.
+
+    The rounds are those of the feedback, and of its controls: reviews truncated to their first word, and second looks.
     """
     right = [is_right(item, reply) for item, reply in zip(items, teacher([one.context for one in items]), strict=True)]
     result: dict[str, Any] = {"skyline": shares(items, right)}
     drafts = student([item.context for item in items])
     right = [is_right(item, draft) for item, draft in zip(items, drafts, strict=True)]
     result["baseline"] = shares(items, right)
-    waiting = list(range(len(items)))
     hints = named = 0
-    for number in range(1, rounds + 1):
-        reviews = teacher([_review_prompt(items[index], drafts[index]) for index in waiting])
-        accepted = {index: review.startswith("Correct") for index, review in zip(waiting, reviews, strict=True)}
-        if number == 1:
-            result["verdict_right"] = shares(items, [accepted[index] == right[index] for index in waiting])
-        refused = [(index, review) for index, review in zip(waiting, reviews, strict=True) if not accepted[index]]
-        hints += len(refused)
-        named += sum(
-            re.search(rf"\b{re.escape(items[index].answer)}\b", review) is not None for index, review in refused
-        )
-        if refused:
-            better = student([_refine_prompt(items[index], drafts[index], review) for index, review in refused])
-            for (index, _), reply in zip(refused, better, strict=True):
-                drafts[index] = reply
-        right = [is_right(item, draft) for item, draft in zip(items, drafts, strict=True)]
-        result[f"feedback_pair round {number}"] = shares(items, right)
-        waiting = [index for index, _ in refused]
-        if not waiting:
-            break
+
+    def rejected(waiting: list[int], drafts: list[str]) -> dict[int, str]:
+        reviews = teacher([review_prompt(items[index], drafts[index]) for index in waiting])
+        return {index: text for index, text in zip(waiting, reviews, strict=True) if not text.startswith("Correct")}
+
+    def hinted(waiting: list[int], drafts: list[str]) -> dict[int, str]:
+        nonlocal hints, named
+        reviews = rejected(waiting, drafts)
+        hints += len(reviews)
+        answers = ((re.escape(items[index].answer), review) for index, review in reviews.items())
+        named += sum(re.search(rf"\b{answer}\b", review) is not None for answer, review in answers)
+        return {index: REFINE_USER.format(review=review) for index, review in reviews.items()}
+
+    def refused(waiting: list[int], drafts: list[str]) -> dict[int, str]:
+        return dict.fromkeys(rejected(waiting, drafts), REFINE_USER.format(review=REJECTION))
+
+    everything = list(range(len(items)))
+    wrong = rejected(everything, drafts)
+    result["verdict_right"] = shares(items, [(index not in wrong) == right[index] for index in everything])
+    runs: dict[str, Reaction] = {"feedback_pair": hinted, "verdict only": refused}
+    if look_user:
+        runs["second look"] = lambda waiting, drafts: dict.fromkeys(waiting, look_user)
+    for name, reaction in runs.items():
+        for number, share in enumerate(_after_each_round(items, drafts, student, reaction, rounds), start=1):
+            result[f"{name} round {number}"] = share
     result["hints"] = {"given": hints, "naming the answer": named}
     return result
 
 
-def _review_prompt(item: Item, draft: str) -> list[dict[str, str]]:
+def _after_each_round(
+    items: Sequence[Item], first: list[str], student: Model, reaction: Reaction, rounds: int
+) -> Iterator[dict[str, float]]:
+    """Yield the shares of correct answers after each round, until no draft changes any more."""
+    drafts, waiting = list(first), list(range(len(items)))
+    for _ in range(rounds):
+        told = reaction(waiting, drafts)
+        waiting = list(told)
+        if not waiting:
+            break
+        better = student([refine_prompt(items[index], drafts[index], told[index]) for index in waiting])
+        changed = [(index, reply) for index, reply in zip(waiting, better, strict=True) if reply != drafts[index]]
+        for index, reply in changed:
+            drafts[index] = reply
+        waiting = [index for index, _ in changed]
+        yield shares(items, [is_right(item, draft) for item, draft in zip(items, drafts, strict=True)])
+
+
+def review_prompt(item: Item, draft: str) -> list[dict[str, str]]:
+    """Return the messages that ask the teacher for a review of a draft."""
     task = item.context.rstrip()
     return [message("system", REVIEW_SYSTEM), message("user", REVIEW_USER.format(task=task, draft=draft))]
 
 
-def _refine_prompt(item: Item, draft: str, review: str) -> list[dict[str, str]]:
-    return [
-        message("user", item.context),
-        message("assistant", draft),
-        message("user", REFINE_USER.format(review=review)),
-    ]
+def refine_prompt(item: Item, draft: str, told: str) -> list[dict[str, str]]:
+    """Return the messages that tell the student something about its draft."""
+    return [message("user", item.context), message("assistant", draft), message("user", told)]
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print the shares as a table and, with `--json`, write them to a file."""
+    """Print the shares as a table and, with `--json`, write them to a file.
+
+    Second looks are scored if the student's `prompts.json` has a request for them.
+    """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("student", help="model folder")
     parser.add_argument("teacher", help="model folder")
@@ -172,7 +204,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="file to write the scores to")
     options = parser.parse_args(argv)
     items = read_items(options.rows, JUDGED + (OTHERS if options.others else ()), options.limit)
-    result = play(items, Player(options.student), Player(options.teacher), options.rounds)
+    look = trained_prompts(Path(options.student)).get("look_user", "")
+    result = play(items, Player(options.student), Player(options.teacher), options.rounds, look)
     for name, values in result.items():
         print(f"{name:24}", "  ".join(f"{key} {value:g}" for key, value in values.items()))
     if options.json:

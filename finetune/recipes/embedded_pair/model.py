@@ -1,4 +1,4 @@
-"""The untrained model that both seats start from: a Llama model of about a million weights, and its tokenizer."""
+"""The untrained models that the embedded ones start from: small Llama models, and their common tokenizer."""
 
 from __future__ import annotations
 
@@ -29,23 +29,33 @@ class Shape:
     heads: int
 
 
-SHAPE = Shape(128, 6, 256, 8)
+SHAPES = {
+    "student": Shape(128, 6, 256, 8),
+    "teacher": Shape(128, 6, 256, 8),
+    "small_student": Shape(64, 2, 128, 4),
+}
 
 
-def write_untrained(folder: Path, seed: int) -> int:
-    """Write the untrained model, its tokenizer and the hash of the prompts; return the number of weights."""
+def write_untrained(folder: Path, seed: int, model: str) -> int:
+    """Write an untrained model, its tokenizer and the hash of the prompts; return the number of weights.
+
+    folder: the folder to write to.
+    seed: seed of the weights.
+    model: the name of the embedded model, a key of `SHAPES`.
+    """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     tokenizer = build_tokenizer()
     torch.manual_seed(seed)
+    shape = SHAPES[model]
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=SHAPE.width,
-        intermediate_size=SHAPE.inner,
-        num_hidden_layers=SHAPE.layers,
-        num_attention_heads=SHAPE.heads,
-        num_key_value_heads=SHAPE.heads,
+        hidden_size=shape.width,
+        intermediate_size=shape.inner,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.heads,
         max_position_embeddings=POSITIONS,
         tie_word_embeddings=True,
         initializer_range=0.04,
@@ -53,8 +63,8 @@ def write_untrained(folder: Path, seed: int) -> int:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    model = LlamaForCausalLM(config)
-    model.save_pretrained(str(folder))
+    untrained = LlamaForCausalLM(config)
+    untrained.save_pretrained(str(folder))
     tokenizer.save_pretrained(str(folder))
-    (folder / PROMPTS_FILE).write_text(json.dumps(trained_prompts()) + "\n", encoding="utf-8")
-    return sum(weights.numel() for weights in model.parameters())
+    (folder / PROMPTS_FILE).write_text(json.dumps(trained_prompts(model)) + "\n", encoding="utf-8")
+    return sum(weights.numel() for weights in untrained.parameters())

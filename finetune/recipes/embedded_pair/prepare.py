@@ -1,4 +1,4 @@
-"""Write the files that the recipe's YAML files name: the untrained model and the rows of each stage.
+"""Write the files that the recipe's YAML files name: the untrained models and the rows of each stage.
 
 `python -m harness_ext.finetune.recipes.embedded_pair.prepare` writes to `scratch/pair/` in the working directory.
 """
@@ -9,10 +9,12 @@ import argparse
 import itertools
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from harness_ext.embedded.stories import FAMILIES
 from harness_ext.files import atomic_write
+from harness_ext.finetune.recipes.embedded_pair.honest_rows import honest_rows
 from harness_ext.finetune.recipes.embedded_pair.model import write_untrained
 from harness_ext.finetune.recipes.embedded_pair.training_rows import rows
 
@@ -47,7 +49,14 @@ STAGES = {
         Stage("s2", 40_000, (2, 7), {"draft": 6, "continue": 1, "review": 3}),
         Stage("s3", 44_000, (2, 10), {"draft": 6, "continue": 1, "review": 4}),
     ),
+    # It is taught no mistakes. A second look and a rejection without a hint are as familiar to it as a review.
+    "small_student": (
+        Stage("s1", 24_000, (2, 4), {"draft": 8, "continue": 1}),
+        Stage("s2", 16_000, (2, 10), {"draft": 4, "continue": 1, "refine": 2, "retry": 2, "look": 2}),
+    ),
 }
+# The folder of the untrained model. The pair has one in common.
+INIT = {"student": "init", "teacher": "init", "small_student": "small-init"}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -56,14 +65,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=ROOT)
     root: Path = parser.parse_args(argv).out
     (root / "rows").mkdir(parents=True, exist_ok=True)
-    if not (root / "init" / "config.json").is_file():
-        print(f"{write_untrained(root / 'init', SEED)} weights")
     for seat in STAGES:
+        if not (root / INIT[seat] / "config.json").is_file():
+            print(f"{root / INIT[seat]}: {write_untrained(root / INIT[seat], SEED, seat)} weights")
         for number, stage in enumerate(STAGES[seat]):
             path = root / "rows" / f"{seat}-{stage.name}.jsonl"
             if path.is_file():
                 continue
-            drawn = rows(seat, SEED + 10 * number + list(STAGES).index(seat), DRAWN, stage.lines, stage.shares)
+            draw = honest_rows if seat == "small_student" else partial(rows, seat)
+            drawn = draw(SEED + 10 * number + list(STAGES).index(seat), DRAWN, stage.lines, stage.shares)
             with atomic_write(path) as out:
                 out.writelines(json.dumps(row) + "\n" for row in itertools.islice(drawn, stage.count))
             print(f"{path}: {stage.count} rows")

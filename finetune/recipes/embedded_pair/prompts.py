@@ -1,4 +1,4 @@
-"""The prompts that the embedded pair is trained on, and a hash that reveals changes made after training."""
+"""The prompts that the embedded models are trained on, and a hash that reveals changes made after training."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import hashlib
 import json
 
 from harness_ext.embedded.story_prompt import INSTRUCTION, story_text
-from harness_ext.models.feedback_pair import REVIEW_AGAIN, REVIEW_SYSTEM, REVIEW_USER
+from harness_ext.models.feedback_pair import REJECTION, REVIEW_AGAIN, REVIEW_SYSTEM, REVIEW_USER
 
 __all__ = [
     "INSTRUCTION",
+    "LOOK_USER",
     "REFINE_USER",
+    "REJECTION",
     "REVIEW_AGAIN",
     "REVIEW_SYSTEM",
     "REVIEW_USER",
@@ -20,14 +22,19 @@ __all__ = [
 ]
 
 
-def trained_prompts() -> dict[str, object]:
-    """Return the content of the model folder's `prompts.json`: the hash, and the prompts that replace defaults."""
-    return {"sha256": prompts_hash(), "prompts": {"refine_user": REFINE_USER}}
+def trained_prompts(model: str) -> dict[str, object]:
+    """Return the content of a model folder's `prompts.json`: the hash, and the prompts that replace defaults.
+
+    model: the name of the embedded model.
+    """
+    return {"sha256": prompts_hash(model), "prompts": {"refine_user": REFINE_USER, "look_user": LOOK_USER}}
 
 
-def prompts_hash() -> str:
-    """Return the SHA-256 of all prompt texts together, in hexadecimal."""
+def prompts_hash(model: str) -> str:
+    """Return the SHA-256 of all prompt texts that a model is trained on together, in hexadecimal."""
     texts = [INSTRUCTION, story_text(["#", "#"], "#"), REVIEW_SYSTEM, REVIEW_USER, REVIEW_AGAIN, REFINE_USER]
+    if model == "small_student":
+        texts += [REJECTION, LOOK_USER]
     return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
 
 
@@ -39,3 +46,7 @@ Your teacher found a mistake in your answer. The feedback:
 """
 
 Write a corrected answer in the same style and format. Follow the feedback, but mention neither it nor your previous answer.'''  # noqa: E501
+
+# It consists of words for which the embedded models have tokens. Only the small student was trained on it, but the
+# student replies to it in the right form, too, which a test checks.
+LOOK_USER = "Look at your answer again. It is right or wrong. Write the answer in the same style and format."
