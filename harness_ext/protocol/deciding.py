@@ -139,8 +139,8 @@ def comparison_record(
     The entries are:
 
     characters: the length of each text.
-    orders: for each order, `shown` (the order itself), `choice` (the chosen place, or null) and `probabilities` (of each
-        place, null for those that the model did not report; empty if there are none).
+    orders: for each order, `shown` (the order itself), `choice` (the chosen place, or null) and `probabilities` (of
+        each place, null for those that the model did not report; empty if there are none).
     preferred: the position of the preferred text, or null.
     """
     return {
