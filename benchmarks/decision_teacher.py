@@ -39,7 +39,7 @@ def main() -> None:
     """Train, measure and publish."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("model", type=Path, help="the folder of a chat model")
-    parser.add_argument("--rows", type=int, default=1600, help="rows to learn (default: 1600)")
+    parser.add_argument("--rows", type=int, default=2000, help="rows to learn (default: 2000)")
     parser.add_argument("--validation", type=int, default=300, help="rows to fit the temperature on (default: 300)")
     parser.add_argument("--unseen", type=int, default=1000, help="rows to measure on (default: 1000)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the split and of the training (default: 0)")
@@ -47,6 +47,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=1)
     parser.add_argument("--learning_rate", type=float, help="default: that of the adapter")
     parser.add_argument("--batch_size", type=int, default=8)
+    parser.add_argument("--dtype", default="auto", help="precision of the training; the decisions are in float32")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--work", type=Path, default=Path("harness_ext_runs/decision_teacher"), help="working folder")
     parser.add_argument("--output", type=Path, help="the file to write (default: print)")
@@ -66,7 +67,7 @@ def main() -> None:
         "settings": {
             "adapter": args.adapter, "epochs": args.epochs, "batch_size": args.batch_size, "seed": args.seed,
             "learning_rate": json.loads((args.work / "run" / "run.json").read_text(encoding="utf-8"))["learning_rate"],
-            "threads": args.threads,
+            "threads": args.threads, "dtype": args.dtype,
         },
         "rows": {name: {"rows": len(part), "true": sum(map(is_true, part))} for name, part in parts.items()},
         "training_seconds": trained,
@@ -127,7 +128,7 @@ def train(args: argparse.Namespace, files: Mapping[str, Path]) -> Path:
     settings = {
         "model": args.model, "train_file": files["rows"], "eval_file": files["validation"], "output_dir": run,
         "adapter": args.adapter, "epochs": args.epochs, "batch_size": args.batch_size, "seed": args.seed,
-        "threads": args.threads, "device": "cpu", "save_total_limit": 1,
+        "threads": args.threads, "dtype": args.dtype, "device": "cpu", "save_total_limit": 1,
     }  # fmt: skip
     if args.learning_rate is not None:
         settings["learning_rate"] = args.learning_rate

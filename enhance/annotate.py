@@ -153,7 +153,7 @@ def annotate(job: AnnotateJob, plan: RunPlan) -> dict[str, Any]:
             "figures": figures,
         }
         if stopped is not None:
-            output.flush()
+            output.end_early()
             return {**manifest, "stopped": stopped}
         output.finish(manifest)
     checked = report(job.target)

@@ -101,7 +101,7 @@ def flags_of(path: Path) -> tuple[list[dict[str, Any]], list[set[str]], dict[str
         raise ConfigurationError(problems)
     rows = [row.fields for row in found if row.fields is not None]
     templates = read_templates(manifest["templates"], str(path)) if manifest.get("templates") else None
-    finishes = _finishes(path)
+    finishes = finishes_of(path)
     unknown: dict[str, Any] = {}
     missing = sum(finishes.get(text_digest(row.get("all"))) is None for row in rows)
     if missing:
@@ -114,7 +114,12 @@ def flags_of(path: Path) -> tuple[list[dict[str, Any]], list[set[str]], dict[str
     return rows, list(check_rows(rows, field, templates, finishes)), unknown
 
 
-def _finishes(path: Path) -> dict[str, str | None]:
+def finishes_of(path: Path) -> dict[str, str | None]:
+    """Return how the replies of an annotated file ended, by the `text_digest` of a row's `all`.
+
+    A reply that ended by itself has `stop`, and one that the token limit cut off has `length`. None, like a row that is
+    missing here, means that the model did not say.
+    """
     records = beside(path, "records.jsonl")
     if not records.exists():
         return {}

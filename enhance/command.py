@@ -79,6 +79,11 @@ def _parser() -> argparse.ArgumentParser:
     finish.add_argument("input", type=Path, help="the output of `annotate`")
     finish.add_argument("output", type=Path, help="a new folder (save_to_disk)")
     finish.add_argument("--drop", default="", help="drop rows with these flags, separated by commas")
+    finish.add_argument(
+        "--cut_replies", default="unfinished", choices=("unfinished", "drop", "finished"),
+        help="replies that the token limit cut off: train them without teaching to stop there, leave them out, or "
+        "treat them as complete (default: unfinished)",
+    )  # fmt: skip
     add_contamination(finish)
     finish.set_defaults(run=_finish)
 
@@ -163,13 +168,15 @@ def _check(options: argparse.Namespace) -> int:
 
 def _finish(options: argparse.Namespace) -> int:
     from harness_ext.enhance.checks import CONTAMINATION
-    from harness_ext.enhance.postprocess import finish
+    from harness_ext.enhance.postprocess import CutReplies, finish
 
     drop = _listed(options.drop)
     if not options.tasks and (named := [flag for flag in drop if flag in CONTAMINATION]):
         raise ConfigurationError([f"`--drop {named[0]}` needs tasks to compare with: pass `--tasks <task>,…`"])
-    manifest = finish(options.input, options.output, drop, _contamination_of(options))
+    manifest = finish(options.input, options.output, drop, _contamination_of(options), options.cut_replies)
     say(manifest["counts"], options.output)
+    for line in CutReplies(**manifest["cut_replies"]).lines(manifest["counts"]["read"]):
+        print(f"[harness-ext] {line}", file=sys.stderr)
     return 0
 
 

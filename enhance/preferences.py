@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,9 @@ from harness_ext.records import Message, Transcript
 from harness_ext.records.run_directory import write_json
 
 Manifest = dict[str, Any]
+
+# The field that tells which candidates are complete.
+ENDS = "candidates_finished"
 
 
 @dataclass(frozen=True)
@@ -66,8 +69,9 @@ class PreferenceJob:
 def write_candidates(job: PreferenceJob, plan: RunPlan | None) -> Manifest:
     """Write each row with its `candidates`; return the manifest.
 
-    The student of `plan` writes the candidates. Without a plan, rows that have no candidates are rejected. Raises
-    ConfigurationError, LoadError or StoreError.
+    The student of `plan` writes the candidates, and `candidates_finished` tells which of them are complete: False if
+    the token limit cut a candidate off, None if the model does not say. Without a plan, rows that have no candidates
+    are rejected. Raises ConfigurationError, LoadError or StoreError.
     """
     rows = list(read(job.source, job.split, job.limit))
     backend = plan.seats["student"].backend if plan else None
@@ -81,16 +85,21 @@ def write_candidates(job: PreferenceJob, plan: RunPlan | None) -> Manifest:
         "seed": job.seed,
     }
     asked: dict[int, tuple[int, FileRow]] = {}
-    dropped = few = 0
+    dropped = few = cut = 0
 
     with Output(job.candidates, identity) as output:
 
-        def keep(number: int, row: FileRow, found: list[str]) -> None:
-            nonlocal dropped, few
+        def keep(number: int, row: FileRow, found: list[str], ends: Sequence[bool | None] | None) -> None:
+            nonlocal dropped, few, cut
             kept = distinct(found, job.near_duplicates)
             dropped += len(found) - len(kept)
             few += len(kept) < 2
-            output.add(number, [{**(row.fields or {}), "candidates": kept}])
+            fields = {**(row.fields or {}), "candidates": kept}
+            fields.pop(ENDS, None)
+            if ends is not None:
+                fields[ENDS] = [ends[found.index(candidate)] for candidate in kept]
+                cut += fields[ENDS].count(False)
+            output.add(number, [fields])
 
         def open_questions() -> Iterator[Question]:
             seen: dict[str, int] = {}
@@ -100,7 +109,9 @@ def write_candidates(job: PreferenceJob, plan: RunPlan | None) -> Manifest:
                     continue
                 assert row.fields is not None
                 if (given := row.fields.get("candidates")) is not None:
-                    keep(number, row, given)
+                    ends = row.fields.get(ENDS)
+                    told = isinstance(ends, list) and len(ends) == len(given)
+                    keep(number, row, given, ends if told else None)
                 elif plan is None:
                     output.reject(number, row, "incomplete", "the row has no `candidates`: name a `--student`")
                 else:
@@ -114,7 +125,8 @@ def write_candidates(job: PreferenceJob, plan: RunPlan | None) -> Manifest:
             if transcript.failure is not None:
                 output.reject(number, row, transcript.failure.code, transcript.failure.message)
             else:
-                keep(number, row, [turn.text for turn in transcript.turns])
+                ends = [None if turn.finish is None else turn.finish != "length" for turn in transcript.turns]
+                keep(number, row, [turn.text for turn in transcript.turns], ends)
 
         figures, stopped = _ask(plan, "student", open_questions(), finished, len(rows), job.seed)
         manifest = {
@@ -124,6 +136,7 @@ def write_candidates(job: PreferenceJob, plan: RunPlan | None) -> Manifest:
             "counts": {"read": len(rows), "written": output.written, "bad": output.bad},
             "near_duplicates_dropped": dropped,
             "rows_with_fewer_than_two": few,
+            "cut_off": cut,
             "figures": figures,
         }
         return _end(output, manifest, stopped)
@@ -149,9 +162,11 @@ def write_judgements(job: PreferenceJob, protocol: Tournament, plan: RunPlan | N
     with Output(job.judgements, identity) as output:
 
         def keep(number: int, contest: Contest, judgement: ContestRecord) -> None:
+            ends = (rows[number].fields or {}).get(ENDS)
             row = {
                 "prompt": contest.context,
                 "candidates": contest.candidates,
+                **({} if ends is None else {ENDS: ends}),
                 "correct": contest.correct,
                 **judgement.to_json(),
             }
@@ -195,7 +210,9 @@ def write_judgements(job: PreferenceJob, protocol: Tournament, plan: RunPlan | N
 def write_pairs(judgements: Path, target: Path, fallbacks: str | None = None) -> dict[str, Any]:
     """Write `prompt`, `chosen` and `rejected` rows from stored judgements, without calls; return the report.
 
-    `<target>.records.jsonl` contains the candidates of each prompt from best to worst. Raises ConfigurationError if
+    If the token limit cut off any candidate, the rows also have `chosen_finished` and `rejected_finished`, by which
+    training tells after which texts a model should stop. `<target>.records.jsonl` contains the candidates of each
+    prompt from best to worst. Raises ConfigurationError if
     `write_judgements` did not write the file.
 
     judgements: the file of judgements.
@@ -211,6 +228,8 @@ def write_pairs(judgements: Path, target: Path, fallbacks: str | None = None) ->
     by_gold = manifest["judge"] == "gold"
     found = PreferenceReport(rules, by_gold)
     identity = {"stage": "preferences", "judgements": manifest["identity"], "fallbacks": rules}
+    # All rows or none have the columns: readers of JSON lines take the columns from the first rows.
+    any_cut = any(False in ((row.fields or {}).get(ENDS) or ()) for row in read(judgements))
     with Output(target, identity) as output:
         for number, row in enumerate(read(judgements)):
             if row.fields is None:
@@ -221,6 +240,10 @@ def write_pairs(judgements: Path, target: Path, fallbacks: str | None = None) ->
             pairs = preferred_pairs(len(candidates), played)
             found.add(Contested(candidates, correct, judgement, played, pairs))
             lines = [{"prompt": prompt, "chosen": candidates[a], "rejected": candidates[b]} for a, b in pairs]
+            if any_cut:
+                ends = row.fields.get(ENDS) or [None] * len(candidates)
+                for line, (a, b) in zip(lines, pairs, strict=True):
+                    line |= {"chosen_finished": ends[a], "rejected_finished": ends[b]}
             order = ranking(len(candidates), played)
             output.add(number, lines, {"prompt": prompt, "best_first": [candidates[i] for i in order], "order": order})
         report = found.to_json()
@@ -296,7 +319,7 @@ def _ask(
 
 def _end(output: Output, manifest: Manifest, stopped: str | None) -> Manifest:
     if stopped is not None:
-        output.flush()
+        output.end_early()
         return {**manifest, "stopped": stopped}
     output.finish(manifest)
     return manifest

@@ -103,6 +103,12 @@ def _preferences(options: argparse.Namespace) -> int:
         if stopped := manifest.get("stopped"):
             print(f"[harness-ext] {stopped}", file=sys.stderr)
             return STOPPED
+        if cut := manifest.get("cut_off"):
+            print(
+                f"[harness-ext] {cut} candidates were cut off by the token limit: training does not teach to stop "
+                "there (`chosen_finished` and `rejected_finished` are false)",
+                file=sys.stderr,
+            )
     return _say_report(write_pairs(job.judgements, job.target), job.target)
 
 

@@ -7,16 +7,18 @@ import hashlib
 import json
 import re
 import tempfile
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
 from harness_ext.data.formats import read_rows
 from harness_ext.errors import ConfigurationError, StoreError
-from harness_ext.files import open_to_write
+from harness_ext.files import atomic_write, open_to_write
 from harness_ext.records.chat import is_utf8
 from harness_ext.records.run_directory import write_json
 from harness_ext.records.run_lock import lock_output
@@ -107,11 +109,11 @@ def beside(path: Path, what: str) -> Path:
 class Output:
     """The output files of a run: `<out>.jsonl`, `<out>.bad.jsonl`, `<out>.records.jsonl` and `<out>.manifest.json`.
 
-    Rows may be added in any order; they are written in the order of their numbers. Each file is called
-    `<file>.partial` until `finish` renames all of them. The output of a different run, or a file that no run wrote, is
-    never overwritten: the constructor raises ConfigurationError. A file that another process is writing is refused with
-    StoreError. A previous output of the same run, over fewer or other rows, is kept as `<file>.old-1` and so on, unless
-    it is identical.
+    Rows may be added in any order. Each is written at once to `<file>.partial`, so that a run that is killed leaves
+    every row that it finished; `finish` puts the rows in the order of their numbers and renames all files. The output
+    of a different run, or a file that no run wrote, is never overwritten: the constructor raises ConfigurationError. A
+    file that another process is writing is refused with StoreError. A previous output of the same run, over fewer or
+    other rows, is kept as `<file>.old-1` and so on, unless it is identical.
 
     path: the JSON-lines file to write.
     identity: the settings that must be equal for two runs to count as the same.
@@ -125,8 +127,8 @@ class Output:
         self.manifest = beside(path, "manifest.json")
         self.written = self.bad = 0
         self._check()
-        self._next = 0
-        self._waiting: dict[int, list[tuple[str, str]]] = {}
+        self._taken = bytearray()  # for each row, by its number, whether it has been added or rejected
+        self._numbers: dict[str, array[int]] = {kind: array("q") for kind in ("", *self.KINDS)}
         self._files: dict[str, IO[str]] = {}
 
     def _check(self) -> None:
@@ -148,8 +150,7 @@ class Output:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._lock = lock_output(self.path)
             for kind in ("", *self.KINDS):
-                target = beside(self.path, kind) if kind else self.path
-                self._files[kind] = open_to_write(_partial(target))
+                self._files[kind] = open_to_write(_partial(self._target(kind)))
         except OSError as error:
             raise StoreError(f"cannot write the output {self.path}: {error}. Name a writable folder") from error
         return self
@@ -192,17 +193,18 @@ class Output:
         self.bad += 1
 
     def _take(self, number: int, lines: list[tuple[str, str]]) -> None:
-        # Results arrive in any order. Each waits for the rows before it, so that the file is in input order and a
-        # partial file is always a prefix of the complete one.
-        self._waiting[number] = lines
         try:
-            while (ready := self._waiting.pop(self._next, None)) is not None:
-                for kind, line in ready:
-                    self._files[kind].write(line + "\n")
-                    self._files[kind].flush()
-                self._next += 1
+            for kind, line in lines:
+                self._files[kind].write(line + "\n")
+                self._files[kind].flush()
+                self._numbers[kind].append(number)
         except OSError as error:
             raise self._unwritable(error) from error
+        self._taken.extend(bytes(max(0, number + 1 - len(self._taken))))
+        self._taken[number] = True
+
+    def _target(self, kind: str) -> Path:
+        return beside(self.path, kind) if kind else self.path
 
     def _unwritable(self, error: OSError) -> StoreError:
         return StoreError(
@@ -210,21 +212,27 @@ class Output:
             "run the same command again"
         )
 
-    def flush(self) -> None:
-        """Write the rows that still wait for earlier ones, because those will not be finished in this run."""
-        while self._waiting:
-            self._next = min(self._waiting)
-            self._take(self._next, self._waiting[self._next])
-
-    def finish(self, manifest: Mapping[str, Any]) -> None:
-        """Rename the files to their final names. Call this after every row has been added or rejected."""
-        if self._waiting:
-            raise StoreError(f"row {self._next} of {self.path} is missing: run the same command again")
+    def end_early(self) -> None:
+        """Close the files and put their rows in order, without those that will not be finished in this run."""
         try:
             self.close()
+            for kind, numbers in self._numbers.items():
+                _sort_lines(_partial(self._target(kind)), numbers)
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def finish(self, manifest: Mapping[str, Any]) -> None:
+        """Put the rows in order and rename the files to their final names.
+
+        Call this after every row has been added or rejected.
+        """
+        if (missing := self._taken.find(False)) >= 0:
+            raise StoreError(f"row {missing} of {self.path} is missing: run the same command again")
+        self.end_early()
+        try:
             write_json(self.manifest, {"identity": self.identity, **manifest})
             for kind in (*self.KINDS, ""):
-                target = beside(self.path, kind) if kind else self.path
+                target = self._target(kind)
                 _keep_former(target, _partial(target))
                 if kind and not target.exists() and not _partial(target).stat().st_size:
                     _partial(target).unlink()
@@ -240,6 +248,21 @@ def _keep_former(path: Path, new: Path) -> None:
         while (kept := path.with_name(f"{path.name}.old-{number}")).exists():
             number += 1
         path.rename(kept)
+
+
+def _sort_lines(path: Path, numbers: Sequence[int]) -> None:
+    """Put the lines of a file in the order of their numbers. Lines with equal numbers keep their order."""
+    order = sorted(range(len(numbers)), key=numbers.__getitem__)
+    if order == list(range(len(numbers))):
+        return
+    # Rows may be large, so only their places are kept in memory.
+    with path.open("rb") as file:
+        places = array("q", [0])
+        places.extend(accumulate(len(line) for line in file))
+        with atomic_write(path) as text:
+            for line in order:
+                file.seek(places[line])
+                text.write(file.read(places[line + 1] - places[line]).decode())
 
 
 def _partial(path: Path) -> Path:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness_ext.enhance.contamination.settings import NGRAM, SIMILARITY, SearchSettings
+from harness_ext.finetune.data_names import is_hub_name
+from harness_ext.finetune.folders import why_not_writable
 from harness_ext.terminal import clean
 
 DEEPSPEED_PRESETS = {
@@ -26,6 +28,8 @@ CHOICES = {
     "dtype": ("auto", "float32", "bfloat16", "float16"),
     "device": ("auto", "cpu"),
     "scheduler": ("constant", "constant_with_warmup", "linear", "cosine"),
+    "optim": ("adamw_torch_fused", "adamw_torch", "adafactor", "sgd"),
+    "attn_implementation": ("auto", "eager", "sdpa", "flash_attention_2"),
     "tracker": ("none", "wandb", "tensorboard", "trackio"),
 }
 # Settings that take several names; in a YAML file, these may also be a list.
@@ -50,9 +54,12 @@ class TrainArgs:
 
     Model and data:
     model: the model to start from, a folder or a Hub name. Required.
-    train_file: the training rows, a JSON-lines file or a `datasets.save_to_disk` folder. Required.
+    train_file: the training rows, a file, a folder or the name of a data set on the hub (`owner/name`). Required.
     output_dir: the stage's own folder. Required.
     eval_file: rows for the validation error, in the same formats. Default none.
+    dataset_config: the configuration of a data set on the hub or of a folder. Default none.
+    train_split: the split to learn, of a source that has several. Default `train`.
+    eval_split: the split to measure the validation error on, of a source that has several. Default `validation`.
     eval_fraction: share of the training rows to hold out if there are no other validation rows, 0 to 1. Default 0.
 
     What is learned:
@@ -88,12 +95,17 @@ class TrainArgs:
     epochs: passes over the rows. Default 1.
     max_steps: optimizer steps; a positive number overrides `epochs`. Default -1.
     batch_size: rows per process and forward pass. Default 8.
+    eval_batch_size: validation rows per process and forward pass; 0 is as many as `batch_size`. Default 0.
     gradient_accumulation: forward passes per optimizer step. Default 1.
-    learning_rate: the peak learning rate. Default: by method and adapter in a plan (see `default_rate`), else 2e-5.
+    learning_rate: the peak learning rate. Default: 2e-5 for `full`, 2e-4 for `lora` and `qlora`, 5e-3 for `prefix`,
+        1e-3 for `pkv`; a tenth of it for `dpo` and `orpo`.
     scheduler: `constant`, `constant_with_warmup`, `linear` or `cosine`. Default `cosine`.
-    warmup_steps: optimizer steps until the peak rate is reached. Default 0.
-    weight_decay: weight decay of AdamW. Default 0.
+    warmup_steps: optimizer steps until the peak rate is reached; below 1, a share of all steps. Default 0.
+    optim: the optimizer, `adamw_torch_fused`, `adamw_torch`, `adafactor` or `sgd`. Default `adamw_torch_fused`.
+    weight_decay: weight decay of the optimizer. Default 0.
+    adam_beta1: first-moment decay of AdamW. Default 0.9.
     adam_beta2: second-moment decay of AdamW. Default 0.999.
+    adam_epsilon: what AdamW adds to a denominator that could be 0. Default 1e-8.
     max_grad_norm: the norm to which gradients are clipped. Default 1.
     seed: seed of the row order and of everything else that is random. Default 0.
     gradient_checkpointing: whether to recompute activations, which saves memory and costs time. Default false.
@@ -106,7 +118,9 @@ class TrainArgs:
     prefix_tokens: prefix positions; 0 is 50 for `prefix` and 30 for `pkv`. Default 0.
 
     Machine:
-    dtype: `auto`, `float32`, `bfloat16` or `float16`. Default `auto`: see `environment.precision`.
+    dtype: type to compute in, `auto` (bfloat16 or float16 on a GPU, float32 on a CPU), `float32`, `bfloat16` or
+        `float16`. Default `auto`.
+    attn_implementation: `auto` (transformers' choice), `eager`, `sdpa` or `flash_attention_2`. Default `auto`.
     device: `auto` (a GPU if there is one) or `cpu`. Default `auto`.
     threads: CPU threads of PyTorch; 0 keeps PyTorch's own choice. Default 0.
     deepspeed: a preset (`zero2`, `zero3`, `zero3_offload`) or the path of a JSON file. Default none.
@@ -121,7 +135,7 @@ class TrainArgs:
     resume: whether to continue from the last complete checkpoint. Default true.
     tracker: `none`, `wandb`, `tensorboard` or `trackio`. Default `none`.
     project: the tracker's project. Default `harness-ext`.
-    run_name: the run's name in the tracker. Default none.
+    run_name: the run's name in the tracker. Default none: W&B invents one, and Trackio gets the folder's name.
     push_to_hub: Hub repository to upload the finished model to; a new one is private. Default none.
     trust_remote_code: whether to run code that comes with a model. Default false.
     """
@@ -130,6 +144,9 @@ class TrainArgs:
     train_file: str
     output_dir: str
     eval_file: str = ""
+    dataset_config: str = ""
+    train_split: str = "train"
+    eval_split: str = "validation"
     eval_fraction: float = 0.0
     method: str = "sft"
     adapter: str = "full"
@@ -155,12 +172,16 @@ class TrainArgs:
     epochs: float = 1.0
     max_steps: int = -1
     batch_size: int = 8
+    eval_batch_size: int = 0
     gradient_accumulation: int = 1
     learning_rate: float = RATES["full"]
     scheduler: str = "cosine"
-    warmup_steps: int = 0
+    warmup_steps: float = 0.0
+    optim: str = "adamw_torch_fused"
     weight_decay: float = 0.0
+    adam_beta1: float = 0.9
     adam_beta2: float = 0.999
+    adam_epsilon: float = 1e-8
     max_grad_norm: float = 1.0
     seed: int = 0
     logging_steps: int = 10
@@ -177,6 +198,7 @@ class TrainArgs:
     lora_targets: str = "all-linear"
     prefix_tokens: int = 0
     dtype: str = "auto"
+    attn_implementation: str = "auto"
     device: str = "auto"
     threads: int = 0
     deepspeed: str = ""
@@ -191,16 +213,21 @@ class TrainArgs:
         """Return what is wrong with these settings, one sentence per problem."""
         needed = ("model", "train_file", "output_dir")
         counts = ("max_length", "batch_size", "gradient_accumulation", "logging_steps", "lora_r", "lora_alpha")
-        rates = ("epochs", "learning_rate", "max_grad_norm", "beta", "kd_temperature")
+        rates = ("epochs", "learning_rate", "max_grad_norm", "adam_epsilon", "beta", "kd_temperature")
         whole = (
-            "warmup_steps", "weight_decay", "threads", "save_steps", "eval_steps", "save_total_limit", "prefix_tokens",
+            "warmup_steps", "eval_batch_size", "weight_decay", "threads", "save_steps", "eval_steps",
+            "save_total_limit", "prefix_tokens",
         )  # fmt: skip
         values = dataclasses.asdict(self)
         found = [f"`{name}` is empty." for name in needed if not values[name]]
-        files = [(name, values[name]) for name in ("train_file", "eval_file", "teacher_file") if values[name]]
+        sources = [(name, values[name]) for name in ("train_file", "eval_file") if values[name]]
         found += [
-            f"`{name}`: {path} is neither a file nor a folder." for name, path in files if not Path(path).exists()
+            f"`{name}`: {path} is neither a file nor a folder, nor the name of a data set on the hub (`owner/name`)."
+            for name, path in sources
+            if not Path(path).exists() and not is_hub_name(path)
         ]
+        if self.teacher_file and not Path(self.teacher_file).is_file():
+            found.append(f"`teacher_file`: {self.teacher_file} is not a file.")
         if self.output_dir and (reason := why_not_writable(Path(self.output_dir))):
             found.append(f"`output_dir`: {self.output_dir} cannot be written: {reason}. Choose another one.")
         found += [f"`{name}` is {values[name]}; it must be at least 1." for name in counts if values[name] < 1]
@@ -215,6 +242,10 @@ class TrainArgs:
         found += search.problems("contamination_")
         if not 0 < self.adam_beta2 < 1:
             found.append(f"`adam_beta2` is {self.adam_beta2}; it must be between 0 and 1.")
+        if not 0 <= self.adam_beta1 < 1:
+            found.append(f"`adam_beta1` is {self.adam_beta1}; it must be from 0 to below 1.")
+        if self.warmup_steps > 1 and not float(self.warmup_steps).is_integer():
+            found.append(f"`warmup_steps` is {self.warmup_steps}; it must be a whole number, or below 1 for a share.")
         for name in ("kd_beta", "lora_dropout", "eval_fraction"):
             if not 0 <= values[name] <= 1:
                 found.append(f"`{name}` is {values[name]}; it must be between 0 and 1.")

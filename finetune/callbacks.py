@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -56,25 +57,47 @@ class Stop:
 
         The processes agree after every step, because a process that ended alone would leave the others waiting for it.
         """
-        import torch
-        import torch.distributed as dist
-
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            number = torch.tensor(self.number, device=device)
-            dist.all_reduce(number, op=dist.ReduceOp.MAX)
-            self.number = int(number.item())
+        self.number = highest(self.number, device)
         return self.number
 
 
-def keeper(stop: Stop) -> TrainerCallback:
-    """Return the callback that saves before the training ends and keeps the log complete."""
+def highest(number: int, device: Any) -> int:
+    """Return the highest of the numbers with which all processes call this, each once.
+
+    number: this process's number.
+    device: the device on which the processes communicate.
+    """
+    import torch
+    import torch.distributed as dist
+
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return number
+    shared = torch.tensor(number, device=device)
+    dist.all_reduce(shared, op=dist.ReduceOp.MAX)
+    return int(shared.item())
+
+
+def keeper(stop: Stop, save_steps: int = 0, eval_steps: int = 0) -> TrainerCallback:
+    """Return the callback that saves and evaluates within an epoch and at a signal, and keeps the log complete.
+
+    stop: the signal that asks the training to end.
+    save_steps, eval_steps: steps between two checkpoints, or evaluations, within an epoch. Default 0: none.
+    """
     from transformers import TrainerCallback
 
     class Keeper(TrainerCallback):  # type: ignore[misc]
+        ending = False
+
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if not epoch_ends(state):
+                control.should_save = control.should_save or _is_due(state.global_step, save_steps)
+                control.should_evaluate = control.should_evaluate or _is_due(state.global_step, eval_steps)
             if stop.agreed(args.device):
+                self.ending = True
                 control.should_save = True
                 control.should_training_stop = True
+                # An evaluation might take longer than the time that is left. A resumed run makes up for it.
+                control.should_evaluate = False
             if control.should_save:
                 # A checkpoint does not contain the losses since the last log entry; without an entry now, a resumed
                 # run could never log them.
@@ -82,34 +105,86 @@ def keeper(stop: Stop) -> TrainerCallback:
 
         def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             control.should_log = True
-            if stop.number:
-                # The step is already saved, and an evaluation might take longer than the time that is left.
-                control.should_save = control.should_evaluate = False
+            # A signal that came after the last step counts after the next: the processes have not agreed on it.
+            if self.ending:
+                control.should_save = control.should_evaluate = False  # the step is already saved
 
     return Keeper()
+
+
+def epoch_ends(state: Any) -> bool:
+    """Return whether a step is the last of its epoch or of the training, which is saved and evaluated anyway.
+
+    state: transformers' `TrainerState` after the step.
+    """
+    return float(state.epoch).is_integer() or state.global_step >= state.max_steps
+
+
+def evaluation_missing(checkpoint: Path, eval_steps: int) -> bool:
+    """Return whether a checkpoint was saved where an evaluation was due, but without it.
+
+    checkpoint: the checkpoint, saved because of a signal or otherwise.
+    eval_steps: steps between two evaluations within an epoch; 0 for none.
+    """
+    from transformers import TrainerState
+
+    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    due = epoch_ends(state) or _is_due(state.global_step, eval_steps)
+    return due and not any("eval_loss" in one and one["step"] == state.global_step for one in state.log_history)
+
+
+def _is_due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
 
 
 def trackers(args: TrainArgs, step: int) -> tuple[str, list[TrainerCallback]]:
     """Return `report_to` and the callbacks of the chosen tracker. `step` is the step the run resumes from.
 
-    The W&B run id is derived from the output folder, so that a resumed run continues the same W&B run. TensorBoard's
-    writer discards what was logged after `step` before the run was killed.
+    W&B's run begins here and ends with the training, so that each stage has a run of its own. TensorBoard's writer
+    discards what was logged after `step` before the run was killed.
     """
-    out = Path(args.output_dir).resolve()
-    if args.tracker == "wandb":
-        os.environ.setdefault("WANDB_PROJECT", args.project or "harness-ext")
-        os.environ.setdefault("WANDB_DIR", str(out))
-        os.environ.setdefault("WANDB_RUN_ID", hashlib.sha256(str(out).encode()).hexdigest()[:12])
-        os.environ.setdefault("WANDB_RESUME", "allow")
-    if args.tracker != "tensorboard":
-        return args.tracker, []
-    if int(os.environ.get("RANK", "0")):
+    if args.tracker == "none" or (args.tracker != "trackio" and int(os.environ.get("RANK", "0"))):
         return "none", []
+    if args.tracker == "wandb":
+        return "wandb", [_wandb_run(args)]
+    if args.tracker == "trackio":
+        return "trackio", []
     from torch.utils.tensorboard import SummaryWriter
     from transformers.integrations import TensorBoardCallback
 
-    writer = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1 if step else None)
+    folder = Path(args.output_dir).resolve() / "tensorboard"
+    writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
     return "none", [TensorBoardCallback(writer)]
+
+
+def wandb_options(args: TrainArgs, environment: Mapping[str, str]) -> dict[str, Any]:
+    """Return the arguments of `wandb.init`.
+
+    The id of the run is derived from the output folder, so that a resumed training continues the same W&B run. W&B's
+    environment variables take precedence over it, and a project and a name in the settings over these variables.
+    """
+    out = Path(args.output_dir).resolve()
+    return {
+        "project": args.project or environment.get("WANDB_PROJECT", "harness-ext"),
+        "name": args.run_name or environment.get("WANDB_NAME"),
+        "dir": environment.get("WANDB_DIR", str(out)),
+        "id": environment.get("WANDB_RUN_ID", hashlib.sha256(str(out).encode()).hexdigest()[:12]),
+        "resume": environment.get("WANDB_RESUME", "allow"),
+    }
+
+
+def _wandb_run(args: TrainArgs) -> TrainerCallback:
+    """Begin a W&B run, which transformers' callback then uses, and return the callback that ends it."""
+    import wandb
+    from transformers import TrainerCallback
+
+    wandb.init(**wandb_options(args, os.environ))
+
+    class Finish(TrainerCallback):  # type: ignore[misc]
+        def on_train_end(self, *_: Any, **__: Any) -> None:
+            wandb.finish()
+
+    return Finish()
 
 
 def sync_hint(args: TrainArgs) -> str:

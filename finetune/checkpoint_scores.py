@@ -207,8 +207,8 @@ class Scorer:
                 bootstrap_iters=0,
             )
             score = read_samples(results["samples"], subject.name, task, options.metric)
-            score = replace(score, dtype=_computes_in(model.model))
-            self._store(subject, score)
+            score = replace(score, dtype=precision_of(model.model))
+            self.store(subject, score)
             found.append(score)
         return found
 
@@ -250,7 +250,8 @@ class Scorer:
             self._manager = TaskManager(include_path=self.settings.include_path)
         return self._manager
 
-    def _store(self, subject: Subject, score: CheckpointScore) -> None:
+    def store(self, subject: Subject, score: CheckpointScore) -> None:
+        """Store a subject's score in its file."""
         path = self.path(subject, score.task)
         path.parent.mkdir(parents=True, exist_ok=True)
         record = {
@@ -320,7 +321,8 @@ def _trained_in(run: Path) -> str:
     return dtype if dtype in ("float32", "bfloat16", "float16") else "float32"
 
 
-def _computes_in(model: Any) -> str:
+def precision_of(model: Any) -> str:
+    """Return the data type in which a model of transformers computes, and how its weights are quantised."""
     dtype = str(model.dtype).removeprefix("torch.")
     quantised = getattr(model.config, "quantization_config", None)
     if not quantised:

@@ -6,12 +6,20 @@ import json
 import re
 import shutil
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from harness_ext.files import atomic_write
 
 MARKER = "complete.json"
+# The model card. People edit it, so it says nothing about whether a folder is complete.
+CARD = "README.md"
+# Files that contain weights, or lead to them.
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
+# What only resuming needs: optimizer, scheduler, loss scale and random states, and DeepSpeed's own files.
+STATES = ("optimizer.*", "scheduler.pt", "scaler.pt", "rng_state*.pth", "global_step*", "latest", "zero_to_fp32.py")
 # transformers writes this file while it saves because of a signal, and removes it afterwards.
 SENTINEL = "checkpoint-is-incomplete.txt"
 
@@ -30,7 +38,7 @@ def mark_complete(folder: str | Path, **facts: Any) -> None:
     sizes = {
         str(path.relative_to(root)): path.stat().st_size
         for path in sorted(root.rglob("*"))
-        if path.is_file() and not path.name.startswith((MARKER, f".{MARKER}"))
+        if path.is_file() and path.name != CARD and not path.name.startswith((MARKER, f".{MARKER}"))
     }
     write_json(root / MARKER, {**facts, "files": sizes})
 
@@ -55,6 +63,8 @@ def why_incomplete(folder: str | Path) -> str:
         return f"{root.name}/{MARKER} cannot be read"
     for name, size in files.items():
         path = root / name
+        if path.name == CARD:
+            continue  # markers of earlier versions list it
         if not path.is_file():
             return f"{root.name} lacks {name}"
         if path.stat().st_size != size:
@@ -73,7 +83,7 @@ def numbered(output_dir: str | Path) -> list[Path]:
 
 
 def marker_facts(folder: str | Path) -> dict[str, Any]:
-    """Return the content of a complete folder's marker: `step`, `epoch`, `processes` and `files`."""
+    """Return the content of a complete folder's marker: `step`, `epoch`, `processes`, `files` and `resumable`."""
     facts: dict[str, Any] = json.loads((Path(folder) / MARKER).read_text(encoding="utf-8"))
     return facts
 
@@ -87,11 +97,45 @@ def prune(output_dir: str | Path, limit: int) -> None:
         shutil.rmtree(path)
 
 
-def last_complete(output_dir: str | Path) -> Found:
-    """Return the complete checkpoint with the highest step, and why those with higher steps were skipped."""
+def drop_states(folder: Path) -> None:
+    """Delete from a complete checkpoint what only resuming needs. It stays complete, but cannot be resumed from.
+
+    ZeRO partitions stay if the checkpoint contains its weights in no other form.
+    """
+    if not any((folder / name).is_file() for name in (*WEIGHTS, *ADAPTERS)):
+        return
+    facts = marker_facts(folder)
+    files = {name: size for name, size in facts["files"].items() if not is_state(Path(name).parts[0])}
+    # First the marker: what is only half deleted then counts as complete, and not as something to resume from.
+    if facts.get("resumable", True):
+        write_json(folder / MARKER, {**facts, "resumable": False, "files": files})
+    for path in folder.iterdir():
+        if is_state(path.name):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def is_state(name: str) -> bool:
+    """Return whether a file or folder of a checkpoint is needed for nothing but resuming."""
+    return any(fnmatchcase(name, pattern) for pattern in STATES)
+
+
+def why_not_resumable(folder: str | Path) -> str:
+    """Return why a checkpoint cannot be resumed from, or an empty string if it can."""
+    reason = why_incomplete(folder)
+    if not reason and not marker_facts(folder).get("resumable", True):
+        reason = f"{Path(folder).name} contains the model only (`save_only_model`)"
+    return reason
+
+
+def last_complete(output_dir: str | Path, resumable: bool = False) -> Found:
+    """Return the complete checkpoint with the highest step, and why those with higher steps were skipped.
+
+    output_dir: the folder of the run.
+    resumable: whether to skip those that contain the model only. Default false.
+    """
     skipped: list[str] = []
     for path in reversed(numbered(output_dir)):
-        reason = why_incomplete(path)
+        reason = why_not_resumable(path) if resumable else why_incomplete(path)
         if not reason:
             return Found(path, tuple(skipped))
         skipped.append(reason)

@@ -23,7 +23,9 @@ from harness_ext.finetune.checkpoint_scores import (
     subjects,
 )
 from harness_ext.finetune.epochs import ERRORS_FILE
+from harness_ext.finetune.folders import why_not_writable
 from harness_ext.finetune.model_card import update_scores
+from harness_ext.finetune.run_record import RUN_FILE
 from harness_ext.terminal import clean
 
 
@@ -42,6 +44,12 @@ def main(argv: list[str]) -> int:
         **{name: getattr(options, name) for name in vars(EvaluationSettings()) if hasattr(options, name)}
     )
     tasks = [task for task in options.tasks.split(",") if task]
+    if options.run.exists() and (reason := why_not_writable(options.run / "evaluations")):
+        folder = options.run / "evaluations"
+        print(f"harness-ext checkpoints: {clean(folder)} cannot be written: {clean(reason)}", file=sys.stderr)
+        return 2
+    if options.wait:
+        _wait_for_run(options.run, options.poll)
     scorer = Scorer(options.run, settings)
     failed: dict[tuple[str, str], str] = {}
     try:
@@ -79,6 +87,14 @@ def main(argv: list[str]) -> int:
     for (name, task), reason in failed.items():
         print(f"harness-ext checkpoints: {name} on {task} failed: {reason}", file=sys.stderr)
     return 0 if passed and not failed and found else 1
+
+
+def _wait_for_run(run: Path, poll: float) -> None:
+    """Wait until a training has read its rows: only then is its folder that of a run."""
+    if not (run / RUN_FILE).is_file():
+        _say(f"waiting for the training that will write {run / RUN_FILE}")
+    while not (run / RUN_FILE).is_file():
+        time.sleep(poll)
 
 
 def _pass(

@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
-from typing import Any
 
 from harness_ext.engine.processes import place_of
 from harness_ext.errors import ConfigurationError, StoreError
+from harness_ext.finetune.aliases import resolve, unknown
 from harness_ext.finetune.args import ConfigError
 from harness_ext.finetune.encoding import DataError
+from harness_ext.finetune.option_parser import make_parser, settings_of
 from harness_ext.finetune.plan import HINTS, POSITIONALS, Plan, build_plan, load_plan, positional_settings
+from harness_ext.finetune.preflight import Machine
 from harness_ext.terminal import clean
 
 USAGE = f"""harness-ext finetune --config run.yaml [--SETTING VALUE …]
-       harness-ext finetune {" ".join(name.upper() for name in POSITIONALS)} [--SETTING VALUE …]"""
+       harness-ext finetune {" ".join(name.upper() for name in POSITIONALS)} [--SETTING VALUE …]
+       harness-ext finetune decisions RUN … --output FOLDER"""
 
 
 def main(argv: list[str]) -> int:
-    """Run the training that the arguments describe.
+    """Run the training that the arguments describe, or write the rows of one (`decisions RUN …`).
 
-    Returns 0 on success; 1 if another process trains into the same folder; 2 if settings or rows are invalid, after
-    printing every problem; 128 plus the signal's number if a signal ended the training, after saving it.
+    Returns 0 on success; 1 if another process trains into the same folder, or the training has diverged; 2 if settings
+    or rows are invalid, after printing every problem; 128 plus the signal's number if a signal ended the training,
+    after saving it.
     """
+    if argv[:1] == ["decisions"]:
+        from harness_ext.finetune import decisions_command
+
+        return decisions_command.main(argv[1:])
     from harness_ext.finetune.callbacks import Interrupted
+    from harness_ext.finetune.divergence import Diverged
     from harness_ext.finetune.train import main_process, run_plan
 
     try:
@@ -44,38 +52,33 @@ def main(argv: list[str]) -> int:
     except StoreError as error:
         print(f"harness-ext finetune: {error}", file=sys.stderr)
         return 1
-    except Interrupted as ended:
+    except (Diverged, Interrupted) as ended:
         if main_process():
-            print(f"harness-ext finetune: {ended}", file=sys.stderr)
+            print(f"harness-ext finetune: {clean(ended)}", file=sys.stderr)
         return ended.status
     return 0
 
 
 def read(argv: list[str]) -> tuple[Plan, bool]:
     """Return the plan that the arguments describe, and whether to check it only. Raises ConfigError."""
-    parser = argparse.ArgumentParser(
-        prog="harness-ext finetune",
-        usage=USAGE,
-        description="Train a model. Every setting in docs/finetune.md is also an option.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("positionals", nargs="*", metavar="TEN ARGUMENTS")
-    parser.add_argument("--config", help="a YAML file with the settings")
-    parser.add_argument("--check", action="store_true", help="check settings, models and rows without training")
-    for name in HINTS:
-        flags = [f"--{name}"] + ([f"--{name.replace('_', '-')}"] if "_" in name else [])
-        parser.add_argument(*flags, dest=name, default=argparse.SUPPRESS, metavar="VALUE")
-    given: dict[str, Any] = vars(parser.parse_args(argv))
-    config, positionals, check_only = given.pop("config"), given.pop("positionals"), given.pop("check")
-    if config and positionals:
+    given, unread = make_parser(USAGE).parse_known_intermixed_args(argv)
+    if unread:
+        # What follows an unknown option could be its value or a positional argument, so nothing else is checked.
+        names = [one.partition("=")[0].lstrip("-").replace("-", "_") for one in unread if one.startswith("-")]
+        raise ConfigError("\n".join(unknown(name, HINTS) for name in names))
+    settings = settings_of(given)
+    if given.config and given.positionals:
         raise ConfigError("give either --config or the ten positional arguments, not both.")
-    if config:
-        return load_plan(config, given), check_only
-    if positionals:
-        return build_plan(positional_settings(positionals, given), "these arguments"), check_only
-    if not given:
+    if given.config:
+        return load_plan(given.config, settings), given.check
+    if given.positionals:
+        machine = Machine.here()
+        on_cpu = not machine.gpus or resolve(settings).values.get("device") == "cpu"
+        implied = positional_settings(given.positionals, settings, on_cpu and machine.processes == 1)
+        return build_plan(implied, "these arguments", settings), given.check
+    if not settings:
         raise ConfigError(f"nothing to do.\nusage: {USAGE}")
-    return build_plan(given, "these arguments"), check_only
+    return build_plan(settings, "these arguments"), given.check
 
 
 def _check(plan: Plan) -> int:
@@ -83,10 +86,12 @@ def _check(plan: Plan) -> int:
 
     from transformers import AutoTokenizer
 
-    from harness_ext.finetune.preflight import Machine, check
-    from harness_ext.finetune.train import report_data
+    from harness_ext.finetune.preflight import check
+    from harness_ext.finetune.train import report_data, say
 
     check(plan.stages, Machine.here())
+    for note in plan.notes:
+        say(note)
     for stage in plan.stages:
         # The model of a later stage does not exist yet; it will have the tokenizer of the first stage's model.
         model = stage.model if Path(stage.model).exists() else plan.stages[0].model

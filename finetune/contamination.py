@@ -10,8 +10,8 @@ from harness_ext.enhance.contamination.search import search
 from harness_ext.enhance.contamination.settings import SearchSettings
 from harness_ext.enhance.row_files import FileRow
 from harness_ext.finetune.args import TrainArgs
-from harness_ext.finetune.encoding import BadRow, DataError, Dialogue, Preference, PromptCompletion, Text, parse
-from harness_ext.finetune.sources import Rows
+from harness_ext.finetune.encoding import BadRow, DataError, Preference, Row, parse
+from harness_ext.finetune.rows import Rows
 
 
 def find_contamination(args: TrainArgs, rows: Rows) -> Findings | None:
@@ -56,6 +56,6 @@ def _learned(args: TrainArgs, rows: Rows) -> Iterator[FileRow]:
         yield FileRow(label, _texts(row))
 
 
-def _texts(row: Text | Dialogue | PromptCompletion | Preference) -> dict[str, Any]:
+def _texts(row: Row | Preference) -> dict[str, Any]:
     """Return the texts of a row by name, without what only structures it."""
     return {name: value for name, value in vars(row).items() if value}

@@ -1,17 +1,18 @@
-"""Training rows: parsed, checked, and tokenised exactly as the model's prompts are tokenised at inference."""
+"""Training rows: what they contain, how they are parsed and checked, and what they become."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 from harness_ext.finetune.args import PREFERENCE_METHODS, TrainArgs
+from harness_ext.finetune.decision_rows import DecisionRow, is_decision, parse_decision
 from harness_ext.terminal import clean
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
 IGNORED = -100
+# Columns that are false where a text was cut off, so that its end must not be learned as one. `enhance` writes them.
+FINISHED = "finished"
+FINISHED_PAIR = ("chosen_finished", "rejected_finished")
 Prompt: TypeAlias = "str | list[dict[str, str]]"
 
 
@@ -32,24 +33,27 @@ class BadRow(ValueError):
 
 @dataclass(frozen=True)
 class Text:
-    """A row that is learned as a whole."""
+    """A row that is learned as a whole. After one that is not `finished`, no end is learned."""
 
     text: str
+    finished: bool = True
 
 
 @dataclass(frozen=True)
 class Dialogue:
-    """Chat messages of which every assistant turn is learned."""
+    """Chat messages of which every assistant turn is learned; if not `finished`, without the end of the last."""
 
     messages: list[dict[str, str]]
+    finished: bool = True
 
 
 @dataclass(frozen=True)
 class PromptCompletion:
-    """A prompt (text or chat messages) and the reply to learn."""
+    """A prompt (text or chat messages) and the reply to learn; after one that is not `finished`, no end is learned."""
 
     prompt: Prompt
     completion: str
+    finished: bool = True
 
 
 @dataclass(frozen=True)
@@ -59,14 +63,23 @@ class Preference:
     prompt: Prompt
     chosen: str
     rejected: str
+    chosen_finished: bool = True
+    rejected_finished: bool = True
+
+
+Row: TypeAlias = "Text | Dialogue | PromptCompletion | DecisionRow"
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A tokenised row. `labels` are the ids, with IGNORED at positions that are not learned."""
+    """A tokenised row. `labels` are the ids, with IGNORED at positions that are not learned.
+
+    In a `decision`, only the label of the answer is learned, and no stop token, since nothing is ever written after it.
+    """
 
     input_ids: list[int]
     labels: list[int]
+    decision: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,10 +91,12 @@ class EncodedPair:
     rejected_ids: list[int]
 
 
-def parse(value: Any, args: TrainArgs, golden: bool = False) -> Text | Dialogue | PromptCompletion | Preference:
+def parse(value: Any, args: TrainArgs, golden: bool = False) -> Row | Preference:
     """Parse one row of a data set into what the method learns from.
 
-    Without `args.column`, the row's own columns decide: chosen and rejected, prompt and completion, messages, or text.
+    Without `args.column`, the row's own columns decide: chosen and rejected, prompt and completion, messages, text, or
+    state, question and answer. A reply whose column `finished` is false is learned without an end after it; golden
+    targets are always finished.
     Raises BadRow with the reason if the row cannot be trained on.
 
     value: the row, a mapping from columns to values.
@@ -91,13 +106,19 @@ def parse(value: Any, args: TrainArgs, golden: bool = False) -> Text | Dialogue 
     if not isinstance(value, dict):
         raise BadRow("malformed", f"a row is an object, not {type(value).__name__}")
     if args.method in PREFERENCE_METHODS:
-        return parse_pair(value)
-    # With a teacher model and golden targets, rows only supply texts on which distributions are compared, in any form.
-    by_target = args.prompt_column or args.targets == "teacher" or not args.teacher_model
-    if args.method == "kd" and not args.column and by_target:
-        target = args.golden_column if golden or args.targets == "golden" else args.teacher_column
-        prompt = args.prompt_column or "prompt"
-        return parse_row({"prompt": value.get(prompt), "completion": value.get(target)}, (prompt, target))
+        chosen, rejected = (value.get(name) is not False for name in FINISHED_PAIR)
+        return replace(parse_pair(value), chosen_finished=chosen, rejected_finished=rejected)
+    row = _parse(value, args, golden)
+    is_golden = by_target(args) and target_column(args, golden) == args.golden_column
+    if value.get(FINISHED) is not False or is_golden or isinstance(row, DecisionRow):
+        return row
+    return replace(row, finished=False)
+
+
+def _parse(value: dict[str, Any], args: TrainArgs, golden: bool) -> Row:
+    if by_target(args):
+        names = args.prompt_column or "prompt", target_column(args, golden)
+        return parse_row({"prompt": value.get(names[0]), "completion": value.get(names[1])}, names)
     if args.column and args.prompt_column:
         names = (args.prompt_column, args.column)
         return parse_row({"prompt": value.get(names[0]), "completion": value.get(names[1])}, names)
@@ -108,9 +129,34 @@ def parse(value: Any, args: TrainArgs, golden: bool = False) -> Text | Dialogue 
     for name in ("messages", "text"):
         if name in value:
             return _one_column(value, name)
+    if is_decision(value):
+        try:
+            return parse_decision(value)
+        except ValueError as error:
+            raise BadRow("malformed", str(error)) from None
     raise BadRow(
-        "malformed", f"no prompt and completion, no messages and no text among the columns {', '.join(map(str, value))}"
+        "malformed",
+        "no prompt and completion, no messages, no text and no state, question and answer among the columns "
+        + ", ".join(map(str, value)),
     )
+
+
+def by_target(args: TrainArgs) -> bool:
+    """Return whether `kd` learns the column of golden targets or the teacher's.
+
+    With a teacher model and golden targets, rows only supply texts on which distributions are compared, in any form.
+    """
+    chosen = args.prompt_column or args.targets == "teacher" or not args.teacher_model
+    return args.method == "kd" and not args.column and bool(chosen)
+
+
+def target_column(args: TrainArgs, golden: bool = False) -> str:
+    """Return the column that `kd` learns.
+
+    args: the run's settings.
+    golden: whether to use the golden target whatever `args.targets` says. Default false.
+    """
+    return args.golden_column if golden or args.targets == "golden" else args.teacher_column
 
 
 def parse_row(value: Any, names: tuple[str, str] = ("prompt", "completion")) -> PromptCompletion:
@@ -174,7 +220,7 @@ def _prompt(prompt: Any) -> Prompt:
         return prompt
     if isinstance(prompt, list):
         return _messages(prompt)
-    raise BadRow("malformed", "the prompt is neither text nor messages")
+    raise BadRow("malformed", f"the prompt is neither text nor messages but {type(prompt).__name__}")
 
 
 def _reply(reply: Any, name: str) -> str:
@@ -184,7 +230,7 @@ def _reply(reply: Any, name: str) -> str:
             raise BadRow("malformed", f"a list of messages under {name} must be exactly one assistant message")
         reply = messages[0]["content"]
     if not isinstance(reply, str):
-        raise BadRow("malformed", f"the {name} is not text")
+        raise BadRow("malformed", f"the {name} is not text but {type(reply).__name__}")
     if not reply.strip():
         raise BadRow("empty", f"no {name}")
     return reply
@@ -197,75 +243,3 @@ def _messages(messages: Any) -> list[dict[str, str]]:
         if not isinstance(message, dict) or not all(isinstance(message.get(key), str) for key in ("role", "content")):
             raise BadRow("malformed", "every message needs `role` and `content`, both text")
     return [{"role": message["role"], "content": message["content"]} for message in messages]
-
-
-def encode(row: Text | Dialogue | PromptCompletion, tokenizer: PreTrainedTokenizerBase) -> Encoded:
-    """Tokenise a row and add the end-of-sequence token. Only what is learned has labels.
-
-    Prompt and reply are tokenised separately, because at inference the model sees a prompt that was tokenised alone.
-    Raises BadRow for messages that the tokenizer's chat template cannot render.
-    """
-    if isinstance(row, Text):
-        ids = list(tokenizer(row.text)["input_ids"])
-        if not ids or ids[-1] != tokenizer.eos_token_id:
-            ids.append(tokenizer.eos_token_id)
-        return Encoded(ids, ids)
-    if isinstance(row, Dialogue):
-        return _encode_dialogue(row.messages, tokenizer)
-    prompt, completion = _prompt_ids(row.prompt, tokenizer), _reply_ids(row.completion, tokenizer)
-    return Encoded(prompt + completion, [IGNORED] * len(prompt) + completion)
-
-
-def encode_pair(pair: Preference, tokenizer: PreTrainedTokenizerBase) -> EncodedPair:
-    """Tokenise a preference and add the end-of-sequence token to each reply."""
-    chosen, rejected = _reply_ids(pair.chosen, tokenizer), _reply_ids(pair.rejected, tokenizer)
-    return EncodedPair(_prompt_ids(pair.prompt, tokenizer), chosen, rejected)
-
-
-def _prompt_ids(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    if isinstance(prompt, str):
-        ids = list(tokenizer(prompt)["input_ids"])
-        # Some tokenizers append an end-of-sequence token to every text; the reply must not follow it.
-        return ids[:-1] if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id else ids
-    begun = prompt[-1]["role"] == "assistant"
-    text = _render(prompt, tokenizer, add_generation_prompt=not begun, continue_final_message=begun)
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
-def _reply_ids(reply: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    return [*tokenizer(reply, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
-
-
-def _encode_dialogue(messages: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase) -> Encoded:
-    ids: list[int] = []
-    labels: list[int] = []
-    done = ""
-    for index, message in enumerate(messages):
-        if message["role"] != "assistant":
-            continue
-        # Rendering ever longer beginnings shows which part of the text belongs to which turn. This works only if the
-        # template renders a beginning the same way however the dialogue continues.
-        before = _render(messages[:index], tokenizer, add_generation_prompt=True) if index else done
-        after = _render(messages[: index + 1], tokenizer, add_generation_prompt=False)
-        if not (before.startswith(done) and after.startswith(before)):
-            raise BadRow(
-                "malformed",
-                "the chat template renders the beginning of a dialogue differently once it continues, so the turns "
-                "cannot be told apart; provide the last turn as prompt and completion",
-            )
-        for text, learned in ((before[len(done) :], False), (after[len(before) :], True)):
-            piece = list(tokenizer(text, add_special_tokens=False)["input_ids"])
-            ids += piece
-            labels += piece if learned else [IGNORED] * len(piece)
-        done = after
-    return Encoded(ids, labels)
-
-
-def _render(messages: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase, **options: bool) -> str:
-    from jinja2 import TemplateError
-
-    try:
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, **options))
-    except (ValueError, TemplateError) as error:
-        # transformers explains the problem in several sentences, of which the first names the cause.
-        raise BadRow("malformed", f"the chat template cannot render it: {str(error).split('. ')[0]}") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness_ext.finetune.args import TrainArgs
@@ -72,30 +73,40 @@ def prepare_environment(args: TrainArgs) -> None:
         deepspeed.init_distributed("gloo", auto_mpi_discovery=False, verbose=False)
 
 
-def common_arguments(args: TrainArgs, compute: str, held_out: bool, report_to: str) -> dict[str, Any]:
+def common_arguments(
+    args: TrainArgs, compute: str, held_out: bool, report_to: str, evaluate_first: bool = False
+) -> dict[str, Any]:
     """Return the training arguments that all methods share.
 
     args: the run's settings.
     compute: the data type to compute in, from `precision`.
     held_out: whether there are validation rows to evaluate on after each epoch.
     report_to: transformers' name of the tracker, from `trackers`.
+    evaluate_first: whether to evaluate before the first step. Default false.
     """
     return {
         "output_dir": args.output_dir,
         "per_device_train_batch_size": args.batch_size,
-        "per_device_eval_batch_size": args.batch_size,
+        "per_device_eval_batch_size": args.eval_batch_size or args.batch_size,
         "gradient_accumulation_steps": args.gradient_accumulation,
         "num_train_epochs": args.epochs,
         "max_steps": args.max_steps,
         "learning_rate": args.learning_rate,
         "lr_scheduler_type": args.scheduler,
         "warmup_steps": args.warmup_steps,
+        "optim": args.optim,
         "weight_decay": args.weight_decay,
+        "adam_beta1": args.adam_beta1,
         "adam_beta2": args.adam_beta2,
+        "adam_epsilon": args.adam_epsilon,
         "max_grad_norm": args.max_grad_norm,
+        # `callbacks.keeper` adds those within an epoch.
         "save_strategy": "epoch",
         "eval_strategy": "epoch" if held_out else "no",
+        "eval_on_start": evaluate_first,
         "logging_steps": args.logging_steps,
+        # The filter replaces losses that are not finite by the mean of those before; `divergence` needs to see them.
+        "logging_nan_inf_filter": False,
         "seed": args.seed,
         "data_seed": args.seed,
         "bf16": compute == "bfloat16",
@@ -106,7 +117,8 @@ def common_arguments(args: TrainArgs, compute: str, held_out: bool, report_to: s
         "deepspeed": args.deepspeed_file,
         "report_to": report_to,
         "project": args.project or "harness-ext",
-        "run_name": args.run_name or None,
+        # Trackio knows a run by its name only; without one, a resumed run would be another run.
+        "run_name": args.run_name or (Path(args.output_dir).name if args.tracker == "trackio" else None),
         "disable_tqdm": True,
         "trust_remote_code": args.trust_remote_code,
     }

@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 from harness_ext.finetune.args import ConfigError, final_dir
-from harness_ext.finetune.checkpoints import last_complete, why_incomplete
+from harness_ext.finetune.checkpoints import WEIGHTS, last_complete, why_incomplete
+from harness_ext.finetune.folders import why_not_writable
 from harness_ext.terminal import clean
 
 ZERO_FOLDERS = "global_step*"
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 
 
 def main(argv: list[str]) -> int:
@@ -39,7 +39,7 @@ def export(source: Path, output: Path, dtype: str = "auto", trust_remote_code: b
 
     A LoRA adapter is merged into its unquantised base model. Weights that exist only as ZeRO partitions are gathered
     in float32 by DeepSpeed's own converter. Raises ConfigError if the source is incomplete or a prefix, which cannot be
-    merged, or if the output exists.
+    merged, or if the output exists or cannot be written.
 
     source: a run's folder or one of its checkpoints.
     output: the folder to create.
@@ -47,6 +47,8 @@ def export(source: Path, output: Path, dtype: str = "auto", trust_remote_code: b
     trust_remote_code: whether to run code that comes with the model. Default false.
     """
     folder = pick(source)
+    if reason := why_not_writable(output):
+        raise ConfigError(f"{output} cannot be written: {reason}. Choose another folder.")
     if output.exists():
         raise ConfigError(f"{output} already exists. Choose a new folder.")
     # The model appears under its final name only once it is complete.
@@ -58,6 +60,9 @@ def export(source: Path, output: Path, dtype: str = "auto", trust_remote_code: b
             _merge(folder, part, dtype, trust_remote_code)
         else:
             _plain(folder, part, dtype, trust_remote_code)
+        for name in ("decision.json", "decision_template.jinja"):  # how a decision teacher is asked
+            if (folder / name).is_file():
+                shutil.copy(folder / name, part)
         part.replace(output)
     finally:
         shutil.rmtree(part, ignore_errors=True)

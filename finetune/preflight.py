@@ -12,7 +12,8 @@ from pathlib import Path
 
 from harness_ext.finetune.args import PREFERENCE_METHODS, PREFIX_ADAPTERS, ConfigError, TrainArgs
 
-OPTIONAL = ("trl", "peft", "deepspeed", "bitsandbytes", "wandb", "tensorboard", "trackio")
+DATASET_SETTINGS = ("dataset_config", "train_split", "eval_split")
+OPTIONAL = ("trl", "peft", "deepspeed", "bitsandbytes", "flash_attn", "wandb", "tensorboard", "trackio")
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,11 @@ class PreflightCase:
         return self.args.adapter in PREFIX_ADAPTERS
 
     @property
+    def has_splits(self) -> bool:
+        """Return whether rows come from a folder or the hub, where a source can have several splits."""
+        return not all(Path(name).is_file() for name in (self.args.train_file, self.args.eval_file) if name)
+
+    @property
     def gpu(self) -> bool:
         """Return whether the run uses CUDA."""
         return self.args.device == "auto" and self.machine.gpus > 0
@@ -125,6 +131,7 @@ RULES = (
     _needs("peft", lambda case: case.args.adapter != "full"),
     _needs("deepspeed", lambda case: case.args.deepspeed),
     _needs("bitsandbytes", lambda case: case.args.adapter == "qlora"),
+    _needs("flash_attn", lambda case: case.args.attn_implementation == "flash_attention_2", "flash-attn"),
     _needs("wandb", lambda case: case.args.tracker == "wandb", "'harness-ext[track]'"),
     _needs("tensorboard", lambda case: case.args.tracker == "tensorboard", "'harness-ext[track]'"),
     _needs("trackio", lambda case: case.args.tracker == "trackio", "'harness-ext[track]'"),
@@ -245,6 +252,18 @@ RULES = (
         "set CUDA_VISIBLE_DEVICES=0",
     ),
     Rule(
+        "flash attention in float32",
+        lambda case: "flash" in case.args.attn_implementation and (not case.gpu or case.args.dtype == "float32"),
+        "flash attention computes in half precision on a GPU",
+        "set attn_implementation: sdpa",
+    ),
+    Rule(
+        "another optimizer + DeepSpeed",
+        lambda case: case.args.deepspeed and not case.args.optim.startswith("adamw"),
+        "DeepSpeed's sharding is made for Adam",
+        "set optim: adamw_torch, or leave out `deepspeed`",
+    ),
+    Rule(
         "float16 on a CPU",
         lambda case: not case.gpu and case.args.dtype == "float16",
         "half precision needs a GPU",
@@ -261,6 +280,13 @@ RULES = (
         lambda case: case.args.push_to_hub and (case.machine.offline or not case.machine.has_token),
         "HF_HUB_OFFLINE is set, or there is no Hub token",
         "unset HF_HUB_OFFLINE and log in with `hf auth login`, or leave out `push_to_hub`",
+    ),
+    Rule(
+        "splits of a file",
+        lambda case: any(_changed(case.args, name) for name in DATASET_SETTINGS) and not case.has_splits,
+        "a file has neither configurations nor splits, so `dataset_config`, `train_split` and `eval_split` have no "
+        "effect",
+        "leave them out, or name a folder or a data set on the hub",
     ),
     Rule(
         "two sources of validation rows",

@@ -1,108 +1,116 @@
-"""Sources of rows: JSON-lines files, `datasets.save_to_disk` folders, and a teacher's targets joined to them."""
+"""Sources of rows: files, folders and data sets on the hub, read through `datasets`, and a teacher's targets."""
 
 from __future__ import annotations
 
-import csv
-import json
 import random
-from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import Any, TypeAlias
+from collections.abc import Sequence
 
 from harness_ext.finetune.args import TrainArgs
+from harness_ext.finetune.columns import relevant_columns
 from harness_ext.finetune.encoding import DataError
+from harness_ext.finetune.readers import open_source, open_table
+from harness_ext.finetune.rows import Rows, Targets, no_rows
 
-Rows: TypeAlias = "list[tuple[str, Any]]"
-
-
-def read_rows(path: str | Path) -> Iterator[tuple[str, Any]]:
-    """Yield (`line <n>`, parsed JSON) for every line that is not blank. Raises DataError if a line is not JSON."""
-    with open(path, encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                try:
-                    yield f"line {number}", json.loads(line)
-                except (ValueError, RecursionError) as error:
-                    raise DataError(f"{path}, line {number} is not JSON: {error}") from None
-
-
-def read_folder(path: str | Path) -> dict[str, Iterable[tuple[str, Any]]]:
-    """Return the splits of a `save_to_disk` folder, each as pairs (`row <n>`, row).
-
-    A data set without splits is returned as `train`. Raises DataError if the folder contains no data set.
-    """
-    from datasets import DatasetDict, load_from_disk
-
-    try:
-        loaded = load_from_disk(str(path))
-    except (FileNotFoundError, ValueError) as error:
-        raise DataError(f"{path} is not a `datasets.save_to_disk` folder: {error}") from None
-    splits = dict(loaded) if isinstance(loaded, DatasetDict) else {"train": loaded}
-    return {name: ((f"row {at}", row) for at, row in enumerate(rows)) for name, rows in splits.items()}
+SHOWN = 10
 
 
 def load(args: TrainArgs) -> tuple[Rows, Rows]:
-    """Return the training rows and the validation rows (an empty list if there are none).
+    """Return the training rows and the validation rows (none, if there are no others).
 
-    The validation rows are those of `eval_file`, else the folder's `validation` split, else a random share
-    `eval_fraction` of the training rows, drawn with the seed. Raises DataError if a source cannot be read.
+    The validation rows are those of `eval_file`, else the split `eval_split` of the source, else a random share
+    `eval_fraction` of the training rows, drawn with the seed. Raises DataError if a source cannot be read or is empty.
     """
-    train, held_out = _source(args.train_file)
+    splits = open_source(args.train_file, args.dataset_config)
+    train = _training_split(splits, args)
+    held_out = None
     if args.eval_file:
-        held_out = _source(args.eval_file, prefer="validation")[0]
-    elif args.eval_fraction and not held_out:
-        order = list(range(len(train)))
-        random.Random(f"{args.seed} held out").shuffle(order)
-        chosen = set(order[: round(args.eval_fraction * len(train))])
-        held_out = [row for at, row in enumerate(train) if at in chosen]
-        train = [row for at, row in enumerate(train) if at not in chosen]
+        held_out = _validation_split(open_source(args.eval_file, args.dataset_config), args)
+    elif args.eval_split in splits and splits[args.eval_split] is not train:
+        held_out = splits[args.eval_split]
+    elif args.eval_split != TrainArgs.eval_split:
+        raise _no_split(args.train_file, "eval_split", args.eval_split, splits)
+    for rows in (train, held_out):
+        if rows is not None and not len(rows):
+            raise no_rows(rows.source)
     if args.teacher_file:
-        train = join_targets(train, read_targets(args.teacher_file, args.teacher_column), args.teacher_column)
-    return train, held_out
+        train = join_targets(train, read_targets(args.teacher_file, args.teacher_column))
+    if args.eval_fraction and held_out is None:
+        train, held_out = _hold_out(train, args)
+    names = relevant_columns(args)
+    return train.only(names), (train.select([]) if held_out is None else held_out).only(names)
 
 
-def _source(path: str, prefer: str = "train") -> tuple[Rows, Rows]:
-    if not Path(path).is_dir():
-        return list(read_rows(path)), []
-    splits = read_folder(path)
-    name = prefer if prefer in splits else "train"
-    if name not in splits:
-        raise DataError(f"{path} has no split `{prefer}`; its splits are {', '.join(splits)}.")
-    return list(splits[name]), list(splits.get("validation", ())) if name == "train" else []
+def _training_split(splits: dict[str, Rows], args: TrainArgs) -> Rows:
+    if list(splits) == [""]:
+        return splits[""]
+    if args.train_split not in splits:
+        raise _no_split(args.train_file, "train_split", args.train_split, splits)
+    return splits[args.train_split]
 
 
-def read_targets(path: str | Path, column: str) -> dict[str, str]:
-    """Return a teacher's targets by `index`, from a JSON-lines file or a tab-separated table.
+def _validation_split(splits: dict[str, Rows], args: TrainArgs) -> Rows:
+    for name in ("", args.eval_split, "train"):
+        if name in splits:
+            return splits[name]
+    raise _no_split(args.eval_file, "eval_split", args.eval_split, splits)
+
+
+def _no_split(source: str, setting: str, wanted: str, splits: dict[str, Rows]) -> DataError:
+    names = ", ".join(name for name in splits if name)
+    found = f"its splits are {names}" if names else "it has no splits"
+    return DataError(f"{source} has no split `{wanted}`; {found}. Remedy: name one of them with `{setting}`.")
+
+
+def _hold_out(rows: Rows, args: TrainArgs) -> tuple[Rows, Rows]:
+    order = list(range(len(rows)))
+    random.Random(f"{args.seed} held out").shuffle(order)
+    chosen = sorted(order[: round(args.eval_fraction * len(rows))])
+    if not 0 < len(chosen) < len(rows):
+        raise DataError(
+            f"`eval_fraction` {args.eval_fraction} holds out {len(chosen)} of the {len(rows)} rows of {rows.source}, "
+            "which leaves none for training or for validation. Remedy: choose another share, or name validation rows "
+            "with `eval_file`."
+        )
+    return rows.without(chosen), rows.select(chosen)
+
+
+def read_targets(path: str, column: str) -> Targets:
+    """Return a teacher's targets by `index`, from a file of rows or a table separated by tabs or commas.
 
     Raises DataError if a column is missing or an index occurs twice.
+
+    path: the file.
+    column: its column with the targets.
     """
-    if str(path).endswith((".jsonl", ".json")):
-        entries: Iterable[Any] = (row for _, row in read_rows(path))
-    else:
-        csv.field_size_limit(2**31 - 1)
-        with open(path, encoding="utf-8", newline="") as table:
-            entries = list(csv.DictReader(table, delimiter="\t"))
-    found: dict[str, str] = {}
-    for entry in entries:
+    rows = open_table(path)
+    positions: dict[str, int] = {}
+    for at, (_, entry) in enumerate(rows):
         if not isinstance(entry, dict) or "index" not in entry or column not in entry:
             raise DataError(f"{path} needs the columns `index` and `{column}` (setting `teacher_column`).")
         index = str(entry["index"])
-        if index in found:
+        if index in positions:
             raise DataError(f"{path}: index {index} occurs twice; keep one of its targets.")
-        found[index] = entry[column] or ""
-    return found
+        positions[index] = at
+    return Targets(rows, column, positions)
 
 
-def join_targets(rows: Rows, targets: dict[str, str], column: str) -> Rows:
-    """Return the rows with `column` taken from `targets`, matched by the row's `index` or else its position.
+def join_targets(rows: Rows, targets: Targets) -> Rows:
+    """Return the rows with the targets' column, matched by the row's `index` or else its position in the source.
 
-    A row without a target gets None, which the data report counts.
+    A row without a target gets None, which the data report counts. Raises DataError if no row has a target.
 
-    rows: the rows, with their labels.
-    targets: the targets by index.
-    column: the column that receives the target.
+    rows: the rows.
+    targets: a teacher's targets.
     """
-    return [
-        (label, {**row, column: targets.get(str(row.get("index", at)))} if isinstance(row, dict) else row)
-        for at, (label, row) in enumerate(rows)
-    ]
+    joined = rows.joined(targets)
+    if not any(isinstance(value, dict) and value[targets.column] is not None for _, value in joined):
+        raise DataError(
+            f"no row of {rows.source} has a target in {targets.rows.source}: the indices there are "
+            f"{_first(list(targets.positions))}. Remedy: give the rows the same `index`, or leave out the column, so "
+            "that a row's position counts, from 0."
+        )
+    return joined
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness_ext.finetune import adapters
 from harness_ext.finetune.args import ConfigError, TrainArgs, final_dir
-from harness_ext.finetune.callbacks import Interrupted, Stop, keeper, sync_hint, trackers
+from harness_ext.finetune.callbacks import Interrupted, Stop, evaluation_missing, keeper, sync_hint, trackers
 from harness_ext.finetune.checkpoints import (
     MARKER,
     last_complete,
@@ -22,35 +20,21 @@ from harness_ext.finetune.checkpoints import (
     why_incomplete,
     write_json,
 )
+from harness_ext.finetune.decision_teacher import fit_decisions, refuse_prefix, write_teacher
+from harness_ext.finetune.decision_temperature import Fit
 from harness_ext.finetune.environment import common_arguments, precision, prepare_environment, weights_dtype
+from harness_ext.finetune.epochs import write_errors
+from harness_ext.finetune.hardened import forget_states
+from harness_ext.finetune.model_card import write_card
 from harness_ext.finetune.plan import Plan
 from harness_ext.finetune.preflight import Machine, check
-from harness_ext.finetune.trainers import training, write_errors
+from harness_ext.finetune.run_record import absolute, check_settings, step_to_resume, write_record
+from harness_ext.finetune.trainers import training
 from harness_ext.records.run_lock import lock_training
 from harness_ext.terminal import clean
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-RUN_FILE = "run.json"
-REPORT_FILE = "data_report.json"
-# Settings that a resumed run may change, because they do not affect what is learned.
-FREE = {
-    "model_path",
-    "resume",
-    "threads",
-    "device",
-    "logging_steps",
-    "save_total_limit",
-    "push_to_hub",
-    "tracker",
-    "project",
-    "contamination_tasks",
-    "contamination",
-    "contamination_ngram",
-    "contamination_similarity",
-    "contamination_include_path",
-}
 
 
 def main_process() -> bool:
@@ -67,6 +51,8 @@ def say(text: str) -> None:
 def run_plan(plan: Plan) -> Path:
     """Run the stages in order and return the model folder of the last one. Finished stages are skipped."""
     check(plan.stages, Machine.here())
+    for note in plan.notes:
+        say(note)
     done = Path()
     for number, stage in enumerate(plan.stages, start=1):
         say(f"stage {number} of {len(plan.stages)}: {stage.model} -> {stage.output_dir}")
@@ -79,7 +65,8 @@ def run_stage(args: TrainArgs) -> Path:
 
     Resumes from the last complete checkpoint; incomplete ones are skipped with a message. Raises ConfigError if the
     run cannot work or the folder contains a different run, StoreError if another process trains into the folder,
-    DataError if rows cannot be trained on, and Interrupted if a signal ended the training.
+    DataError if rows cannot be trained on, Diverged if a loss or gradient norm is not finite, and Interrupted if a
+    signal ended the training.
     """
     check((args,), Machine.here())
     out = Path(args.output_dir)
@@ -88,14 +75,23 @@ def run_stage(args: TrainArgs) -> Path:
 
 
 def _run_stage(args: TrainArgs, out: Path, final: Path) -> Path:
-    _claim(args, out)
-    if args.resume and not why_incomplete(final) and marker_facts(final).get("until", _until(args)) == _until(args):
+    if main_process():
+        check_settings(args, out)
+    finished = args.resume and not why_incomplete(final)
+    if finished and marker_facts(final).get("until", _until(args)) == _until(args):
+        if args.save_only_model and main_process():
+            forget_states(out)
         say(f"{final} is complete: nothing to do.")
         return final
-    found = last_complete(out) if args.resume else None
+    found = last_complete(out, resumable=True) if args.resume else None
     for reason in found.skipped if found else ():
         say(f"skipped: {reason}")
     checkpoint = found.checkpoint if found else None
+    if finished and checkpoint is None:
+        raise ConfigError(
+            f"{out} contains a finished run whose checkpoints cannot be resumed from. Remedy: train on from its result "
+            f"in another `output_dir`, with model: {final}."
+        )
     if checkpoint is not None:
         say(f"resuming from {checkpoint}")
     _train(args, out, final, checkpoint)
@@ -107,7 +103,8 @@ def report_data(args: TrainArgs, tokenizer: PreTrainedTokenizerBase) -> tuple[An
 
     Returns the training data set, the validation data set (None without validation rows) and the report as JSON values.
     The main process also looks for evaluation documents in the training rows, if `contamination_tasks` names tasks.
-    Raises DataError if rows cannot be trained on, or contain such documents and must not.
+    Raises DataError if rows cannot be trained on, or contain such documents and must not, and ConfigError if
+    `eval_steps` is set without validation rows.
     """
     from harness_ext.finetune.contamination import find_contamination, refuse
     from harness_ext.finetune.report import build_dataset
@@ -116,6 +113,8 @@ def report_data(args: TrainArgs, tokenizer: PreTrainedTokenizerBase) -> tuple[An
     rows, held_out = load(args)
     train, report = build_dataset(rows, tokenizer, args, args.train_file)
     say(report.text())
+    if report.decisions:
+        refuse_prefix(args)
     facts = {"train": report.facts()}
     if main_process() and (found := find_contamination(args, rows)) is not None:
         say(clean("\n".join(found.lines())))
@@ -127,6 +126,8 @@ def report_data(args: TrainArgs, tokenizer: PreTrainedTokenizerBase) -> tuple[An
         validation, report = build_dataset(held_out, tokenizer, args, source, golden=True)
         say(report.text())
         facts["validation"] = report.facts()
+    elif args.eval_steps:
+        raise ConfigError("`eval_steps` has no effect without validation rows. Remedy: set `eval_file`.")
     return train, validation, facts
 
 
@@ -155,63 +156,6 @@ def _only_writer(out: Path) -> Iterator[None]:
         lock.release()
 
 
-def _claim(args: TrainArgs, out: Path) -> None:
-    """Record the run's settings in its folder; raise ConfigError if the folder belongs to a different run."""
-    if not main_process():
-        return
-    settings = {**dataclasses.asdict(args), "dtype": precision(args)}
-    settings = {key: value for key, value in settings.items() if key not in FREE}
-    # With a constant rate the steps so far do not depend on where the training ends; with any other schedule they do.
-    free = FREE | ({"epochs", "max_steps"} if args.scheduler == "constant" else set())
-    record = out / RUN_FILE
-    if record.is_file():
-        defaults = {one.name: one.default for one in dataclasses.fields(TrainArgs)}
-        before = json.loads(record.read_text(encoding="utf-8"))
-        changed = [
-            f"{key}: {before.get(key, defaults.get(key))!r} -> {settings.get(key)!r}"
-            for key in sorted((set(before) | set(settings)) - free)
-            if before.get(key, defaults.get(key)) != settings.get(key)
-        ]
-        if changed:
-            raise ConfigError(
-                f"{out} contains a run with different settings ({'; '.join(changed)}). Choose another `output_dir`."
-            )
-        if not args.resume and any(out.glob("checkpoint-*")):
-            raise ConfigError(f"{out} contains checkpoints, but `resume` is off. Choose another `output_dir`.")
-    # The run may later be scored from another working directory.
-    settings["model_path"] = _absolute(args.model)
-    write_json(record, settings)
-
-
-def _absolute(model: str) -> str:
-    return str(Path(model).resolve()) if Path(model).is_dir() else model
-
-
-def _same_run(checkpoint: Path | None, out: Path, facts: dict[str, Any]) -> int:
-    """Return the step to resume from. Raises ConfigError if the rows or the number of processes have changed.
-
-    Either change would give the remaining steps other batches, and the result would equal no uninterrupted run.
-    """
-    if checkpoint is None:
-        return 0
-    marker = marker_facts(checkpoint)
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    problems = []
-    if marker.get("processes", processes) != processes:
-        problems.append(
-            f"it was trained with {marker['processes']} processes, and {processes} would get different batches. "
-            f"Remedy: start {marker['processes']} processes"
-        )
-    record = out / REPORT_FILE
-    if record.is_file():
-        before = json.loads(record.read_text(encoding="utf-8"))["train"]["digest"]
-        if before != facts["train"]["digest"]:
-            problems.append("the training rows have changed. Remedy: restore the rows, or choose another `output_dir`")
-    if problems:
-        raise ConfigError(f"{checkpoint} cannot be resumed: " + "; ".join(problems) + ".")
-    return int(marker["step"])
-
-
 def _train(args: TrainArgs, out: Path, final: Path, checkpoint: Path | None) -> None:
     prepare_environment(args)
     import torch
@@ -220,15 +164,18 @@ def _train(args: TrainArgs, out: Path, final: Path, checkpoint: Path | None) -> 
     compute = precision(args)
     tokenizer = AutoTokenizer.from_pretrained(args.model, trust_remote_code=args.trust_remote_code)
     train, held_out, facts = report_data(args, tokenizer)
-    step = _same_run(checkpoint, out, facts)
+    step = step_to_resume(checkpoint, out, facts)
     if main_process():
-        write_json(out / REPORT_FILE, facts)
+        write_record(args, out, facts)
     report_to, callbacks = trackers(args, step)
-    _, build = training(args, common_arguments(args, compute, held_out is not None, report_to))
+    evaluates = held_out is not None
+    evaluate_first = evaluates and checkpoint is not None and evaluation_missing(checkpoint, args.eval_steps)
+    _, build = training(args, common_arguments(args, compute, evaluates, report_to, evaluate_first))
     # An adapter's configuration stores this name of its base model, so the path must be absolute.
     model = AutoModelForCausalLM.from_pretrained(
-        _absolute(args.model),
+        absolute(args.model),
         dtype=weights_dtype(args, compute),
+        attn_implementation=None if args.attn_implementation == "auto" else args.attn_implementation,
         quantization_config=adapters.quantization(args, getattr(torch, compute)),
         trust_remote_code=args.trust_remote_code,
     )
@@ -240,14 +187,16 @@ def _train(args: TrainArgs, out: Path, final: Path, checkpoint: Path | None) -> 
             "eval_dataset": held_out,
             "processing_class": tokenizer,
             "peft_config": adapters.peft_config(args, model.config.get_text_config().hidden_size),
-            "callbacks": [keeper(stop), *callbacks],
+            "callbacks": [keeper(stop, args.save_steps, args.eval_steps), *callbacks],
         }
         trainer = build(parts)
         _really_deepspeed(args, trainer)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        if stop.number:
+        if stop.agreed(trainer.args.device):
             raise Interrupted(stop.number, trainer.state.global_step)
-    _finish(args, trainer, tokenizer, out, final)
+    decides = bool(facts["train"]["decisions"])
+    fits = fit_decisions(args, trainer, tokenizer) if decides else None
+    _finish(args, trainer, tokenizer, out, final, fits)
 
 
 def _really_deepspeed(args: TrainArgs, trainer: Any) -> None:
@@ -259,7 +208,15 @@ def _really_deepspeed(args: TrainArgs, trainer: Any) -> None:
         )
 
 
-def _finish(args: TrainArgs, trainer: Any, tokenizer: PreTrainedTokenizerBase, out: Path, final: Path) -> None:
+def _finish(
+    args: TrainArgs,
+    trainer: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    out: Path,
+    final: Path,
+    fits: Sequence[Fit] | None = None,
+) -> None:
+    """Save the trained model and what belongs to it; `fits` are the temperatures of a decision teacher."""
     if trainer.is_world_process_zero():
         (final / MARKER).unlink(missing_ok=True)
     trainer.accelerator.wait_for_everyone()
@@ -270,9 +227,14 @@ def _finish(args: TrainArgs, trainer: Any, tokenizer: PreTrainedTokenizerBase, o
             adapters.save_encoder(trainer.accelerator.unwrap_model(trainer.model), final)
         write_json(out / "log.json", trainer.state.log_history)
         write_errors(trainer.state.log_history, out)
+        write_card(out, final, trainer.state.global_step, trainer.state.epoch)
+        if fits is not None:
+            say(clean("\n".join(write_teacher(args, tokenizer, out, final, fits))))
     trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():
         mark_complete(final, step=trainer.state.global_step, epoch=trainer.state.epoch, until=_until(args))
+        if args.save_only_model:
+            forget_states(out)
         if hint := sync_hint(args):
             say(hint)
         if args.push_to_hub:

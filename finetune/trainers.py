@@ -1,23 +1,13 @@
-"""TRL's trainers, one function per method, extended with checkpoints that can be verified."""
+"""TRL's trainers, one function per method."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
-from harness_ext.finetune.adapters import load_encoder, save_encoder
 from harness_ext.finetune.args import ConfigError, TrainArgs
-from harness_ext.finetune.checkpoints import MARKER, mark_complete, prune, write_json
 from harness_ext.finetune.encoding import IGNORED
-from harness_ext.finetune.epochs import epoch_errors
-from harness_ext.finetune.sampler import LengthGroupedSampler
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-
-ERRORS_FILE = "errors.json"
-
+from harness_ext.finetune.hardened import hardened
 
 Builder: TypeAlias = "Callable[[dict[str, Any]], Any]"
 
@@ -145,82 +135,3 @@ def _experimental(module: str, *names: str) -> list[Any]:
         raise ConfigError(
             f"The installed TRL has no trl.experimental.{module} ({error}). Remedy: pip install 'trl==1.16.0'"
         ) from None
-
-
-def hardened(base: type, args: TrainArgs) -> type:
-    """Return a subclass of the trainer `base` that marks each checkpoint as complete once everything is saved.
-
-    It also saves and resumes projected prefixes, and can batch rows of similar length.
-    """
-
-    class Hardened(base):  # type: ignore[misc]
-        def __init__(self, *, model: Any, **parts: Any) -> None:
-            # Training disables the KV cache in the configuration. If that were saved, the model would always generate
-            # without a cache, many times slower; `save_model` therefore restores the original value.
-            use_cache = getattr(model.config, "use_cache", None)
-            super().__init__(model=model, **parts)
-            self._use_cache = use_cache
-
-        def save_model(self, *arguments: Any, **options: Any) -> None:
-            config = self.accelerator.unwrap_model(self.model).config
-            in_training = getattr(config, "use_cache", None)
-            try:
-                config.use_cache = self._use_cache
-                super().save_model(*arguments, **options)
-            finally:
-                config.use_cache = in_training
-
-        def _save_checkpoint(self, model: Any, trial: Any) -> None:
-            folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-            if self.is_world_process_zero():
-                # A marker left from an earlier save must not vouch for files that are being overwritten.
-                (folder / MARKER).unlink(missing_ok=True)
-            super()._save_checkpoint(model, trial)
-            if args.adapter == "pkv" and self.is_world_process_zero():
-                save_encoder(self.accelerator.unwrap_model(self.model), folder)
-            # Every process writes its own part of the state; the marker may list the files only once all are written.
-            self.accelerator.wait_for_everyone()
-            if self.is_world_process_zero():
-                write_errors(self.state.log_history, folder.parent)
-                mark_complete(
-                    folder,
-                    step=self.state.global_step,
-                    epoch=self.state.epoch,
-                    processes=self.args.world_size,
-                )
-                prune(folder.parent, args.save_total_limit)
-            # No process may exit before the marker is written: schedulers kill the others soon after the first exit.
-            self.accelerator.wait_for_everyone()
-
-        def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-            if args.adapter == "pkv":
-                load_encoder(self.accelerator.unwrap_model(model or self.model), resume_from_checkpoint)
-                return
-            trained = model or self.model
-            types = {name: value.dtype for name, value in trained.named_parameters() if value.requires_grad}
-            super()._load_from_checkpoint(resume_from_checkpoint, model=model)
-            # PEFT converts the adapters it loads to float32; a run started in bfloat16 would continue differently.
-            for name, value in trained.named_parameters():
-                if name in types:
-                    value.data = value.data.to(types[name])
-
-        def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-            if not args.group_by_length:
-                return super()._get_train_sampler(train_dataset)
-            rows = self.train_dataset if train_dataset is None else train_dataset
-            return LengthGroupedSampler(_lengths(rows), args.batch_size, args.seed)
-
-    Hardened.__name__ = base.__name__
-    return Hardened
-
-
-def write_errors(log: list[dict[str, Any]], folder: Path) -> None:
-    """Write the training and validation error per epoch to `errors.json` next to the checkpoints."""
-    write_json(folder / ERRORS_FILE, epoch_errors(log))
-
-
-def _lengths(rows: Dataset) -> list[int]:
-    if "input_ids" in rows.column_names:
-        return [len(ids) for ids in rows["input_ids"]]
-    pairs = zip(rows["prompt_ids"], rows["chosen_ids"], rows["rejected_ids"], strict=True)
-    return [len(prompt) + max(len(chosen), len(rejected)) for prompt, chosen, rejected in pairs]

@@ -82,6 +82,7 @@ def test_models_of_seats_are_found(tmp_path: Path) -> None:
 
 
 def test_everything_that_is_wrong_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HARNESS_EXT_DATA", raising=False)
     monkeypatch.setattr("sys.argv", ["benchmarks/x.py", "--output", "y.json"])
     (tmp_path / "inner").mkdir()
     table = tmp_path / "inner" / "table.md"

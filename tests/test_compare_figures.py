@@ -120,7 +120,7 @@ def test_a_plan_says_what_was_planned_and_what_is_exploratory(
     assert plan_main([*arguments, "--reference", "a", "--output", str(plan)]) == 0
     capsys.readouterr()
     runs = [f"{name}={tmp_path / name}" for name in ("b", "a", "c")]
-    assert main([*runs, "--plan", str(plan)]) == 0
+    assert main([*runs, "--plan", str(plan), "--format", "markdown"]) == 0
     printed = capsys.readouterr().out
     assert "Reference: a" in printed, "the plan's reference"
     assert "exploratory" in printed

@@ -23,7 +23,7 @@ from harness_ext.analysis.compare.runs import CompareError, Metric, Run, TaskSco
 from harness_ext.analysis.compare.settings import TaskSettings
 from harness_ext.analysis.scoring.score import score_run
 from harness_ext.backends.scripted import ScriptedBackend
-from harness_ext.bridge import task_settings
+from harness_ext.bridge import loaded_tasks, task_settings
 from harness_ext.bridge.task_settings import read_settings, record_settings
 from harness_ext.models.baseline import BaselineLM
 from harness_ext.models.feedback_pair import FeedbackPair
@@ -36,13 +36,18 @@ COUNT = 4
 
 @pytest.fixture(scope="module", autouse=True)
 def _quick() -> Iterator[None]:
-    """Leave out what takes seconds: reading lm-eval's own tasks, and describing the machine in its results."""
+    """Leave out what takes seconds: reading lm-eval's own tasks, and describing the machine in its results.
+
+    What this process notes about the task `sums` is forgotten afterwards: other tests have tasks of that name.
+    """
     import lm_eval.evaluator
     from lm_eval.tasks import TaskManager
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lm_eval.evaluator, "add_env_info", lambda results: None)
         patch.setattr(TaskManager, "__init__", partialmethod(TaskManager.__init__, include_defaults=False))
+        patch.setattr(loaded_tasks, "_origins", {})
+        patch.setattr(task_settings, "_settings", {})
         yield
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from harness_ext.embedded import model_path
 from harness_ext.finetune.args import ConfigError
-from harness_ext.finetune.command import main
+from harness_ext.finetune.command import main, read
 from harness_ext.finetune.plan import build_plan, load_plan, positional_settings
 
 
@@ -130,6 +130,32 @@ def test_ten_positional_arguments_mean_the_same_as_in_teacherlm(tmp_path: Path) 
     assert (stage.output_dir, stage.run_name, stage.project) == ("store/NAME", "NAME", "project")
     assert (stage.scheduler, stage.gradient_checkpointing, stage.deepspeed) == ("constant", True, "zero3")
     assert (stage.max_length, stage.too_long, stage.logging_steps, stage.tracker) == (2048, "keep_end", 8, "none")
+
+
+def test_one_process_on_a_cpu_has_nothing_to_shard(tmp_path: Path) -> None:
+    values = [*TEN[:1], str(tmp_path), *TEN[2:]]
+    for options in ({}, {"adapter": "lora"}, {"use_peft": "true"}):
+        alone, several = (positional_settings(values, options, one_cpu_process) for one_cpu_process in (True, False))
+        assert alone == {**several, "deepspeed": ""}
+        assert several["deepspeed"] in ("zero2", "zero3")
+    chosen = positional_settings(values, {"deepspeed": "zero2"}, one_cpu_process=True)
+    assert chosen["deepspeed"] == "zero2"
+
+
+@pytest.mark.parametrize(
+    ("processes", "gpus", "device", "deepspeed"),
+    [("1", 0, "auto", ""), ("2", 0, "auto", "zero3"), ("1", 1, "auto", "zero3"), ("1", 1, "cpu", "")],
+)
+def test_the_positional_command_looks_at_its_machine(
+    processes: str, gpus: int, device: str, deepspeed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+    monkeypatch.setenv("WORLD_SIZE", processes)
+    plan, _ = read([*TEN[:1], str(tmp_path), *TEN[2:8], str(tmp_path), "project", "--device", device])
+    assert plan.stages[0].deepspeed == deepspeed
 
 
 def test_named_options_take_precedence_over_positional_arguments(tmp_path: Path) -> None:

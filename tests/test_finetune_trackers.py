@@ -16,7 +16,7 @@ import pytest
 
 from harness_ext.embedded import model_path
 from harness_ext.finetune.args import TrainArgs
-from harness_ext.finetune.callbacks import sync_hint, trackers
+from harness_ext.finetune.callbacks import sync_hint, trackers, wandb_options
 from harness_ext.finetune.checkpoints import MARKER
 from harness_ext.finetune.command import main, read
 from harness_ext.finetune.plan import build_plan
@@ -38,6 +38,7 @@ def wandb_offline(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let W&B write to the run's folder only."""
     for name in ("WANDB_PROJECT", "WANDB_DIR", "WANDB_RUN_ID", "WANDB_RESUME"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("WANDB_NAME", raising=False)
     monkeypatch.setenv("WANDB_MODE", "offline")
 
 
@@ -154,16 +155,17 @@ def test_trackio_records_the_names_and_continues_the_same_run(
     assert [one["train/global_step"] for one in logs["run"] if "train/loss" in one] == [1, 2, 3, 4, 3, 4]
 
 
-def test_wandbs_variables_take_precedence_except_over_a_named_project(
-    args: TrainArgs, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    given = {"WANDB_PROJECT": "theirs", "WANDB_DIR": "theirs", "WANDB_RUN_ID": "theirs", "WANDB_RESUME": "must"}
-    for name, value in given.items():
-        monkeypatch.setenv(name, value)
-    trackers(dataclasses.replace(args, tracker="wandb"), 0)
-    assert {name: os.environ[name] for name in given} == given
-    trackers(dataclasses.replace(args, tracker="wandb", project="ours"), 0)
-    assert {name: os.environ[name] for name in given} == {**given, "WANDB_PROJECT": "ours"}
+def test_wandbs_variables_take_precedence_except_over_named_settings(args: TrainArgs) -> None:
+    plain = wandb_options(args, {})
+    assert (plain["project"], plain["name"], plain["resume"]) == ("harness-ext", None, "allow")
+    assert plain["dir"] == str(Path(args.output_dir).resolve())
+    assert wandb_options(dataclasses.replace(args, seed=3), {})["id"] == plain["id"]
+    assert wandb_options(dataclasses.replace(args, output_dir="other"), {})["id"] != plain["id"]
+    variables = {"PROJECT": "project", "NAME": "name", "DIR": "dir", "RUN_ID": "id", "RESUME": "resume"}
+    given = {f"WANDB_{name}": "theirs" for name in variables}
+    assert set(wandb_options(args, given).values()) == {"theirs"}
+    named = wandb_options(dataclasses.replace(args, project="ours", run_name="ours"), given)
+    assert {name for name, value in named.items() if value == "ours"} == {"project", "name"}
 
 
 def test_the_command_to_upload_offline_runs_is_printed(args: TrainArgs) -> None:
@@ -200,7 +202,4 @@ def test_a_run_says_what_is_not_used(args: TrainArgs, capsys: pytest.CaptureFixt
 
 def test_nothing_is_tracked_by_default(args: TrainArgs) -> None:
     assert trackers(args, 0) == ("none", [])
-    before = dict(os.environ)
-    trackers(dataclasses.replace(args, tracker="trackio"), 0)
-    assert dict(os.environ) == before
     assert json.loads(json.dumps(dataclasses.asdict(args)))["tracker"] == "none"

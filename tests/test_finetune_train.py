@@ -14,7 +14,7 @@ import pytest
 
 from harness_ext.embedded import model_path
 from harness_ext.finetune.args import ConfigError, TrainArgs
-from harness_ext.finetune.checkpoints import MARKER, why_incomplete
+from harness_ext.finetune.checkpoints import MARKER, numbered, why_incomplete
 from harness_ext.finetune.plan import build_plan
 from harness_ext.finetune.recipes.embedded_pair.training_rows import rows
 from harness_ext.finetune.train import run_plan, run_stage
@@ -143,17 +143,33 @@ def test_ten_positional_arguments_train_on_two_processes_under_zero3_and_resume(
     assert errors[1][1] < errors[0][1]
 
 
-def test_preferences_train_an_adapter_on_two_processes_under_zero2(tmp_path: Path) -> None:
+def test_two_processes_under_zero2_resume_within_an_epoch_with_the_same_batches(tmp_path: Path) -> None:
     pairs = tmp_path / "pairs.jsonl"
-    row = {"prompt": "1 Mary went to the garden.\nWhere is Mary?\n", "chosen": "Answer: garden", "rejected": "no"}
-    pairs.write_text(json.dumps(row) + "\n" + json.dumps({**row, "rejected": "yes"}) + "\n", encoding="utf-8")
+    places = ("garden", "office", "kitchen", "hallway")
+    rows = [
+        {"prompt": "1 Mary went home.\n" * (at % 4) + "Where is Mary?\n", "chosen": f"in the {place}", "rejected": "no"}
+        for at, place in enumerate(places * 2)
+    ]
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     config = tmp_path / "run.yaml"
     config.write_text(
         f"model: {model_path('student')}\ntrain_file: {pairs}\noutput_dir: {tmp_path / 'out'}\nmethod: dpo\n"
-        "adapter: lora\ndeepspeed: zero2\nepochs: 2\nbatch_size: 1\ndevice: cpu\nlogging_steps: 1\n",
+        "adapter: lora\ndeepspeed: zero2\nepochs: 2\nbatch_size: 1\ndevice: cpu\nlogging_steps: 1\n"
+        "group_by_length: true\nsave_steps: 2\nlearning_rate: 1e-3\nscheduler: constant\n",
         encoding="utf-8",
     )
     finetune_sh("--config", config)
-    assert steps(tmp_path / "out") == [1, 2]
-    assert why_incomplete(tmp_path / "out" / "final") == ""
-    assert (tmp_path / "out" / "final" / "adapter_model.safetensors").is_file()
+    out = tmp_path / "out"
+    whole = json.loads((out / "log.json").read_text(encoding="utf-8"))
+    assert steps(out) == list(range(1, 9))
+    assert [path.name for path in numbered(out)] == [f"checkpoint-{step}" for step in (2, 4, 6, 8)]
+    assert why_incomplete(out / "final") == ""
+    assert (out / "final" / "adapter_model.safetensors").is_file()
+    for folder in ("final", "checkpoint-8"):
+        (out / folder / MARKER).unlink()
+    assert "resuming from" in finetune_sh("--config", config)
+    again = json.loads((out / "log.json").read_text(encoding="utf-8"))
+    assert steps(out) == list(range(1, 9))
+    for name in ("loss", "num_tokens"):  # the tokens depend on the batches alone
+        expected = [entry[name] for entry in whole if "loss" in entry]
+        assert [entry[name] for entry in again if "loss" in entry] == pytest.approx(expected, abs=1e-4)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 import json
-import time
-from collections import deque
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,13 +23,12 @@ from harness_ext.backends.base import (
 )
 from harness_ext.backends.constructor import typed_arguments
 from harness_ext.backends.hf_beams import search_beams, wants_beams
-from harness_ext.backends.hf_rows import GeneratedRow, completion_of
-from harness_ext.backends.hf_stops import AnswerStops
-from harness_ext.backends.meter import Meter
+from harness_ext.backends.hf_lm import lazy_hflm_class
+from harness_ext.backends.hf_rows import GeneratedRow, completion_of, reply_text
 from harness_ext.backends.registered_calls import call_lm
 from harness_ext.backends.settings import effective_settings
 from harness_ext.errors import CallFailed, RunAborted
-from harness_ext.reading.thoughts import DEFAULT_MARKERS, Markers
+from harness_ext.reading.thoughts import Markers
 from harness_ext.records import Message
 from harness_ext.records.chat import is_utf8, merge_system
 from harness_ext.records.fingerprint import count_parameters, model_fingerprint, resolve_folder
@@ -57,7 +53,7 @@ class HFBackend(Backend):
         super().__init__()
         self.args = args
         self.name = str(args["pretrained"])
-        self.lm = _lazy_hflm_class()(**args)
+        self.lm = lazy_hflm_class()(**args)
         self.lm.meter = self.meter
         if self.lm.backend == "causal":
             self.capabilities |= {"verify", "distribution"}
@@ -181,7 +177,16 @@ class HFBackend(Backend):
             completion = completion_of(self.lm, text, self.lm.rows.popleft(), requests[group[index]].keep_ids)
             deliver(group[index], completion)
 
-        call_lm(self.lm, [requests[i] for i in group], found)
+        def ended(row: GeneratedRow) -> None:
+            # As HFLM itself reports a row, but before its batch has ended. HFLM's own report of it is then ignored.
+            self.lm.rows.append(row)
+            self.lm.cache_hook.add_partial("generate_until", (self.lm.contexts[row.number],), reply_text(self.lm, row))
+
+        self.lm.row_ended = ended
+        try:
+            call_lm(self.lm, [requests[i] for i in group], found)
+        finally:
+            self.lm.row_ended = None
 
     def score(self, requests: Sequence[ScoreRequest], deliver: Deliver) -> None:
         hf_score.score(self.lm, requests, deliver)
@@ -251,97 +256,6 @@ def count_scored(lm: Any, request: ScoreRequest) -> int:
     return len(lm._encode_pair(request.prompt, request.continuation)[1])
 
 
-def _lazy_hflm_class() -> Any:
-    import torch
-    from lm_eval.models.huggingface import HFLM
-    from transformers import StoppingCriteriaList
-
-    class Unloaded(torch.nn.Module):
-        """The placeholder that HFLM uses as its model until the weights are needed."""
-
-        def __init__(self, config: Any) -> None:
-            super().__init__()
-            self.config = config
-
-        def tie_weights(self) -> None:
-            """Do nothing: there are no weights to tie."""
-
-    class LazyHFLM(HFLM):  # type: ignore[misc]
-        """lm-eval's `hf`, but it loads its weights on request and keeps the generated token ids for counting."""
-
-        def __init__(self, **kwargs: Any) -> None:
-            self.rows: deque[GeneratedRow] = deque()
-            self.thought_markers: Markers | None = DEFAULT_MARKERS
-            self.end_ids: frozenset[int] = frozenset()
-            self.meter = Meter()
-            self.scoring = hf_score.ScoreWatch()
-            super().__init__(**kwargs)
-
-        def _create_model(self, **kwargs: Any) -> None:
-            self._pending = bitsandbytes_config(kwargs)
-            self._model = Unloaded(self._config)
-
-        def load_weights(self) -> None:
-            pending = self._pending
-            super()._create_model(**pending)
-            if isinstance(self.model, torch.nn.Module):
-                self.model.eval()
-                self.model.tie_weights()
-            placed = (
-                pending["parallelize"]
-                or pending.get("tp_plan")
-                or pending.get("autogptq")
-                or hasattr(self, "accelerator")
-            )
-            quantized = getattr(self.model, "is_quantized", False)
-            if not placed and not quantized:
-                self.model.to(self.device)
-            eos = getattr(self.model.generation_config, "eos_token_id", None)
-            ids = eos if isinstance(eos, list) else [eos]
-            self.end_ids = frozenset(i for i in [*ids, self.tokenizer.eos_token_id] if i is not None)
-            self.keeps_logits = "logits_to_keep" in inspect.signature(self.model.forward).parameters
-            if self.batch_size == "auto":
-                self.batch_size_per_gpu = self._detect_batch_size()
-
-        def _loglikelihood_tokens(self, requests: Any, **how: Any) -> Any:
-            self.scoring.begin(requests, groups=self.backend == "causal" and self.logits_cache)
-            return self.scoring.end(super()._loglikelihood_tokens(requests, **how))
-
-        def _model_call(self, inps: Any, *more: Any, **how: Any) -> Any:
-            self.scoring.forward(len(inps))
-            return super()._model_call(inps, *more, **how)
-
-        def _model_generate(self, context: Any, max_length: int, stop: list[str], **kwargs: Any) -> Any:
-            started = time.perf_counter()
-            lengths = kwargs["attention_mask"].sum(dim=1).tolist()
-            width = context.shape[1] if self.backend == "causal" else 0
-            # HFLM's own method, but with another stopping criterion (see `AnswerStops`).
-            with torch.autocast(
-                device_type=self.device.type,
-                dtype=self.mixed_precision_dtype,
-                enabled=self.mixed_precision_dtype is not None,
-            ):
-                out = self.model.generate(
-                    input_ids=context,
-                    max_length=max_length,
-                    stopping_criteria=StoppingCriteriaList(
-                        [AnswerStops(self.tokenizer, stop, width, self.thought_markers, self.meter.wrote, self.end_ids)]
-                    ),
-                    pad_token_id=self.tokenizer.pad_token_id,
-                    use_cache=True,
-                    **verify_hf.generate_settings(kwargs),
-                )
-            self.meter.handed_over()
-            seconds = (time.perf_counter() - started) / len(lengths)
-            self.rows.extend(
-                GeneratedRow(length, tokens[width:], max_length - width, stop, seconds, self.thought_markers)
-                for length, tokens in zip(lengths, out.tolist(), strict=True)
-            )
-            return out
-
-    return LazyHFLM
-
-
 def make_hf_backend(name: str, args: Mapping[str, Any]) -> HFBackend:
     """Return the backend of an `HFLM` with these arguments, without loading weights.
 
@@ -370,23 +284,6 @@ def make_hf_backend(name: str, args: Mapping[str, Any]) -> HFBackend:
             f"the model {name} cannot be read: {reason}. Give a folder with config.json and a tokenizer, or the id "
             "of a model that this machine can download"
         ) from error
-
-
-BITSANDBYTES = ("load_in_4bit", "load_in_8bit", "bnb_4bit_", "llm_int8_")
-
-
-def bitsandbytes_config(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return model arguments with those for bitsandbytes combined into a quantization config.
-
-    lm-eval 0.4.13 passes `load_in_4bit` on to transformers, which no longer accepts it as of release 5.
-    """
-    own = {name: value for name, value in kwargs.items() if name.startswith(BITSANDBYTES)}
-    rest = {name: value for name, value in kwargs.items() if name not in own}
-    if not (own.get("load_in_4bit") or own.get("load_in_8bit")):
-        return rest
-    from transformers import BitsAndBytesConfig
-
-    return {**rest, "quantization_config": BitsAndBytesConfig(**own)}
 
 
 def looks_like_path(name: str) -> bool:

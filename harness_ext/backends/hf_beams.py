@@ -9,10 +9,11 @@ that token at this step.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from harness_ext.backends.base import Deliver, GenerateRequest
-from harness_ext.backends.hf_rows import completion_of
+from harness_ext.backends.hf_rows import GeneratedRow, completion_of
 from harness_ext.backends.settings import effective_settings
 
 GROUPS, PENALTY, GROUP = "beam_groups", "diversity_penalty", "beam_group"
@@ -45,6 +46,11 @@ def search_beams(lm: Any, requests: Sequence[GenerateRequest], indices: list[int
     from lm_eval.models.utils import handle_stop_sequences, postprocess_generated_text
     from transformers import LogitsProcessorList
 
+    def hand_over(members: Mapping[int, Sequence[int]], until: list[str], row: GeneratedRow) -> None:
+        text = postprocess_generated_text(lm.tok_decode(row.tokens), stop=until, think_end_token=None)
+        for index in members.get(row.number, ()):
+            deliver(index, completion_of(lm, text, row, requests[index].keep_ids))
+
     for settings, prompts in _searches(requests, indices):
         groups, penalty = int(settings[GROUPS]), float(settings[PENALTY])
         plain = {k: v for k, v in settings.items() if k not in (GROUPS, PENALTY)}
@@ -56,21 +62,31 @@ def search_beams(lm: Any, requests: Sequence[GenerateRequest], indices: list[int
             texts = [requests[members[0]].prompt for members in batch for _ in range(groups)]
             context, mask = lm.tok_batch_encode(texts, left_truncate_len=lm.max_length - new, truncation=lm.truncation)
             diversity = diversity_processor(groups, penalty, context.shape[1], sorted(lm.end_ids))
+            deliver_row = partial(hand_over, _members(requests, batch, groups), until)
             lm.rows.clear()
-            lm._model_generate(
-                context=context.to(lm.device),
-                attention_mask=mask.to(lm.device),
-                stop=until,
-                max_length=context.shape[1] + new,
-                do_sample=False,
-                logits_processor=LogitsProcessorList([diversity]),
-            )
-            rows = list(lm.rows)
-            for number, members in enumerate(batch):
-                for index in members:
-                    row = rows[number * groups + int(requests[index].gen_kwargs[GROUP])]
-                    text = postprocess_generated_text(lm.tok_decode(row.tokens), stop=until, think_end_token=None)
-                    deliver(index, completion_of(lm, text, row, requests[index].keep_ids))
+            lm.row_ended = deliver_row
+            try:
+                lm._model_generate(
+                    context=context.to(lm.device),
+                    attention_mask=mask.to(lm.device),
+                    stop=until,
+                    max_length=context.shape[1] + new,
+                    do_sample=False,
+                    logits_processor=LogitsProcessorList([diversity]),
+                )
+            finally:
+                lm.row_ended = None
+            for row in lm.rows:
+                deliver_row(row)
+
+
+def _members(requests: Sequence[GenerateRequest], batch: Sequence[Sequence[int]], groups: int) -> dict[int, list[int]]:
+    """Return the indices of the requests that each row of a batch answers, by the row's number."""
+    found: dict[int, list[int]] = {}
+    for number, members in enumerate(batch):
+        for index in members:
+            found.setdefault(number * groups + int(requests[index].gen_kwargs[GROUP]), []).append(index)
+    return found
 
 
 def _searches(

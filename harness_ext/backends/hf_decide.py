@@ -179,7 +179,24 @@ def pipeline_request(request: DecideRequest) -> dict[str, Any]:
 
 
 def make_pipeline(lm: Any) -> Any:
-    """Return the decision pipeline around a loaded `HFLM`. Its tokenizer is a copy, since the pipeline adds tokens."""
+    """Return the decision pipeline around a loaded `HFLM`."""
     from transformers.pipelines.decision import DecisionPipeline
 
-    return DecisionPipeline(model=lm.model, tokenizer=deepcopy(lm.tokenizer), device=lm.device)
+    return DecisionPipeline(model=lm.model, tokenizer=pipeline_tokenizer(lm.tokenizer), device=lm.device)
+
+
+def pipeline_tokenizer(tokenizer: Any) -> Any:
+    """Return a copy of a tokenizer for the decision pipeline, which adds tokens of its own.
+
+    The pipeline asks for the whole vocabulary at each question, which takes longer than the rest of its work on the
+    prompt. The copy keeps it.
+    """
+    from transformers.decision import DecisionConfig
+
+    copied = deepcopy(tokenizer)
+    DecisionConfig(chat_template="{{ state }}").prepare_inputs(
+        {"state": "", "questions": {"it": {"type": "noul"}}}, copied
+    )  # adds the tokens
+    vocabulary = copied.get_vocab()
+    copied.get_vocab = lambda: vocabulary
+    return copied

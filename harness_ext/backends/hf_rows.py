@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +20,9 @@ class GeneratedRow:
     tokens: the new tokens, with whatever follows the reply's end.
     max_new: the largest number of new tokens.
     stops: the stop sequences.
-    seconds: the row's share of the batch's wall time.
-    markers: how thoughts are marked; None if the stop sequences apply to the whole text.
+    seconds: the row's share of the batch's wall time (`RowSeconds`).
+    markers: how thoughts are marked; None if the stop sequences apply to the whole text. Default None.
+    number: the row's place in its batch, from 0. Default 0.
     """
 
     prompt_tokens: int
@@ -28,6 +31,49 @@ class GeneratedRow:
     stops: list[str]
     seconds: float
     markers: Markers | None = None
+    number: int = 0
+
+
+class RowSeconds:
+    """Divides the wall time of a batch among its rows: each moment among the rows that are still being written.
+
+    The shares add up to the time from the construction to the end of the last row.
+
+    rows: the number of rows.
+    clock: returns the time in seconds. Default: the system's most precise clock.
+    """
+
+    def __init__(self, rows: int, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
+        self._since = clock()
+        self._shares = dict.fromkeys(range(rows), 0.0)
+
+    def end(self, row: int) -> float:
+        """Take note that a row has ended, and return its share."""
+        now = self._clock()
+        each = (now - self._since) / len(self._shares)
+        self._since = now
+        self._shares = {one: share + each for one, share in self._shares.items()}
+        return self._shares.pop(row)
+
+
+def reply_text(lm: Any, row: GeneratedRow) -> str:
+    """Return the text of a row as `HFLM.generate_until` returns it.
+
+    lm: the `HFLM`.
+    row: the row.
+    """
+    from lm_eval.models.utils import postprocess_generated_text
+
+    tokens, thinking = row.tokens, lm.think_end_token
+    if isinstance(thinking, int):
+        after = next((i for i in range(len(tokens), 0, -1) if tokens[i - 1] == thinking), 0)
+        text = lm.tok_decode(tokens[after:]).lstrip()
+    else:
+        text = lm.tok_decode(tokens)
+    marker = thinking if isinstance(thinking, str) else None
+    cut: str = postprocess_generated_text(generation=text, stop=row.stops, think_end_token=marker)
+    return cut
 
 
 def completion_of(lm: Any, text: str, row: GeneratedRow, keep_ids: bool) -> Completion:

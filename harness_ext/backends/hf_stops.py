@@ -20,6 +20,8 @@ class AnswerStops:
     markers: how thoughts are marked; None if the stop sequences apply to the whole text.
     wrote: called after each step with the number of tokens that it added to rows that had not ended. Default none.
     end_ids: the tokens that end a row by themselves. Default none.
+    row_ended: called as `row_ended(row, new)` once for each row that a stop sequence or one of these tokens has ended,
+        in the step in which it ends, with the new tokens of all rows. Default none.
     """
 
     def __init__(
@@ -30,9 +32,10 @@ class AnswerStops:
         markers: Markers | None,
         wrote: Callable[[int], None] | None = None,
         end_ids: Collection[int] = (),
+        row_ended: Callable[[int, Any], None] | None = None,
     ) -> None:
         self.tokenizer, self.width, self.markers = tokenizer, width, markers
-        self.wrote, self.end_ids = wrote, end_ids
+        self.wrote, self.end_ids, self.row_ended = wrote, end_ids, row_ended
         self.stops = [stop for stop in stops if stop]
         # Decoding all tokens at each step would take quadratic time. A token has at least one byte, so a stop sequence
         # spans at most as many tokens as it has bytes; four more for a character that is split over tokens.
@@ -43,8 +46,10 @@ class AnswerStops:
     def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
         import torch
 
+        full_before = set(self._full)
         if self.wrote is not None:
-            self.wrote(self._count(input_ids[:, -1].tolist()))
+            self.wrote(len(input_ids) - len(full_before))
+        self._full |= {row for row, token in enumerate(input_ids[:, -1].tolist()) if token in self.end_ids}
         new = input_ids[:, self.width :]
         open_rows = [row for row in range(len(new)) if row not in self.ended] if self.stops else []
         tails = self.tokenizer.batch_decode(new[open_rows, -self.lookback :]) if open_rows else []
@@ -53,11 +58,8 @@ class AnswerStops:
                 text = tail if self.markers is None else self.tokenizer.decode(new[row])
                 if cut_at_stop(text, self.stops, self.markers)[1]:
                     self.ended.add(row)
-        return torch.tensor([row in self.ended for row in range(len(new))], device=input_ids.device)
-
-    def _count(self, latest: Sequence[int]) -> int:
-        """Return how many of the latest tokens, one per row, are no padding."""
         self._full |= self.ended
-        count = sum(row not in self._full for row in range(len(latest)))
-        self._full |= {row for row, token in enumerate(latest) if token in self.end_ids}
-        return count
+        if self.row_ended is not None:
+            for row in sorted(self._full - full_before):
+                self.row_ended(row, new)
+        return torch.tensor([row in self.ended for row in range(len(new))], device=input_ids.device)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, TypeVar
 
 from harness_ext.backends.base import Deliver, GenerateRequest, Tokens, VerifyRequest
+from harness_ext.backends.hf_rows import RowSeconds
 from harness_ext.backends.settings import effective_settings
 from harness_ext.reading.steps import steps
 from harness_ext.reading.stops import cut_at_stop
@@ -222,14 +223,14 @@ def continue_replies(lm: Any, requests: Sequence[GenerateRequest], deliver: Deli
     from transformers import StoppingCriteriaList
 
     for batch in _batches(lm, requests):
-        started = time.perf_counter()
         settings, stops = settings_of(lm, batch[0][1].gen_kwargs)
         rows = [[*prompt, *(r.reply or ())] for _, r, prompt in batch]
         width = max(map(len, rows))
         pad = lm.tokenizer.pad_token_id or 0
         inputs = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=lm.device)
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=lm.device)
-        ends = _RowEnds(lm, [r for _, r, _ in batch], stops, settings["max_gen_toks"], width)
+        hand_over = partial(_hand_over, lm, batch, RowSeconds(len(rows)), deliver)
+        ends = _RowEnds(lm, [r for _, r, _ in batch], stops, settings["max_gen_toks"], width, hand_over)
         with torch.no_grad(), autocast(lm):
             out = lm.model.generate(
                 input_ids=inputs,
@@ -240,41 +241,59 @@ def continue_replies(lm: Any, requests: Sequence[GenerateRequest], deliver: Deli
                 use_cache=True,
                 **generate_settings(settings),
             )
-        share = (time.perf_counter() - started) / len(batch)
-        for i, (index, request, _) in enumerate(batch):
-            new, finish = ends.new_tokens(i, out[i, width:].tolist())
-            reply = request.reply or ()
-            text, _ = HFTokens(lm).read((*reply, *new), request.gen_kwargs)
-            text = text[len(lm.tok_decode(list(reply))) :] if reply else text
-            deliver(
-                index,
-                Completion(
-                    text,
-                    finish,
-                    prompt_tokens=len(rows[i]),
-                    cached_tokens=0,
-                    completion_tokens=len(new),
-                    seconds=share,
-                    ids=tuple(new),
-                ),
-            )
+        for i in range(len(rows)):
+            if i not in ends.ended:  # by an end token of the request's own
+                hand_over(i, out[i, width:].tolist(), "length")
+
+
+def _hand_over(
+    lm: Any,
+    batch: Sequence[tuple[int, GenerateRequest, list[int]]],
+    seconds: RowSeconds,
+    deliver: Deliver,
+    row: int,
+    new: list[int],
+    finish: Finish | None,
+) -> None:
+    index, request, prompt = batch[row]
+    reply = request.reply or ()
+    text, _ = HFTokens(lm).read((*reply, *new), request.gen_kwargs)
+    deliver(
+        index,
+        Completion(
+            text[len(lm.tok_decode(list(reply))) :] if reply else text,
+            finish,
+            prompt_tokens=len(prompt) + len(reply),
+            cached_tokens=0,
+            completion_tokens=len(new),
+            seconds=seconds.end(row),
+            ids=tuple(new),
+        ),
+    )
 
 
 class _RowEnds:
     """Ends each row of a batch individually: at a stop sequence, at its own length limit, or after one step.
 
     A `StoppingCriteria` of transformers: called with all tokens so far, it returns which rows have ended. A batch runs
-    until its last row has ended, so each row's own end is remembered, and `new_tokens` cuts the row there.
+    until its last row has ended, so each row is handed over at its own end.
 
     lm: the `HFLM`.
     requests: the requests, one per row.
     stops: the stop sequences.
     max_gen_toks: the length limit of whole replies, in tokens.
     width: the padded length of prompt and partial reply, in tokens.
+    hand_over: called once for each row that ends, with its number, its new tokens and how it ended.
     """
 
     def __init__(
-        self, lm: Any, requests: Sequence[GenerateRequest], stops: list[str], max_gen_toks: int, width: int
+        self,
+        lm: Any,
+        requests: Sequence[GenerateRequest],
+        stops: list[str],
+        max_gen_toks: int,
+        width: int,
+        hand_over: Callable[[int, list[int], Finish | None], None],
     ) -> None:
         self.lm, self.requests, self.stops, self.width = lm, requests, stops, width
         self.room = [max_gen_toks - len(r.reply or ()) for r in requests]
@@ -283,16 +302,19 @@ class _RowEnds:
         # has at least one byte, so a stop sequence spans at most as many tokens as it has bytes. The four more are a
         # margin for a character that is split over tokens. A stop sequence may begin in the partial reply.
         self.lookback = max((len(stop.encode()) for stop in stops), default=0) + 4
-        self.ends: dict[int, tuple[int, Finish | None]] = {}
+        self.hand_over = hand_over
+        self.ended: set[int] = set()
 
     def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
         import torch
 
-        count = input_ids.shape[1] - self.width
         for i, request in enumerate(self.requests):
-            if i not in self.ends and (found := self._finish(request, input_ids[i, self.width :].tolist(), i)):
-                self.ends[i] = (count, found[0])
-        return torch.tensor([i in self.ends for i in range(len(self.requests))], device=input_ids.device)
+            new = input_ids[i, self.width :].tolist() if i not in self.ended else []
+            if new and (found := self._finish(request, new, i)):
+                self.ended.add(i)
+                # `generate` writes at least one token, even for a row without room.
+                self.hand_over(i, *((new, found[0]) if self.room[i] > 0 else ([], "length")))
+        return torch.tensor([i in self.ended for i in range(len(self.requests))], device=input_ids.device)
 
     def _finish(self, request: GenerateRequest, new: list[int], i: int) -> tuple[Finish | None] | None:
         """Return how row `i` ends, in a tuple since the reason itself may be None; or None if it goes on."""
@@ -308,12 +330,6 @@ class _RowEnds:
         if request.only == "step" and len(steps(self.lm.tok_decode(new))) > 1:
             return (None,)
         return None
-
-    def new_tokens(self, i: int, tokens: list[int]) -> tuple[list[int], Finish | None]:
-        """Return a row's own tokens and how it ended."""
-        count, finish = self.ends.get(i, (len(tokens), "length"))
-        # `generate` writes at least one token, even for a row without room.
-        return (tokens[:count], finish) if self.room[i] > 0 else ([], "length")
 
 
 def autocast(lm: Any) -> Any:

@@ -70,9 +70,12 @@ class Meter:
         """Take note of tokens that belong to unfinished replies."""
         self._written += tokens
 
-    def handed_over(self) -> None:
-        """Take note that the replies whose tokens were noted are finished, so that these count with the replies."""
-        self._written = 0
+    def handed_over(self, tokens: int | None = None) -> None:
+        """Take note that replies whose tokens were noted are finished, so that these count with the replies.
+
+        tokens: how many tokens were noted for them. Default: all.
+        """
+        self._written = 0 if tokens is None else max(self._written - tokens, 0)
 
     @contextmanager
     def load(self) -> Iterator[None]:

@@ -52,7 +52,7 @@ def number_doc(row: Doc) -> Doc:
 
 
 def load_choices(choice_set: str, gold_facts: bool = False, train: bool = False, **_: Any) -> DatasetDict:
-    """Return a data set as documents of the split `test`.
+    """Return a data set as documents of the split `test`, or `train` if they are its training rows.
 
     choice_set: `creak`, `ecqa` or `strategyqa`.
     gold_facts: whether the questions of StrategyQA include their gold facts. Default false.
@@ -73,16 +73,16 @@ def load_choices(choice_set: str, gold_facts: bool = False, train: bool = False,
             "strategyqa": lambda: teacherlm.load_strategyqa(gold_facts),
         }[choice_set]()
     (docs,) = loaded.values()
-    return DatasetDict(test=Dataset.from_list([with_target(doc) for doc in docs]))
+    return DatasetDict({"train" if train else "test": Dataset.from_list([with_target(doc) for doc in docs])})
 
 
 def load_numbers(train: bool = False, **_: Any) -> DatasetDict:
-    """Return GSM8K as documents of the split `test`: its test rows, or its training rows."""
+    """Return GSM8K as documents: its test rows, or its training rows."""
     from datasets import DatasetDict
 
     split = "train" if train else "test"
     loaded = teacherlm.documents(replace(gsm8k.SOURCE, splits=(split,)), number_doc)
-    return DatasetDict(test=loaded[split])
+    return DatasetDict({split: loaded[split]})
 
 
 def score_choice(doc: Doc, results: Sequence[str]) -> dict[str, float]:
