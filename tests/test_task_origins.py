@@ -161,7 +161,7 @@ def test_rows_of_an_unreachable_hub_are_not_waited_for(unreachable: list[str], m
     monkeypatch.delenv("HARNESS_EXT_DATA", raising=False)
     monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("the hub was asked again after a pause"))
     with pytest.raises(DataError, match="no route to host") as error:
-        load_rows(DataSource("toys", "nobody/toys", ("test",), {"name": str}))
+        load_rows(DataSource("toys", "nobody/out-of-reach", ("test",), {"name": str}))
     assert "set HARNESS_EXT_DATA to a folder" in str(error.value)
 
 
