@@ -63,9 +63,13 @@ def stand_in(folder: Path, name: str, text: str) -> None:
     path.chmod(0o755)
 
 
-def run_script(job: SlurmJob, folder: Path, status: int = 0, facts: str = "", **variables: str) -> list[str]:
-    """Run a batch script with stand-ins for Slurm and Python, and return what these were called with."""
+def run_script(job: SlurmJob, folder: Path, status: int = 0, *facts: str, **variables: str) -> list[str]:
+    """Run a batch script with stand-ins for Slurm and Python, and return what these were called with.
+
+    facts: what Slurm says about the job, each time it is asked; the last one from then on.
+    """
     said = folder / "said"
+    (folder / "facts").write_text("\n".join(facts) + "\n", encoding="utf-8")
     stand_in(folder, "python", f'echo "python $RANK/$WORLD_SIZE $LOCAL_RANK $MASTER_ADDR" >> {said}\n'
              f'printf "<%s>" "$@" >> {said}; echo >> {said}; exit {status}')  # fmt: skip
     stand_in(folder, "srun", 'shift; export SLURM_PROCID=5 SLURM_LOCALID=1 SLURM_NTASKS_PER_NODE=4; "$@"')
@@ -74,7 +78,8 @@ def run_script(job: SlurmJob, folder: Path, status: int = 0, facts: str = "", **
         "scontrol",
         f"""case "$1 $2" in
         'show hostnames') echo node7; echo node8 ;;
-        '--oneliner show') echo "JobId=$4 {facts} Restarts=0" ;;
+        '--oneliner show') echo "JobId=$4 $(head -n 1 {folder}/facts) Restarts=0"
+            [ "$(wc -l < {folder}/facts)" -eq 1 ] || sed -i 1d {folder}/facts ;;
         *) echo "scontrol $*" >> {said} ;;
     esac""",
     )
@@ -108,6 +113,14 @@ def test_the_script_starts_every_process_and_requeues_what_was_interrupted(
     job = SlurmJob(("--config", "my run.yaml"), nodes=2, gpus=4)
     lines = run_script(job, tmp_path, status, facts)
     assert lines[:2] == ["python 5/8 1 node7", "<-m><harness_ext.finetune><--config><my run.yaml>"]
+    assert lines[2:] == (["scontrol requeue 77"] if requeued else [])
+
+
+@pytest.mark.parametrize(("facts", "requeued"), [(RUNNING, True), (ENDING, False)])
+def test_the_script_waits_while_slurm_hides_the_state_of_the_job(facts: str, requeued: bool, tmp_path: Path) -> None:
+    job = SlurmJob(("--config", "run.yaml"))
+    signaling = "JobState=SIGNALING Reason=None"
+    lines = run_script(job, tmp_path, 138, signaling, signaling, facts)
     assert lines[2:] == (["scontrol requeue 77"] if requeued else [])
 
 
