@@ -17,7 +17,6 @@ import random
 import shlex
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -57,9 +56,7 @@ def main() -> None:
     files = {name: args.work / f"{name}.jsonl" for name in ("rows", "validation")}
     for name, file in files.items():
         file.write_text("".join(json.dumps(decision_row(row)) + "\n" for row in parts[name]), encoding="utf-8")
-    started = time.perf_counter()
     teacher = train(args, files)
-    trained = round(time.perf_counter() - started)
     unseen = parts["unseen"]
     stated = {name: decide(folder, unseen) for name, folder in (("before", args.model), ("after", teacher))}
     result = {
@@ -70,7 +67,6 @@ def main() -> None:
             "threads": args.threads, "dtype": args.dtype,
         },
         "rows": {name: {"rows": len(part), "true": sum(map(is_true, part))} for name, part in parts.items()},
-        "training_seconds": trained,
         "temperatures": json.loads((args.work / "run" / "decisions.json").read_text(encoding="utf-8")),
         **figures(stated, unseen),
     }  # fmt: skip

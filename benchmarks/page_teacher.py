@@ -40,9 +40,9 @@ def teacher_part() -> str:
             table(rows),
             f"The AUROC changed by {_interval(result['auroc_gain'], '+')}. {parts['rows']['rows']} rows were learned "
             f"({settings['adapter']}, {settings['epochs']:g} epoch(s), rate {settings['learning_rate']:g}, batches of "
-            f"{settings['batch_size']}), in {result['training_seconds']} s on {settings['threads']} thread(s) of a "
-            f"machine that did other work; {parts['unseen']['rows']} were unseen. Temperature "
-            f"{fit['temperature']:.2f}, fitted on {fit['rows']} other rows.\n",
+            f"{settings['batch_size']}, {settings['dtype']}, {settings['threads']} CPU thread(s)); "
+            f"{parts['unseen']['rows']} were unseen. The temperature of {fit['temperature']:.2f} was fitted on "
+            f"{fit['rows']} other rows.\n",
         ]
     )
 

@@ -20,7 +20,7 @@ from harness_ext.finetune.checkpoints import (
     why_incomplete,
     write_json,
 )
-from harness_ext.finetune.decision_teacher import fit_decisions, refuse_prefix, write_teacher
+from harness_ext.finetune.decision_teacher import fit_whole, refuse_prefix, write_teacher
 from harness_ext.finetune.decision_temperature import Fit
 from harness_ext.finetune.environment import common_arguments, precision, prepare_environment, weights_dtype
 from harness_ext.finetune.epochs import write_errors
@@ -195,7 +195,7 @@ def _train(args: TrainArgs, out: Path, final: Path, checkpoint: Path | None) -> 
         if stop.agreed(trainer.args.device):
             raise Interrupted(stop.number, trainer.state.global_step)
     decides = bool(facts["train"]["decisions"])
-    fits = fit_decisions(args, trainer, tokenizer) if decides else None
+    fits = fit_whole(args, trainer, tokenizer) if decides else None
     _finish(args, trainer, tokenizer, out, final, fits)
 
 
@@ -229,7 +229,7 @@ def _finish(
         write_errors(trainer.state.log_history, out)
         write_card(out, final, trainer.state.global_step, trainer.state.epoch)
         if fits is not None:
-            say(clean("\n".join(write_teacher(args, tokenizer, out, final, fits))))
+            say(clean("\n".join(write_teacher(args, tokenizer, out, final, fits, trainer.args.device))))
     trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():
         mark_complete(final, step=trainer.state.global_step, epoch=trainer.state.epoch, until=_until(args))

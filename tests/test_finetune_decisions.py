@@ -242,15 +242,17 @@ class Taught:
 
 @pytest.fixture(scope="module", params=["full", "lora"])
 def taught(request: pytest.FixtureRequest, chat_model: str, tmp_path_factory: pytest.TempPathFactory) -> Taught:
-    folder = tmp_path_factory.mktemp(request.param)
+    method = request.param
+    folder = tmp_path_factory.mktemp(method)
     validation = words(120, seed=2)
-    adapter = {"lora_r": 16, "lora_alpha": 32, "lora_dropout": 0.0} if request.param == "lora" else {}
+    adapter = {"lora_r": 16, "lora_alpha": 32, "lora_dropout": 0.0} if method == "lora" else {}
     args = TrainArgs(
         model=chat_model,
         train_file=write(folder / "train.jsonl", words(800, seed=1)),
         eval_file=write(folder / "validation.jsonl", validation),
         output_dir=str(folder / "run"),
-        adapter=request.param,
+        adapter=method,
+        dtype="bfloat16",  # the temperature must still be that of the model as it is used
         learning_rate=5e-3 if adapter else 2e-3,
         epochs=3,
         batch_size=16,
@@ -259,7 +261,7 @@ def taught(request: pytest.FixtureRequest, chat_model: str, tmp_path_factory: py
         **adapter,
     )
     final = run_stage(args)
-    return Taught(args, folder / "run", final if request.param == "full" else folder / "run" / "merged", validation)
+    return Taught(args, folder / "run", final if method == "full" else folder / "run" / "merged", validation)
 
 
 def test_training_teaches_decisions_on_unseen_rows(taught: Taught, chat_model: str) -> None:
