@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -107,7 +109,8 @@ def publish_measured(
 
 
 def _command() -> str:
-    """Return the command line of this process, without the path of the repository."""
-    words = [word.replace(f"{ROOT}{os.sep}", "") for word in sys.argv]
+    """Return the command line of this process, without the path of the repository or of a temporary folder."""
+    scratch = re.compile(rf"{re.escape(tempfile.gettempdir())}{re.escape(os.sep)}\S*")
+    words = [scratch.sub("<folder>", word.replace(f"{ROOT}{os.sep}", "")) for word in sys.argv]
     data = "HARNESS_EXT_DATA=<folder> " if os.environ.get("HARNESS_EXT_DATA") else ""
-    return f"{data}python {shlex.join(words)}"
+    return f"{data}python {' '.join(w if w == '<folder>' else shlex.quote(w) for w in words)}"

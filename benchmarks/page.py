@@ -47,6 +47,7 @@ from page_tables import (
     stories_part,
     table,
 )
+from page_teacher import TEACHER, teacher_part
 from result_records import problems
 
 HEAD = """\
@@ -338,6 +339,7 @@ TOPICS = (
                 for show, (title, about) in SHOWS.items()
             ),
             Section(("creak_study.json",), CREAK_STUDY, creak_study_part),
+            Section(("decision_teacher.json",), TEACHER, teacher_part),
             Section(("finetune_speed.json",), FINETUNE_SPEED, speed_part),
             Section(("finetune_matrix.json",), FINETUNE_MATRIX, matrix_part),
         ),

@@ -14,7 +14,7 @@ TEACHER = """\
         --output benchmarks/results/decision_teacher.json
 
 SmolLM2-135M-Instruct is asked whether a claim of CREAK is true, before and after it has learned
-[rows of state, question and answer](../finetune.md#decisions). Only training rows of CREAK are used, split by the
+[rows of state, question and answer](finetune.md#decisions). Only training rows of CREAK are used, split by the
 entity that a claim is about. Intervals (95 %) are over entities of the unseen rows.
 """
 
