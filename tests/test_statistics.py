@@ -217,9 +217,10 @@ def test_statistics_of_all_questions_at_once() -> None:
     assert list(grouped.sums) == pytest.approx(list(Clusters.of(items, labels).sums))
     many = pseudo_values([float(i % 7) for i in range(1001)], lambda v: float(np.mean(v)))
     assert (many.number, many.questions) == (200, 1001)
-    same = pseudo_differences(items, items, lambda v: float(np.mean(v)))
+    same = pseudo_differences(alone, alone)
     assert sign_flip_test(same) == 1.0
-    better = pseudo_differences(items, [v + 1 for v in items], lambda v: float(np.exp(np.mean(v))))
+    pulls = [pseudo_values(v, lambda v: float(np.exp(np.mean(v)))) for v in (items, [v + 1 for v in items])]
+    better = pseudo_differences(*pulls)
     assert better.mean == pytest.approx(math.exp(2) - math.exp(1))
     assert sign_flip_test(better) < 1e-6
 

@@ -257,15 +257,16 @@ class _Block:
             self.notes.append(f"{task}: {self.metric} is left out: it is not a number for {', '.join(undefined)}")
             return []
         scale = KNOWN.get(name)
+        pulls = [pseudo_values(found, function, names) for found in items]
         rows: list[ComparisonRow] = []
-        for run, found in zip(self.runs, items, strict=True):
-            interval = mean_interval(pseudo_values(found, function, names), scale)
+        for run, found, pull in zip(self.runs, items, pulls, strict=True):
+            interval = mean_interval(pull, scale)
             row = ComparisonRow(
                 self.pool, self.metric, run.label, len(found), function(found), interval, metric.higher_is_better,
                 cost=_cost(run, questions),
             )  # fmt: skip
             if rows:
-                changes = pseudo_differences(items[0], found, function, names)
+                changes = pseudo_differences(pulls[0], pull)
                 test = "sign-flip test of jackknife values" + (" over clusters" if names else "")
                 change = mean_difference(changes, None if scale is None else scale[1] - scale[0], test)
                 row = replace(row, difference=Difference(**_fields(change)))

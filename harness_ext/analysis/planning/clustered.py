@@ -14,6 +14,7 @@ from harness_ext.analysis.planning.assumptions import Assumption, spread
 from harness_ext.analysis.planning.models import MOST, Power
 from harness_ext.analysis.planning.simulation import Draw, Ints, changing_answers, simulated_power
 from harness_ext.analysis.statistics.clusters import Clusters, Floats
+from harness_ext.analysis.statistics.power import raised
 
 _MOST_CLUSTERS = 100_000
 _STEP = 1.25  # by which a guess is corrected
@@ -125,8 +126,7 @@ class PilotDifferences:
     alpha: the significance level.
     seed: the seed of the simulation.
 
-    Clusters are drawn from the pilot's, with random signs, and the gain is added in the way of
-    `harness_ext.analysis.statistics.power.detectable_mean`.
+    Clusters are drawn from the pilot's, with random signs, and the gain is added as in `detectable_mean`.
     """
 
     differences: Clusters
@@ -160,12 +160,10 @@ class PilotDifferences:
         generators = [np.random.default_rng([self.seed, block, part]) for part in range(3)]
         chosen = generators[0].integers(self.differences.number, size=(clusters, studies))
         signs = 1.0 - 2.0 * generators[1].integers(2, size=chosen.shape)
-        sizes = self.differences.sizes[chosen].astype(np.int64)
-        tied = self.differences.tied if self.span else 0.0
-        sums = self.differences.sums[chosen] * signs + (1 - tied) * gain * sizes
-        if self.span:
-            sums += self.span * generators[2].binomial(sizes, min(1.0, tied * gain / self.span))
-        return np.round(sums, 9), sizes
+        sizes = self.differences.sizes[chosen]
+        sums = self.differences.sums[chosen] * signs
+        sums = raised(sums, sizes, gain, self.span, self.differences.tied, generators[2])
+        return sums, sizes.astype(np.int64)
 
 
 def _fewest_clusters(

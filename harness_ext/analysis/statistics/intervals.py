@@ -9,7 +9,7 @@ from scipy import stats
 
 from harness_ext.analysis.statistics.clusters import ALPHA, Clusters, Interval
 from harness_ext.analysis.statistics.scales import Scale
-from harness_ext.analysis.statistics.sign_flip import sign_flip_test
+from harness_ext.analysis.statistics.sign_flip import sign_flip_test, squared_limit
 
 _HALF = 0.5  # the weight of the imagined questions at the ends of the scale
 NONE = Interval(math.nan, math.nan)
@@ -50,9 +50,7 @@ def mean_interval(clusters: Clusters, scale: Scale | None, level: float = 1 - AL
         weight = _HALF * clusters.tied * clusters.design_effect
         sums = np.append(sums, [weight * low, weight * high])
         sizes = np.append(sizes, [weight, weight])
-    quantile = float(stats.t.ppf((1 + level) / 2, number - 1)) ** 2
-    # The statistic T and Student's t of equal clusters are related by t² = T² (n - 1) / (n - T²).
-    limit = quantile * number / (quantile + number - 1)
+    limit = squared_limit(number, 1 - level)
     total, questions = float(sums.sum()), float(sizes.sum())
     square = questions**2 - limit * float(sizes @ sizes)
     linear = total * questions - limit * float(sums @ sizes)

@@ -12,21 +12,15 @@ from harness_ext.analysis.statistics.clusters import Clusters
 GROUPS = 200
 
 
-def pseudo_differences(
-    first: Sequence[Any],
-    second: Sequence[Any],
-    statistic: Callable[[list[Any]], float],
-    labels: Sequence[Any] | None = None,
-) -> Clusters:
+def pseudo_differences(first: Clusters, second: Clusters) -> Clusters:
     """Return the differences of the pseudo-values of two runs, whose mean is the difference of their statistics.
 
-    first, second: the items of each run, in the same order of questions.
-    statistic, labels: as for `pseudo_values`.
+    first, second: the pseudo-values of each run, of the same questions with the same labels.
     """
-    a, b = (pseudo_values(items, statistic, labels) for items in (first, second))
-    changes = (b.sums - a.sums) / a.sizes
+    sums = second.sums - first.sums
+    changes = sums / first.sizes
     tied = 1.0 if np.ptp(changes) == 0 else 0.0
-    return Clusters(b.sums - a.sums, a.sizes, float(a.sizes @ changes**2), tied)
+    return Clusters(sums, first.sizes, float(first.sizes @ changes**2), tied)
 
 
 def pseudo_values(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from harness_ext.analysis.statistics.clusters import Clusters, Interval
@@ -67,12 +67,12 @@ def paired_difference(
     changes = [b - a for a, b in zip(first, second, strict=True)]
     span = None if scale is None else scale[1] - scale[0]
     clusters = Clusters.of(changes, labels)
-    found = mean_difference(clusters, span, "sign-flip test" + (" over clusters" if labels is not None else ""))
     up, down = sum(c > 0 for c in changes), sum(c < 0 for c in changes)
     if labels is None and _is_share(scale, first) and _is_share(scale, second):
         detectable = detectable_share(len(changes), (up + down) / len(changes))
-        return replace(found, test="exact McNemar test", up=up, down=down, detectable=detectable)
-    return replace(found, up=up, down=down)
+        return _tested(clusters, span, "exact McNemar test", up, down, detectable)
+    test = "sign-flip test" + (" over clusters" if labels is not None else "")
+    return _tested(clusters, span, test, up, down, detectable_mean(clusters, span))
 
 
 def mean_difference(clusters: Clusters, span: float | None, test: str) -> PairedDifference:
@@ -82,9 +82,15 @@ def mean_difference(clusters: Clusters, span: float | None, test: str) -> Paired
     span: the largest difference that a question can have, or None if that is unknown.
     test: the name of the test.
     """
+    return _tested(clusters, span, test, None, None, detectable_mean(clusters, span))
+
+
+def _tested(
+    clusters: Clusters, span: float | None, test: str, up: int | None, down: int | None, detectable: float | None
+) -> PairedDifference:
     p_value = sign_flip_test(clusters)
     interval = difference_interval(clusters, span, p_value)
-    return PairedDifference(clusters.mean, interval, p_value, test, None, None, detectable_mean(clusters, span))
+    return PairedDifference(clusters.mean, interval, p_value, test, up, down, detectable)
 
 
 def _is_share(scale: Scale | None, values: Sequence[float]) -> bool:

@@ -6,6 +6,7 @@ import numpy as np
 from scipy import stats
 
 from harness_ext.analysis.statistics.clusters import ALPHA, Clusters, Floats
+from harness_ext.analysis.statistics.sign_flip import squared_limit
 
 POWER = 0.8
 _STUDIES = 400  # simulated studies
@@ -83,6 +84,25 @@ def detectable_mean(clusters: Clusters, span: float | None, alpha: float = ALPHA
     return high
 
 
+def raised(
+    sums: Floats, sizes: Floats, difference: float, span: float | None, tied: float, random: np.random.Generator
+) -> Floats:
+    """Return the sums of clusters to which a mean difference was added.
+
+    sums, sizes: the sums and the sizes of the clusters, in any shape.
+    difference: the mean difference.
+    span: the largest difference that a question can have, or None if that is unknown.
+    tied: the share of questions with the most frequent value (`Clusters.tied`). That part of the difference consists of
+        questions that go up by `span`; the other part raises all questions. Without a span there is no such part.
+    random: draws the questions that go up.
+    """
+    tied = tied if span else 0.0
+    found = sums + (1 - tied) * difference * sizes
+    if span:
+        found = found + span * random.binomial(sizes.astype(int), min(1.0, tied * difference / span))
+    return np.round(found, 9)
+
+
 class _Studies:
     """Simulated studies like a given one.
 
@@ -97,22 +117,18 @@ class _Studies:
         drawn = random.integers(number, size=(times, number))
         self.sums = clusters.sums[drawn] * random.choice([-1.0, 1.0], size=drawn.shape)
         self.sizes = clusters.sizes[drawn]
-        self.span = span or 0.0
-        self.tied = clusters.tied if span else 0.0
+        self.span = span
+        self.tied = clusters.tied
 
     def power(self, difference: float, alpha: float) -> float:
         """Return how often the test finds a difference."""
-        sums = self.sums + (1 - self.tied) * difference * self.sizes
-        if self.tied:
-            chance = min(1.0, self.tied * difference / self.span)
-            # The same seed for every difference, so that a larger one is found more often.
-            sums += self.span * np.random.default_rng(1).binomial(self.sizes.astype(int), chance)
-        sums = np.round(sums, 9)
+        # The same seed for every difference, so that a larger one is found more often.
+        random = np.random.default_rng(1)
+        sums = raised(self.sums, self.sizes, difference, self.span, self.tied, random)
         number = sums.shape[1]
         if number <= _LISTED:
             return float(np.mean(_listed(sums, self.sizes) < alpha))
-        quantile = float(stats.t.ppf(1 - alpha / 2, number - 1)) ** 2
-        limit = quantile * number / (quantile + number - 1)  # as in `mean_interval`
+        limit = squared_limit(number, alpha)
         enough = 2.0 ** (1.0 - np.count_nonzero(sums, axis=1)) < alpha
         return float(np.mean(enough & (sums.sum(axis=1) ** 2 >= limit * np.sum(sums**2, axis=1))))
 

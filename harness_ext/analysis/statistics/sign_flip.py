@@ -49,6 +49,19 @@ def sign_flip_test(clusters: Clusters) -> float:
     return _saddlepoint(np.abs(lattice), abs(float(lattice.sum())) - 1)
 
 
+def squared_limit(number: int, alpha: float) -> float:
+    """Return the limit above which the square of the test's statistic is significant, approximately.
+
+    number: the number of clusters.
+    alpha: the significance level.
+
+    The statistic T is the sum of the clusters' sums, divided by the root of the sum of their squares. For equal
+    clusters, it and Student's t are related by t² = T² (n - 1) / (n - T²).
+    """
+    quantile = float(stats.t.ppf(1 - alpha / 2, number - 1)) ** 2
+    return quantile * number / (quantile + number - 1)
+
+
 def _listed(sums: Floats, sizes: Floats) -> float:
     """Return the p-value from all ways of flipping."""
     # Whole numbers have many equal sums, which makes the test of a few clusters needlessly conservative. Among equal
