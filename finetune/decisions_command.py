@@ -10,8 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness_ext.analysis.scoring.command import add_task_arguments, task_source
-from harness_ext.analysis.scoring.score import read_scored, score_run
+from harness_ext.analysis.scoring.command import add_task_arguments, scored_for
 from harness_ext.errors import FAILED, OK, USAGE, HarnessExtError
 from harness_ext.files import atomic_write
 from harness_ext.finetune.decision_runs import Drafts, RunError, add_drafts, refuse_test_rows, split_by_document
@@ -54,13 +53,7 @@ def _collect(args: argparse.Namespace) -> Drafts:
     drafts = Drafts()
     for given in args.runs:
         run = given.expanduser()
-        scored = read_scored(run)
-        if scored is None:
-            print(f"harness-ext finetune decisions: scoring {run} (as `harness-ext score` does)", file=sys.stderr)
-            score_run(run, task_source(args))
-            scored = read_scored(run)
-            assert scored is not None
-        figures, rows = scored
+        figures, rows = scored_for("finetune decisions", run, args)
         if not args.any_split:
             refuse_test_rows(run, figures)
         add_drafts(drafts, run, figures, rows, args.question, args.metric)

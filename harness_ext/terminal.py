@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import unicodedata
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -66,6 +67,25 @@ def _safe(character: str) -> str:
     if character in _HARMLESS or unicodedata.category(character) not in _HIDDEN:
         return character
     return f"<U+{ord(character):04X}>"
+
+
+def print_table(out: Console, title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table whose first column is aligned on the left and the others on the right.
+
+    out: the console.
+    title: a line above the table; empty for none.
+    head: the names of the columns.
+    rows: the cells, which are made safe.
+    """
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=safe_line(title) or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for i, name in enumerate(head):
+        table.add_column(name, justify="left" if i == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*map(safe_line, row))
+    out.print(table)
 
 
 def console() -> Console:

@@ -16,6 +16,7 @@ from scored_runs import ROWS, make_task, manager_of, said, transcript, write_run
 
 from harness_ext.analysis import calibrate
 from harness_ext.analysis.platt import cross_validated, fit
+from harness_ext.analysis.scoring import command
 from harness_ext.analysis.scoring.score import read_scored, score_run
 from harness_ext.backends.base import DecideRequest
 from harness_ext.backends.scripted import ScriptedBackend
@@ -161,7 +162,7 @@ def test_a_missing_or_outdated_score_is_made_first(tmp_path: Path, monkeypatch: 
         scored.append(path)
         score_run(path, manager=manager_of(make_task(rows=MANY)))
 
-    monkeypatch.setattr(calibrate, "score_run", score)
+    monkeypatch.setattr(command, "score_run", score)
     output = tmp_path / "calibration.json"
     for _ in range(2):
         assert calibrate.main([str(run), "--on", "sums", "--output", str(output), "--overwrite"]) == OK

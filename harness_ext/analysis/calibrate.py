@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from harness_ext.analysis.platt import FOLDS, Correction, cross_validated, fit
-from harness_ext.analysis.scoring.command import add_task_arguments, task_source
+from harness_ext.analysis.scoring.command import add_task_arguments, scored_for
 from harness_ext.analysis.scoring.decision_report import NAMES, show_estimate
 from harness_ext.analysis.scoring.decisions import judged_drafts
 from harness_ext.analysis.scoring.probabilities import Estimate, binary_statistics, estimates
-from harness_ext.analysis.scoring.score import FIGURES, read_config, read_scored, score_run
+from harness_ext.analysis.scoring.score import FIGURES, read_config
 from harness_ext.analysis.scoring.verdicts import JudgedDraft
 from harness_ext.decisions.calibration import Calibration, sigmoid
 from harness_ext.errors import FAILED, OK, USAGE, HarnessExtError
@@ -73,13 +73,7 @@ def main(arguments: Sequence[str]) -> int:
         return USAGE
     run = args.run.expanduser()
     try:
-        scored = read_scored(run)
-        if scored is None:
-            print(f"harness-ext calibrate: scoring {run} (as `harness-ext score` does)", file=sys.stderr)
-            score_run(run, task_source(args))
-            scored = read_scored(run)
-            assert scored is not None
-        figures, rows = scored
+        figures, rows = scored_for("calibrate", run, args)
         tasks = [name for given in args.on for name in given.split(",")]
         drafts = drafts_on(figures, rows, tasks, args.metric)
         asked, chosen = choose(drafts, args.seat, args.question, args.source)

@@ -12,14 +12,13 @@ from pathlib import Path
 from harness_ext.analysis.compare.comparison import compare, reviewed
 from harness_ext.analysis.compare.equal_cost import MEASURES
 from harness_ext.analysis.compare.matching import Matched, match
-from harness_ext.analysis.compare.rendering import FORMATS, to_terminal
+from harness_ext.analysis.compare.rendering import FORMATS, formatted, to_terminal
 from harness_ext.analysis.compare.runs import CompareError
 from harness_ext.analysis.compare.sources import read_runs
 from harness_ext.analysis.preregistration.plan import Plan
 from harness_ext.analysis.preregistration.review import planned_notes
 from harness_ext.analysis.preregistration.start_times import start_times
-from harness_ext.analysis.scoring.command import add_task_arguments, task_source
-from harness_ext.analysis.scoring.score import score_run
+from harness_ext.analysis.scoring.command import add_task_arguments, score_for
 from harness_ext.errors import FAILED, OK, USAGE, HarnessExtError
 from harness_ext.records.chat import repair
 from harness_ext.terminal import clean
@@ -36,13 +35,9 @@ def main(arguments: Sequence[str]) -> int:
     if unknown := [str(path) for path, kind in outputs if kind is None]:
         parser.error(f"--output {unknown[0]}: the file name must end in one of {', '.join(_SUFFIXES)}")
 
-    def score(run: Path) -> None:
-        print(f"harness-ext compare: scoring {run} (as `harness-ext score` does)", file=sys.stderr)
-        score_run(run, task_source(args))
-
     try:
         plan = Plan.read(args.plan) if args.plan else None
-        runs = read_runs(args.runs, score)
+        runs = read_runs(args.runs, lambda run: score_for("compare", run, args))
         reference = args.reference or (plan.reference if plan else None)
         if reference is not None:
             found = [run for run in runs if run.label == reference]
@@ -65,9 +60,9 @@ def main(arguments: Sequence[str]) -> int:
         if args.format == "table":
             to_terminal(comparison, cost)
         else:
-            sys.stdout.write(repair(FORMATS[args.format](comparison, cost)))
+            sys.stdout.write(repair(formatted(comparison, args.format, cost)))
         for path, kind in outputs:
-            path.write_text(repair(FORMATS[str(kind)](comparison, cost)), encoding="utf-8")
+            path.write_text(repair(formatted(comparison, str(kind), cost)), encoding="utf-8")
     except (HarnessExtError, OSError) as error:
         print(f"harness-ext compare: {clean(error)}", file=sys.stderr)
         return FAILED

@@ -14,7 +14,7 @@ from harness_ext.analysis.compare.comparison import Comparison, ComparisonRow
 from harness_ext.analysis.compare.equal_cost import MEASURES
 from harness_ext.analysis.statistics.clusters import Interval
 from harness_ext.files import csv_cell
-from harness_ext.terminal import console, safe_line
+from harness_ext.terminal import console, print_table, safe_line
 
 Cells = list[list[str]]
 
@@ -36,13 +36,13 @@ _USAGE = [
 BY_DEFAULT = ("price", "FLOPs", "tokens", "output tokens")
 
 
-def as_json(comparison: Comparison, cost: str | None = None) -> str:
-    """Return all figures, unrounded; unknown ones are null. All measures of cost are in it; `cost` is not used."""
+def as_json(comparison: Comparison) -> str:
+    """Return all figures, unrounded; unknown ones are null."""
     return json.dumps(_plain(asdict(comparison)), ensure_ascii=False, indent=1) + "\n"
 
 
-def as_csv(comparison: Comparison, cost: str | None = None) -> str:
-    """Return one line per pool, metric and run. All measures of cost are in it; `cost` is not used."""
+def as_csv(comparison: Comparison) -> str:
+    """Return one line per pool, metric and run."""
     out = io.StringIO()
     measures = [m.replace(" ", "_") for m in MEASURES]
     writer = csv.writer(out, lineterminator="\n")
@@ -89,17 +89,9 @@ def as_markdown(comparison: Comparison, cost: str | None = None) -> str:
 
 def to_terminal(comparison: Comparison, cost: str | None = None) -> None:
     """Print the tables; the arguments are those of `as_markdown`."""
-    from rich import box
-    from rich.table import Table
-
     out = console()
     for title, head, cells in _tables(comparison, cost):
-        table = Table(title=safe_line(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-        for i, name in enumerate(head):
-            table.add_column(name, justify="left" if i == 0 else "right", overflow="fold")
-        for row in cells:
-            table.add_row(*map(safe_line, row))
-        out.print(table)
+        print_table(out, title, head, cells)
     for note in _remarks(comparison):
         out.print(f"- {safe_line(note)}")
 
@@ -252,4 +244,11 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-FORMATS: dict[str, Callable[[Comparison, str | None], str]] = {"json": as_json, "csv": as_csv, "markdown": as_markdown}
+FORMATS = ("json", "csv", "markdown")
+
+
+def formatted(comparison: Comparison, form: str, cost: str | None = None) -> str:
+    """Return a comparison in one of `FORMATS`; `cost` is that of `as_markdown`. JSON and CSV have all measures."""
+    if form == "markdown":
+        return as_markdown(comparison, cost)
+    return as_json(comparison) if form == "json" else as_csv(comparison)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from harness_ext.analysis.planning.arguments import Arguments, ArgumentsError, read_arguments
 from harness_ext.analysis.planning.costs import Cost, cost_of, sampled_cost
@@ -66,12 +65,7 @@ def _plan(arguments: Arguments) -> int:
 
 
 def _pilot(arguments: Arguments) -> Pilot:
-    from harness_ext.analysis.scoring.command import task_source
-    from harness_ext.analysis.scoring.score import score_run
-
-    def score(run: Path) -> None:
-        print(f"harness-ext plan: scoring {run} (as `harness-ext score` does)", file=sys.stderr)
-        score_run(run, task_source(arguments.rest))
+    from harness_ext.analysis.scoring.command import score_for
 
     selection = Selection(arguments.tasks, arguments.metrics, arguments.groups, arguments.cluster)
-    return read_pilot(arguments.pilot, selection, score)
+    return read_pilot(arguments.pilot, selection, lambda run: score_for("plan", run, arguments.rest))

@@ -13,7 +13,7 @@ from harness_ext.analysis.planning.costs import Cost
 from harness_ext.analysis.planning.design import Answers, Design, Row, Table
 from harness_ext.analysis.planning.models import MOST
 from harness_ext.analysis.planning.pilot import Pilot
-from harness_ext.terminal import console, safe_line
+from harness_ext.terminal import console, print_table, safe_line
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,6 @@ def as_json(report: Report) -> str:
 
 def to_terminal(report: Report) -> None:
     """Print the report."""
-    from rich import box
-    from rich import table as rich_table
-
     out = console()
     for line in summary(report):
         out.print(safe_line(line), soft_wrap=True)
@@ -86,12 +83,7 @@ def to_terminal(report: Report) -> None:
         ("How many questions change decides:" if isinstance(report.design.data, Answers) else "", head, cells),
         *(cost_tables(report)),
     ):
-        table = rich_table.Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-        for i, name in enumerate(names):
-            table.add_column(name, justify="left" if i == 0 else "right", overflow="fold")
-        for row in rows:
-            table.add_row(*map(safe_line, row))
-        out.print(table)
+        print_table(out, title, names, rows)
     for line in remarks(report):
         out.print(f"- {safe_line(line)}", soft_wrap=True)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness_ext.analysis.scoring.decision_report import print_choices, print_decisions
 from harness_ext.analysis.scoring.judge_report import print_judge
-from harness_ext.analysis.scoring.score import FIGURES, SCORES, score_run
+from harness_ext.analysis.scoring.score import FIGURES, SCORES, read_scored, score_run
 from harness_ext.analysis.scoring.task_documents import TaskSource, task_manager
 from harness_ext.errors import FAILED, OK, HarnessExtError
 from harness_ext.terminal import clean, console, safe_line
@@ -48,6 +48,27 @@ def task_source(args: argparse.Namespace) -> TaskSource:
     return TaskSource(
         tuple(args.include_path), tuple(args.tasks), args.metadata, args.seed, args.confirm_run_unsafe_code
     )
+
+
+def score_for(command: str, run: Path, args: argparse.Namespace) -> None:
+    """Score a run directory for another command, and say so on stderr.
+
+    command: the command's name, as it is typed after `harness-ext`.
+    run: the run directory.
+    args: the command's arguments, among them those of `add_task_arguments`.
+    """
+    print(f"harness-ext {command}: scoring {run} (as `harness-ext score` does)", file=sys.stderr)
+    score_run(run, task_source(args))
+
+
+def scored_for(command: str, run: Path, args: argparse.Namespace) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return what `read_scored` returns, after scoring the run if necessary; the arguments are those of `score_for`."""
+    scored = read_scored(run)
+    if scored is None:
+        score_for(command, run, args)
+        scored = read_scored(run)
+        assert scored is not None
+    return scored
 
 
 def main(arguments: Sequence[str]) -> int:

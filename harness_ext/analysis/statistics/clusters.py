@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 ALPHA = 0.05
+ROUNDING = 1e-12  # the relative error that the sum of many floats can have
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,9 @@ class Clusters:
             return cls(array, np.ones(len(array)), squares, tied)
         numbers = {label: i for i, label in enumerate(dict.fromkeys(labels))}
         index = np.array([numbers[label] for label in labels], dtype=np.intp)
-        # Rounded, so that sums like 0.1 + 0.2 - 0.3 are 0.
-        sums = np.round(np.bincount(index, weights=array), 12).astype(np.float64)
+        sums = np.bincount(index, weights=array)
+        # Sums like 0.1 + 0.2 - 0.3 are 0.
+        sums[np.abs(sums) <= ROUNDING * np.bincount(index, weights=np.abs(array))] = 0.0
         return cls(sums, np.bincount(index).astype(np.float64), squares, tied)
 
     @property

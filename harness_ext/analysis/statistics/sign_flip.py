@@ -14,12 +14,11 @@ from functools import reduce
 import numpy as np
 from scipy import optimize, special, stats
 
-from harness_ext.analysis.statistics.clusters import Clusters, Floats
+from harness_ext.analysis.statistics.clusters import ROUNDING, Clusters, Floats
 
 _LISTED = 20  # up to this many differing clusters, all ways of flipping are listed
 _STEPS = 200_000_000  # the most additions for a distribution on a lattice
 _FINEST = 1000  # the largest denominator of values that are taken for fractions
-_TIE = 1e-9
 
 
 def sign_flip_test(clusters: Clusters) -> float:
@@ -71,7 +70,7 @@ def _listed(sums: Floats, sizes: Floats) -> float:
     for value in weighted[1:]:  # the sign of the first value can stay, because the test is two-sided
         flipped = np.concatenate([flipped + value, flipped - value])
     observed = abs(float(weighted.sum()))
-    slack = _TIE * float(np.sum(np.abs(weighted)))
+    slack = ROUNDING * float(np.sum(np.abs(weighted)))
     return float(np.mean(np.abs(flipped + weighted[0]) >= observed - slack))
 
 
@@ -79,7 +78,7 @@ def _on_lattice(sums: Floats) -> Floats | None:
     """Return the values divided by their greatest common divisor, or None if they are not fractions."""
     distinct, places = np.unique(sums, return_inverse=True)
     fractions = [Fraction(float(value)).limit_denominator(_FINEST) for value in distinct]
-    if any(abs(float(f) - value) > _TIE for f, value in zip(fractions, distinct, strict=True)):
+    if any(abs(float(f) - value) > ROUNDING for f, value in zip(fractions, distinct, strict=True)):
         return None
     denominator = math.lcm(*(f.denominator for f in fractions))
     if denominator > _FINEST:
@@ -109,9 +108,9 @@ def _saddlepoint(sizes: Floats, observed: float) -> float:
     kinds, counts = np.unique(sizes, return_counts=True)
     most = float(kinds @ counts)
     least = 2.0 ** (1 - len(sizes))  # the p-value if all signs agree
-    if observed <= _TIE * most:
+    if observed <= ROUNDING * most:
         return 1.0
-    if observed >= most * (1 - _TIE):
+    if observed >= most * (1 - ROUNDING):
         return least
 
     def slope(theta: float) -> float:
