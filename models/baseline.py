@@ -17,6 +17,10 @@ class Baseline(Protocol):
 
     roles: ClassVar[Mapping[str, Role]] = {"student": Role("answers the task alone")}
 
+    @property
+    def passes_through(self) -> bool:
+        return True
+
     async def solve(self, question: Question, seats: Seats) -> Completion:
         return await seats.student.generate(question.context, kind="draft")
 

@@ -99,6 +99,10 @@ class FeedbackPair(Protocol):
     def _decides(self) -> bool:
         return self.verdict in ("auto", "decision")
 
+    @property
+    def passes_through(self) -> bool:
+        return self.max_rounds == 0
+
     def needs(self) -> Mapping[str, frozenset[Capability]]:
         seats = ("student", "teacher", "judge") if self._decides else ("student", "teacher")
         return {seat: frozenset({"generate"}) for seat in seats}

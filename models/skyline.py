@@ -17,6 +17,10 @@ class Skyline(Protocol):
 
     roles: ClassVar[Mapping[str, Role]] = {"teacher": Role("answers the task alone")}
 
+    @property
+    def passes_through(self) -> bool:
+        return True
+
     async def solve(self, question: Question, seats: Seats) -> Completion:
         return await seats.teacher.generate(question.context, kind="draft")
 

@@ -10,12 +10,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from harness_ext.backends.base import Backend
 from harness_ext.bridge.protocol_lm import ProtocolLM
 from harness_ext.errors import CallFailed
-from harness_ext.models.speculative.partial_reply import Continuation, PartialReply, continue_reply, first_units, shares
+from harness_ext.models.speculative.partial_reply import (
+    Continuation,
+    PartialReply,
+    continue_reply,
+    first_units,
+    limited,
+    shares,
+)
 from harness_ext.models.speculative.policies import POLICIES, table, vocabulary_problem
 from harness_ext.models.speculative.policy import Judgement, Policy, Proposal
 from harness_ext.models.speculative.text_policies import Judge
@@ -36,6 +43,10 @@ class SpeculativePair(Protocol):
     accept: the rule by which the teacher approves units (`docs/speculative.md`). Default `topk`.
     threshold: the rule's threshold. Default None: that of the rule.
     chunk_tokens: the length of a chunk, in tokens. Default 32.
+    draft_tokens: how many tokens the student writes before the teacher looks at them: a number, `rest` for the rest of
+        its answer, or `auto`. `auto` begins with 5, adds 2 after a round in which all of them were approved and takes 1
+        off after any other, as transformers' assisted generation does, if the text is the teacher's own whatever the
+        student writes (`greedy`, `sampled`); elsewhere it is `rest`. Default `auto`.
     max_corrections: the largest number of corrections; 0 is the baseline. It does not apply to `greedy` and `sampled`,
         whose text is the teacher's own. Default 15.
     on_malformed: whether a unit whose rating has no number is rejected (`reject`) or approved (`accept`). Default
@@ -51,6 +62,7 @@ class SpeculativePair(Protocol):
     accept: Literal["greedy", "topk", "prob", "topp", "sampled", "judge", "reward"] = "topk"
     threshold: float | None = None
     chunk_tokens: int = 32
+    draft_tokens: int | Literal["auto", "rest"] = "auto"
     max_corrections: int = 15
     on_malformed: Literal["reject", "accept"] = "reject"
     judge_max_tokens: int = 1
@@ -72,6 +84,13 @@ class SpeculativePair(Protocol):
                 "`chunk_tokens` and `judge_max_tokens` must be 1 or more, and `max_corrections` must be 0 or more"
             )
         check_rounds(self.max_corrections, "max_corrections")
+        if isinstance(self.draft_tokens, int) and self.draft_tokens < 1:
+            raise ValueError("`draft_tokens` must be 1 or more, `auto` or `rest`")
+        if isinstance(self.draft_tokens, int) and not policy.exact:
+            raise ValueError(
+                f"`draft_tokens={self.draft_tokens}` needs a rule under which the text is the teacher's own "
+                f"(`accept=greedy` or `accept=sampled`): `accept={self.accept}` judges whole answers"
+            )
         if self.unit not in policy.units:
             units = " or ".join(f"`unit={unit}`" for unit in policy.units)
             raise ValueError(f"`accept={self.accept}` cannot judge `unit={self.unit}`: use {units}\n{table()}")
@@ -110,7 +129,8 @@ class SpeculativePair(Protocol):
         policy, trace = self.policy, GenerationTrace()
         judges = isinstance(policy, TokenPolicy) and "teacher" in seats
         reply = PartialReply.of(seats.teacher if judges else seats.student, question)
-        draft = first = await self._draft(question, seats, policy, reply)
+        ahead = self._ahead(seats, reply)
+        draft = first = await self._draft(question, seats, reply, ahead)
         for corrections in count():
             trace.source(draft.completion, draft.seam)
             # No corrections are left, or the student has nothing to add: what it wrote stands without a judgement.
@@ -127,21 +147,32 @@ class SpeculativePair(Protocol):
                 return _end(trace, seats, reply, first, "teacher_stops" if judgement.teacher_ends else stop)
             if policy.exact and reply.ended:
                 return _end(trace, seats, reply, None)
+            if ahead is not None and self.draft_tokens == "auto":
+                ahead = ahead + 2 if judgement.accepted == len(proposal.sizes) else max(1, ahead - 1)
             reply, over = await self._correct(question, seats, trace, reply, proposal, judgement)
             if over or reply.ended:
                 return _end(trace, seats, reply, None if policy.exact else first)
             if trace.repeats() and not policy.exact:
                 return _end(trace, seats, reply, first, "repetition")
             resume = self.resume_user.fill(approved=question.prefix + reply.text)
-            draft = await continue_reply(seats.student, question, reply, resume, kind="continue")
+            draft = await continue_reply(seats.student, question, reply, resume, kind="continue", only=ahead)
             draft = draft if policy.exact else draft.within(reply)
         raise AssertionError("unreachable")
 
-    async def _draft(self, question: Question, seats: Seats, policy: Policy, reply: PartialReply) -> Continuation:
+    def _ahead(self, seats: Seats, reply: PartialReply) -> int | None:
+        """Return how many tokens the student writes before the first judgement; None for the whole answer."""
+        student = seats.student.backend
+        goes_on = (reply.tokens is not None and shares(student, reply.tokens)) or "continue" in student.capabilities
+        # A student that has to be asked for the rest of its answer in a message would read it all again each time.
+        if self.draft_tokens == "rest" or not self.policy.exact or not goes_on:
+            return None
+        return FIRST_DRAFT if self.draft_tokens == "auto" else self.draft_tokens
+
+    async def _draft(self, question: Question, seats: Seats, reply: PartialReply, ahead: int | None) -> Continuation:
         """Return the student's first draft.
 
-        It is the baseline's own call, so the store shares it between both. Only samples are drawn anew: their token ids
-        must be known, since another encoding of the same text would have another probability.
+        A whole draft is the baseline's own call, so the store shares it between both. Only samples are drawn anew:
+        their token ids must be known, since another encoding of the same text would have another probability.
         """
         if self.accept == "sampled" and not (seats.student.samples() and seats.teacher.samples()):
             raise CallFailed(
@@ -149,11 +180,13 @@ class SpeculativePair(Protocol):
                 "`accept=sampled` needs sampling, and the settings of this task are greedy: set "
                 "`--gen_kwargs do_sample=True,temperature=1.0`, or use `accept=greedy`",
             )
-        how = {"reply": ()} if self.accept == "sampled" else {"keep_ids": True}
-        completion = await seats.student.generate(question.context, kind="draft", **how)
         known = reply.tokens is not None and shares(seats.student.backend, reply.tokens)
+        how: dict[str, Any] = {"reply": ()} if self.accept == "sampled" else {"keep_ids": True}
+        if ahead is not None:
+            how = {"reply": (), "only": ahead} if known else {"gen_kwargs": limited(question, ahead)}
+        completion = await seats.student.generate(question.context, kind="draft", **how)
         draft = Continuation(completion, completion.text, completion.ids if known else None)
-        return draft if policy.exact else draft.within(reply)
+        return draft if self.policy.exact else draft.within(reply)
 
     def _proposal(self, question: Question, seats: Seats, reply: PartialReply, draft: Continuation) -> Proposal:
         """Return a draft as the policy judges it: divided into units."""
@@ -241,6 +274,8 @@ class SpeculativePairLM(ProtocolLM):
 
     protocol = SpeculativePair
 
+
+FIRST_DRAFT = 5  # tokens: γ in Leviathan et al. 2023 and Chen et al. 2023 lies between 3 and 7
 
 JUDGE_OPENING = "Rating from 0 to 9: "
 JUDGE_SYSTEM = """\

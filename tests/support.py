@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import random
 import threading
 from collections import Counter
@@ -112,14 +113,18 @@ class Trouble:
 class TroubledBackend(Backend):
     """Replies with `reply_to` in random order, delivers some results twice, and has `Trouble`.
 
-    `answered` counts the correct results by prompt, `resent` lists the prompts that were sent again although they had
-    been answered, and `together` is the largest number of concurrent batches.
+    With `joins`, waiting calls join its batches at random; `joined` counts them. `answered` counts the correct results
+    by prompt, `resent` lists the prompts that were sent again although they had been answered, and `together` is the
+    largest number of concurrent batches.
     """
 
     capabilities = frozenset({"generate", "continue", "score"})
 
-    def __init__(self, name: str, device: str = "", trouble: Trouble | None = None, seed: int = 0) -> None:
+    def __init__(
+        self, name: str, device: str = "", trouble: Trouble | None = None, seed: int = 0, joins: bool = False
+    ) -> None:
         super().__init__()
+        self.joins = joins
         self.name, self.device, self.fingerprint = name, device or name, f"troubled:{name}"
         self.trouble = trouble or Trouble()
         self.random = random.Random(seed)
@@ -127,7 +132,7 @@ class TroubledBackend(Backend):
         self.sampled_draws: list[str] = []
         self.resent: list[str] = []
         self.batches: list[int] = []
-        self.busy = self.together = self.loads = 0
+        self.busy = self.together = self.loads = self.joined = 0
 
     def load(self) -> None:
         self.loads += 1
@@ -136,7 +141,11 @@ class TroubledBackend(Backend):
         return Prompt(plain_form(messages))
 
     def generate(self, requests: Sequence[GenerateRequest], deliver: Deliver) -> None:
-        self._call([(r.prompt, bool(r.gen_kwargs.get("do_sample")), False) for r in requests], deliver)
+        self._call([self._as_call(r) for r in requests], deliver)
+
+    @staticmethod
+    def _as_call(request: GenerateRequest) -> tuple[str, bool, bool]:
+        return request.prompt, bool(request.gen_kwargs.get("do_sample")), False
 
     def score(self, requests: Sequence[ScoreRequest], deliver: Deliver) -> None:
         self._call([(f"{r.prompt}|{r.continuation}", False, True) for r in requests], deliver)
@@ -151,13 +160,23 @@ class TroubledBackend(Backend):
 
     def _answer(self, requests: list[tuple[str, bool, bool]], deliver: Deliver) -> None:
         self.batches.append(len(requests))
-        self.resent += [prompt for prompt, sampled, _ in requests if not sampled and self.answered[prompt]]
+        self._note_resent(requests)
         if len(requests) > self.trouble.largest:
             raise RuntimeError("out of memory")
         crash = self.trouble.crashes.pop() if self.trouble.crashes else None
-        for count, i in enumerate(self.random.sample(range(len(requests)), len(requests))):
+        order = self.random.sample(range(len(requests)), len(requests))
+        for count in itertools.count():
+            free = self.random.choice([0, 1, 3]) if self.joins and not requests[0][2] else 0
+            joining = [self._as_call(r) for r in self.waiting(free)]
+            self._note_resent(joining)
+            self.joined += len(joining)
+            order += range(len(requests), len(requests) + len(joining))
+            requests += joining
             if count == crash:
                 raise RuntimeError("a passing fault")
+            if count == len(order):
+                return
+            i = order[count]
             prompt, sampled, scoring = requests[i]
             if self.trouble.raises(prompt):
                 raise ValueError(f"cannot do {prompt[:20]}")
@@ -180,6 +199,9 @@ class TroubledBackend(Backend):
                 deliver(i, Completion(text, "stop", prompt_tokens=1, cached_tokens=0, completion_tokens=2))
                 if number_of(prompt) % 3 == 0:
                     deliver(i, Completion("said twice", "stop", prompt_tokens=1, cached_tokens=0, completion_tokens=2))
+
+    def _note_resent(self, requests: list[tuple[str, bool, bool]]) -> None:
+        self.resent += [prompt for prompt, sampled, _ in requests if not sampled and self.answered[prompt]]
 
 
 def watch(backend: Backend, seen: Callable[[Sequence[GenerateRequest]], None]) -> None:

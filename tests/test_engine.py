@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import Trouble, TroubledBackend, number_of, reply_to, run_engine, watch
 
+from harness_ext.backends.base import Deliver, GenerateRequest
 from harness_ext.engine.engine import Engine
 from harness_ext.engine.queues import CallPolicy, ThreadQueue
 from harness_ext.errors import CallFailed, LoadError, StoreError
@@ -136,11 +138,12 @@ def without_timing(transcript: Transcript) -> dict:  # type: ignore[type-arg]
     st.lists(st.tuples(st.sampled_from([1, 2, 3, 2048]), st.randoms(use_true_random=False)), min_size=1, max_size=3),
     st.booleans(),
     st.booleans(),
+    st.booleans(),
 )
-def test_random_runs_agree(plans, trouble_a, trouble_b, runs, one_device, keep):  # type: ignore[no-untyped-def]
+def test_random_runs_agree(plans, trouble_a, trouble_b, runs, one_device, keep, joins):  # type: ignore[no-untyped-def]
     """Several runs on one store, each with another order and window, give the answers that were computed by hand."""
     both = {"a": trouble_a, "b": trouble_b}
-    backends = {s: TroubledBackend(s, "one" if one_device else s, t) for s, t in both.items()}
+    backends = {s: TroubledBackend(s, "one" if one_device else s, t, joins=joins) for s, t in both.items()}
     wanted = {i: expected(q.context, plans[i], both) for i, q in enumerate(questions_of(len(plans)))}
     seen: dict[int, dict] = {}  # type: ignore[type-arg]
     with TemporaryDirectory() as folder:
@@ -169,6 +172,38 @@ def test_random_runs_agree(plans, trouble_a, trouble_b, runs, one_device, keep):
         if keep:
             assert not backend.resent
             assert set(backend.answered.values()) <= {0, 1}
+
+
+def test_calls_join_a_running_batch() -> None:
+    """While a call holds its batch up, another question's second call comes, and is answered before it."""
+    answered: list[str] = []
+
+    class Waits(TroubledBackend):
+        def generate(self, requests: Sequence[GenerateRequest], deliver: Deliver) -> None:
+            work = list(enumerate(requests))
+            while work:
+                held = [(i, r) for i, r in work if r.prompt == "question 0 / 0.0"]
+                for i, request in work:
+                    if request.prompt != "question 0 / 0.0":
+                        answered.append(request.prompt)
+                        deliver(i, Completion("said", "stop", prompt_tokens=1, cached_tokens=0, completion_tokens=1))
+                work, taken = held, len(requests)
+                if held and len(answered) < 3:  # the batch goes on until the others' calls have come
+                    while not (new := self.waiting(5)):
+                        time.sleep(0.001)
+                    work = [*held, *enumerate(new, taken + self.joined)]
+                    self.joined += len(new)
+                elif held:
+                    answered.append(held[0][1].prompt)
+                    deliver(held[0][0], Completion("late", prompt_tokens=1, cached_tokens=0, completion_tokens=1))
+                    return
+
+    backend = Waits("a")
+    plan = (((Call("a"),),), ((Call("a"),), (Call("a"),), (Call("a"),)))
+    done = run_engine(Engine(), Planned(plan), {"a": backend, "b": backend}, questions_of(2))
+    assert [done[i].failure for i in range(2)] == [None, None]
+    assert backend.joined == 2
+    assert answered[-1] == "question 0 / 0.0"
 
 
 @settings(max_examples=40, deadline=None)

@@ -86,15 +86,18 @@ def babble(seed: int, alphabet: str) -> Model:
 @given(
     st.integers(0, 10**6), st.integers(0, 10**6), st.sampled_from(["ab. \n" + END, "abcdefgh. ", "x\n" + END]),
     st.sampled_from(["token", "step", "chunk"]), st.integers(1, 30), st.sampled_from([0, 1000]),
+    st.sampled_from(["auto", "rest", 1, 2, 7]),
 )  # fmt: skip
-def test_greedy_is_the_teachers_own_text(one: int, other: int, alphabet: str, unit: Any, most: int, shift: int) -> None:
+def test_greedy_is_the_teachers_own_text(
+    one: int, other: int, alphabet: str, unit: Any, most: int, shift: int, ahead: Any
+) -> None:
     """This holds whatever the student writes and whatever its vocabulary. Bounds and fallbacks do not apply."""
     gen = {"until": ["\n\n", "b."], "max_gen_toks": most}
     student = CharBackend(babble(one, alphabet), "student", CharTokens(f"v{shift}", shift))
     teacher = CharBackend(babble(other, alphabet), "teacher", CharTokens("v0"))
     wanted = solve(Skyline(), student, teacher, gen)
     teacher.asked.clear()
-    protocol = SpeculativePair(unit=unit, accept="greedy", chunk_tokens=3, max_corrections=0)
+    protocol = SpeculativePair(unit=unit, accept="greedy", chunk_tokens=3, max_corrections=0, draft_tokens=ahead)
     found = solve(protocol, student, teacher, gen)
     assert spoken(found) == wanted.text
     tokens = wanted.turns[0].result.completion_tokens or 0
@@ -103,10 +106,30 @@ def test_greedy_is_the_teachers_own_text(one: int, other: int, alphabet: str, un
 
 def test_greedy_takes_one_pass_where_nothing_is_wrong() -> None:
     student, teacher = chars("Mary went home. So: home", "Mary went home. So: home")
-    transcript = solve(SpeculativePair(accept="greedy"), student, teacher)
+    transcript = solve(SpeculativePair(accept="greedy", draft_tokens="rest"), student, teacher)
     assert (spoken(transcript), transcript.stop) == ("Mary went home. So: home", "teacher_stops")
     assert len(teacher.asked) == 1
     assert verifications(teacher)[0].draft == (*map(ord, transcript.text), 0), "the end token is judged with the rest"
+
+
+def test_drafts_grow_while_all_of_them_is_approved_and_shrink_otherwise() -> None:
+    text = "Mary went home, and John went to the garden. So: garden"
+    student, teacher = chars(text, text)
+    assert spoken(solve(SpeculativePair(accept="greedy"), student, teacher)) == text
+    assert [len(asked.draft) for asked in verifications(teacher)] == [5, 7, 9, 11, 13, 6]
+    student, teacher = CharBackend(lambda prompt, reply: {"?": 1.0}, "student"), CharBackend(says("abcdefghij"), "t")
+    assert spoken(solve(SpeculativePair(accept="greedy"), student, teacher)) == "abcdefghij"
+    assert [len(asked.draft) for asked in verifications(teacher)] == [5, 4, 3, 2, 1, 1, 1, 1, 1, 1, 1]
+
+
+def test_other_rules_judge_whole_answers() -> None:
+    with pytest.raises(ValueError, match=r"`draft_tokens=4` needs a rule under which .*accept=greedy"):
+        SpeculativePair(accept="topk", draft_tokens=4)
+    with pytest.raises(ValueError, match=r"`draft_tokens` must be 1 or more"):
+        SpeculativePair(accept="greedy", draft_tokens=0)
+    student, teacher = chars("It is right.", "It is right.")
+    solve(SpeculativePair(accept="topk"), student, teacher)
+    assert [len(asked.draft) for asked in verifications(teacher)] == [12]
 
 
 def test_after_a_correction_only_what_is_new_is_judged() -> None:
@@ -115,7 +138,8 @@ def test_after_a_correction_only_what_is_new_is_judged() -> None:
         return {(text + END)[len(reply)]: 1.0}
 
     teacher = CharBackend(says("abcdefYhij"), "teacher")
-    transcript = solve(SpeculativePair(accept="greedy"), CharBackend(student, "student"), teacher)
+    protocol = SpeculativePair(accept="greedy", draft_tokens="rest")
+    transcript = solve(protocol, CharBackend(student, "student"), teacher)
     first, second = verifications(teacher)
     assert (first.reply, first.draft) == ((), (*map(ord, "abcdefXhij"), 0))
     assert (second.reply, second.draft) == (tuple(map(ord, "abcdefY")), (*map(ord, "hij"), 0))
@@ -453,7 +477,7 @@ def test_a_seat_that_continues_text_is_given_the_text_and_seams_are_counted() ->
 
     student = CharBackend(model, "student", abilities="text")
     teacher = CharBackend(says("It is Yso"), "teacher")
-    transcript = solve(SpeculativePair(accept="greedy"), student, teacher)
+    transcript = solve(SpeculativePair(accept="greedy", draft_tokens="rest"), student, teacher)
     assert spoken(transcript) == "It is Yso"
     prompts = [r.prompt for call in student.asked for r in call if isinstance(r, GenerateRequest)]
     assert prompts[:2] == ["Q", "QIt is Y"]

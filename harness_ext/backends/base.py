@@ -6,6 +6,7 @@ import abc
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -24,6 +25,8 @@ ChatMode = Literal["auto", "on", "off"]
 
 # The code of the failure of a decision that a model has no way to make, so that its reply is read instead.
 CANNOT_DECIDE: FailureCode = "cannot_decide"
+# Stands for the log-probability of what is impossible, since JSON has no infinities.
+LEAST_LOGPROB = -1000.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +183,7 @@ class Backend(abc.ABC):
     prompts: prompts of protocols that the model was trained on, by option name. Default: none.
     decision_sources: the sources from which it can decide, apart from its texts. Default: none.
     loaded: whether the weights are loaded.
+    passes_through: whether the run only does what lm-eval itself would do, so that its calls must be lm-eval's own.
     meter: what it is doing at the moment.
     """
 
@@ -195,16 +199,28 @@ class Backend(abc.ABC):
     prompts: Mapping[str, str] = MappingProxyType({})
     decision_sources: tuple[Source, ...] = ()
     loaded: bool = False
+    passes_through: bool = False
 
     def __init__(self) -> None:
         # An interrupted run may leave a batch running. The next run on the same model waits for it to end.
         self.lock = threading.Lock()
         # Returns whether the calling run has ended. A long batch may check it and raise RunAborted.
         self.cancelled: Callable[[], bool] = lambda: False
+        # Returns up to this many more generation requests, which may join the batch that `generate` is answering. Their
+        # indices go on counting.
+        self.waiting: Callable[[int], Sequence[GenerateRequest]] = lambda _: ()
         self.meter = Meter()
 
     def prepare(self) -> None:  # noqa: B027  (most backends have nothing to do here)
         """Get ready to render prompts; called once the run's arguments are known to be valid. Idempotent."""
+
+    def attach(self, folder: Path, seat: str, alone: bool) -> None:  # noqa: B027  (only servers have something to write)
+        """Learn to which run it belongs; called for each of its seats, once the run directory exists.
+
+        folder: the run directory.
+        seat: the seat's name.
+        alone: whether this process is the only one of the run.
+        """
 
     @abc.abstractmethod
     def load(self) -> None:

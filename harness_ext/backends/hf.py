@@ -8,8 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from harness_ext.backends import hf_decide, hf_score
-from harness_ext.backends import hf_verify as verify_hf
+from harness_ext.backends import hf_decide, hf_score, hf_verify
 from harness_ext.backends.base import (
     Backend,
     ChatMode,
@@ -23,8 +22,12 @@ from harness_ext.backends.base import (
 )
 from harness_ext.backends.constructor import typed_arguments
 from harness_ext.backends.hf_beams import search_beams, wants_beams
+from harness_ext.backends.hf_decoding import Decoder, sampling_of
 from harness_ext.backends.hf_lm import lazy_hflm_class
 from harness_ext.backends.hf_rows import GeneratedRow, completion_of, reply_text
+from harness_ext.backends.hf_sampling import Sampling
+from harness_ext.backends.hf_states import States, open_states, state_budget
+from harness_ext.backends.hf_tokens import HFTokens
 from harness_ext.backends.registered_calls import call_lm
 from harness_ext.backends.settings import effective_settings
 from harness_ext.errors import CallFailed, RunAborted
@@ -32,6 +35,7 @@ from harness_ext.reading.thoughts import Markers
 from harness_ext.records import Message
 from harness_ext.records.chat import is_utf8, merge_system
 from harness_ext.records.fingerprint import count_parameters, model_fingerprint, resolve_folder
+from harness_ext.terminal import outside
 
 PROMPTS_FILE = "prompts.json"
 DECISION_FILE = "decision.json"
@@ -44,20 +48,24 @@ class HFBackend(Backend):
     Configuration and tokenizer are read on construction, the weights when the first call must be answered.
 
     args: the arguments of `HFLM`, including `pretrained`.
+    kv_cache_gb: the memory for the states of what the model has read, in GB; 0 to keep none, so that every batch is one
+        call of lm-eval's own. Default None: a quarter of the device's free memory, or a tenth on a CPU.
     """
 
     token_counts = "exact"
     capabilities = frozenset({"generate", "continue", "score", "diverse_beams"})
 
-    def __init__(self, args: dict[str, Any]) -> None:
+    def __init__(self, args: dict[str, Any], kv_cache_gb: float | None = None) -> None:
         super().__init__()
-        self.args = args
+        self.args, self.kv_cache_gb = args, kv_cache_gb
+        self.states: States | None = None
+        self.why_static = "it is not causal"
         self.name = str(args["pretrained"])
         self.lm = lazy_hflm_class()(**args)
         self.lm.meter = self.meter
         if self.lm.backend == "causal":
             self.capabilities |= {"verify", "distribution"}
-            self.tokens = verify_hf.HFTokens(self.lm)
+            self.tokens = HFTokens(self.lm)
             self.decision_sources = ("logprobs",)
         self.device = str(self.lm.device)
         self.fingerprint = model_fingerprint("hf", args, commit=getattr(self.lm.config, "_commit_hash", None))
@@ -73,6 +81,8 @@ class HFBackend(Backend):
     def load(self) -> None:
         self.lm.load_weights()
         self.lm.model.register_forward_pre_hook(self._check_cancelled)
+        if self.lm.backend == "causal":
+            self.states, self.why_static = open_states(self.lm, state_budget(self.lm, self.kv_cache_gb))
         if self.parameters is None:
             self.parameters = sum(p.numel() for p in self.lm.model.parameters())
 
@@ -135,22 +145,48 @@ class HFBackend(Backend):
         return check_length(self.lm, self.name, request)
 
     def generate(self, requests: Sequence[GenerateRequest], deliver: Deliver) -> None:
-        whole = [i for i, request in enumerate(requests) if request.reply is None]
-        begun = [i for i, request in enumerate(requests) if request.reply is not None]
+        taken, samplings = list(requests), dict[str, Sampling]()
+        streamed: list[int] = []
+        beams: list[int] = []
+        batched: list[int] = []
+
+        def sort(indices: range) -> list[GenerateRequest]:
+            """Return those of the requests that can join a running batch, and remember where the others go."""
+            begin = len(streamed)
+            for i in indices:
+                request = taken[i]
+                if wants_beams(request):
+                    beams.append(i)
+                elif request.reply is not None or self._streams(request, samplings):
+                    streamed.append(i)
+                else:
+                    batched.append(i)
+            return [taken[i] for i in streamed[begin:]]
+
+        def more(free: int) -> list[GenerateRequest]:
+            begin = len(taken)
+            taken.extend(self.waiting(free))
+            return sort(range(begin, len(taken)))
+
+        if joined := sort(range(len(taken))):
+            assert self.states is not None
+            Decoder(self.lm, self.states, lambda i, completion: deliver(streamed[i], completion), more).write(joined)
         # HFLM decides from the first prompt of a batch whether the tokenizer adds BOS to the whole batch.
-        for group in groups_by_bos(self.lm, [requests[i] for i in whole]):
-            indices = [whole[i] for i in group]
-            if beams := [i for i in indices if wants_beams(requests[i])]:
-                search_beams(self.lm, requests, beams, deliver)
-            plain = [i for i in indices if not wants_beams(requests[i])]
-            for markers in dict.fromkeys(requests[i].thought_markers for i in plain):
-                alike = [i for i in plain if requests[i].thought_markers == markers]
-                self._generate_group(requests, alike, markers, deliver)
-        if begun:
-            verify_hf.continue_replies(self.lm, [requests[i] for i in begun], lambda i, c: deliver(begun[i], c))
+        for group in groups_by_bos(self.lm, taken, beams):
+            search_beams(self.lm, taken, group, deliver)
+        for group in groups_by_bos(self.lm, taken, batched):
+            for markers in dict.fromkeys(taken[i].thought_markers for i in group):
+                self._generate_group(taken, [i for i in group if taken[i].thought_markers == markers], markers, deliver)
+
+    def _streams(self, request: GenerateRequest, samplings: dict[str, Sampling]) -> bool:
+        """Return whether a new reply is written by our own decoding loop, not by lm-eval's call."""
+        if self.passes_through or self.why_static:
+            return False
+        return sampling_of(self.lm, request.gen_kwargs, samplings).plain
 
     def verify(self, requests: Sequence[VerifyRequest], deliver: Deliver) -> None:
-        verify_hf.verify(self.lm, requests, deliver)
+        assert self.states is not None
+        hf_verify.verify(self.lm, self.states, requests, deliver)
 
     def _answers_itself(self, request: DecideRequest) -> bool:
         return self._own_decisions and request.question is not None
@@ -164,7 +200,10 @@ class HFBackend(Backend):
             )
         plain = [i for i, request in enumerate(requests) if not self._answers_itself(request)]
         if plain:
-            hf_decide.decide(self.lm, [requests[i] for i in plain], lambda i, decision: deliver(plain[i], decision))
+            assert self.states is not None
+            hf_decide.decide(
+                self.lm, self.states, [requests[i] for i in plain], lambda i, decision: deliver(plain[i], decision)
+            )
 
     def _generate_group(
         self, requests: Sequence[GenerateRequest], group: list[int], markers: Markers | None, deliver: Deliver
@@ -193,7 +232,11 @@ class HFBackend(Backend):
 
     def info(self) -> dict[str, Any]:
         args = {k: v for k, v in self.args.items() if isinstance(v, str | int | float | bool) or v is None}
-        return super().info() | {"backend": "hf", "args": args, "max_length": self.lm.max_length}
+        args |= {} if self.kv_cache_gb is None else {"kv_cache_gb": self.kv_cache_gb}
+        found = super().info() | {"backend": "hf", "args": args, "max_length": self.lm.max_length}
+        if self.loaded:
+            found["batches"] = f"lm-eval's own ({self.why_static})" if self.why_static else "continuous"
+        return found
 
 
 def trained_prompts(folder: Path) -> dict[str, str]:
@@ -205,11 +248,16 @@ def trained_prompts(folder: Path) -> dict[str, str]:
         return {}
 
 
-def groups_by_bos(lm: Any, requests: Sequence[GenerateRequest]) -> list[list[int]]:
-    """Return the indices of the prompts that do not begin with the text of the BOS token, and of those that do."""
+def groups_by_bos(lm: Any, requests: Sequence[GenerateRequest], indices: Sequence[int]) -> list[list[int]]:
+    """Return which prompts do not begin with the text of the BOS token, and which do.
+
+    lm: the `HFLM`.
+    requests: the requests.
+    indices: the indices of those that are divided.
+    """
     bos = getattr(getattr(lm, "tokenizer", None), "bos_token", None)
-    with_bos = [isinstance(bos, str) and r.prompt.startswith(bos) for r in requests]
-    groups = [[i for i, has in enumerate(with_bos) if has == kind] for kind in (False, True)]
+    with_bos = {i: isinstance(bos, str) and requests[i].prompt.startswith(bos) for i in indices}
+    groups = [[i for i, has in with_bos.items() if has == kind] for kind in (False, True)]
     return [group for group in groups if group]
 
 
@@ -263,7 +311,10 @@ def make_hf_backend(name: str, args: Mapping[str, Any]) -> HFBackend:
     """
     from lm_eval.models.huggingface import HFLM
 
-    checked = typed_arguments(HFLM.__init__, args)
+    memory = args.get("kv_cache_gb")
+    if memory is not None and (isinstance(memory, bool) or not isinstance(memory, int | float) or memory < 0):
+        raise ValueError(f"`kv_cache_gb={outside(memory, 100)}`: expected a number of gigabytes, 0 or more")
+    checked = typed_arguments(HFLM.__init__, {k: v for k, v in args.items() if k != "kv_cache_gb"})
     if any(checked.get(name) for name in ("load_in_4bit", "load_in_8bit")) and find_spec("bitsandbytes") is None:
         raise ValueError("`load_in_4bit` and `load_in_8bit` need bitsandbytes: pip install bitsandbytes")
     if looks_like_path(name) and not Path(name).expanduser().is_dir():
@@ -277,7 +328,7 @@ def make_hf_backend(name: str, args: Mapping[str, Any]) -> HFBackend:
             f"the folder {name} contains no weights (*.safetensors or *.bin): is its download or copy complete?"
         )
     try:
-        return HFBackend({**checked, "pretrained": folder})
+        return HFBackend({**checked, "pretrained": folder}, memory)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise ValueError(

@@ -9,7 +9,7 @@ from itertools import takewhile
 from typing import Any, NamedTuple
 
 from harness_ext.backends.base import CANNOT_DECIDE, DecideRequest, Deliver
-from harness_ext.backends.hf_verify import autocast
+from harness_ext.backends.hf_states import States, autocast
 from harness_ext.decisions import Predicate, Score
 from harness_ext.errors import CallFailed
 from harness_ext.records import Decision
@@ -17,7 +17,6 @@ from harness_ext.records import Decision
 # Rows that are read together even with a batch size of 1: a decision keeps the logits of a single position, and rows
 # about the same state share most of their tokens.
 LEAST_ROWS = 8
-LEAST_PREFIX = 32  # tokens, from which on a second forward pass is cheaper than reading a shared prefix again
 
 
 class _Row(NamedTuple):
@@ -29,22 +28,24 @@ class _Row(NamedTuple):
     request: DecideRequest
 
 
-def decide(lm: Any, requests: Sequence[DecideRequest], deliver: Deliver) -> None:
+def decide(lm: Any, states: States, requests: Sequence[DecideRequest], deliver: Deliver) -> None:
     """Answer requests from the log-probabilities of the token after each prompt.
 
-    Rows about the same state are read together, and otherwise rows of similar length. What all rows of a batch begin
-    with is read once.
+    Rows about the same state are read together, and otherwise rows of similar length.
     The probabilities are those of the labels alone, which is what the decision pipeline of transformers returns.
     """
     import torch
 
     for batch in _batches(lm, [_row(lm, i, request) for i, request in enumerate(requests)]):
         started = time.perf_counter()
+        found: dict[int, tuple[int, Any]] = {}
         with torch.no_grad(), autocast(lm):
-            logprobs = torch.log_softmax(_last_logits(lm, [row.ids for row in batch]).float(), dim=-1)
+            for read in states.read([row.ids for row in batch], [1] * len(batch)):
+                found[read.index] = read.cached, torch.log_softmax(read.logits[-1].float(), dim=-1)
         share = (time.perf_counter() - started) / len(batch)
-        for row, found in zip(batch, logprobs, strict=True):
-            known = found[torch.tensor(row.labels, device=found.device)]
+        for i, row in enumerate(batch):
+            cached, logprobs = found[i]
+            known = logprobs[torch.tensor(row.labels, device=logprobs.device)]
             shares = torch.softmax(known.double(), dim=-1).tolist()
             options = row.request.options
             deliver(
@@ -55,7 +56,7 @@ def decide(lm: Any, requests: Sequence[DecideRequest], deliver: Deliver) -> None
                     "logprobs",
                     label_mass=min(1.0, float(known.exp().sum())),
                     prompt_tokens=len(row.ids),
-                    cached_tokens=0,
+                    cached_tokens=cached,
                     completion_tokens=0,
                     seconds=share,
                 ),
@@ -100,37 +101,6 @@ def _batches(lm: Any, rows: Sequence[_Row]) -> Iterator[Sequence[_Row]]:
     size = max(LEAST_ROWS, int(lm.batch_size))
     for start in range(0, len(ordered), size):
         yield ordered[start : start + size]
-
-
-def _last_logits(lm: Any, rows: Sequence[list[int]]) -> Any:
-    """Return the logits after each row, of shape (rows, vocabulary)."""
-    import torch
-    from transformers import DynamicCache
-
-    distinct = list(dict.fromkeys(map(tuple, rows)))
-    # Every row keeps a token of its own, whose logits are read.
-    shared = min(_shared(min(distinct), max(distinct)), min(map(len, distinct)) - 1)
-    cache: Any = None
-    if len(distinct) > 1 and shared >= LEAST_PREFIX:
-        found = lm.model(torch.tensor([distinct[0][:shared]], device=lm.device), use_cache=True)
-        cache = getattr(found, "past_key_values", None)
-        if type(cache) is DynamicCache and not any(cache.is_sliding):
-            cache.batch_repeat_interleave(len(distinct))
-        else:  # a state that cannot be repeated for several rows
-            cache = None
-    begin = 0 if cache is None else shared
-    ends = [len(row) - begin - 1 for row in distinct]
-    # Rows are padded on the right, where a causal model does not look.
-    pad = lm.tokenizer.pad_token_id or 0
-    width = max(ends) + 1
-    inputs = torch.tensor([[*row[begin:], *[pad] * (width + begin - len(row))] for row in distinct], device=lm.device)
-    # The logits of all positions would be a tensor of tokens by vocabulary.
-    kept = sorted(set(ends)) if lm.keeps_logits else list(range(width))
-    kwargs = {"logits_to_keep": torch.tensor(kept, device=lm.device)} if lm.keeps_logits else {}
-    logits = lm.model(inputs, past_key_values=cache, use_cache=cache is not None, **kwargs).logits
-    own = [logits[i, kept.index(end)] for i, end in enumerate(ends)]
-    position = {row: i for i, row in enumerate(distinct)}
-    return torch.stack([own[position[tuple(row)]] for row in rows])
 
 
 def decide_by_pipeline(pipeline: Any, requests: Sequence[DecideRequest], deliver: Deliver) -> None:

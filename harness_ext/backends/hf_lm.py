@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from harness_ext.backends import hf_score
-from harness_ext.backends import hf_verify as verify_hf
 from harness_ext.backends.hf_rows import GeneratedRow, RowSeconds
+from harness_ext.backends.hf_sampling import generate_settings
 from harness_ext.backends.hf_stops import AnswerStops
 from harness_ext.backends.meter import Meter
 from harness_ext.reading.thoughts import DEFAULT_MARKERS, Markers
@@ -148,7 +148,7 @@ def lazy_hflm_class() -> Any:
                         stopping_criteria=StoppingCriteriaList([stops]),
                         pad_token_id=self.tokenizer.pad_token_id,
                         use_cache=True,
-                        **verify_hf.generate_settings(kwargs),
+                        **generate_settings(kwargs),
                     )
             finally:
                 self.meter.handed_over()

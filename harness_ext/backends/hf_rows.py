@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,24 +37,33 @@ class GeneratedRow:
 class RowSeconds:
     """Divides the wall time of a batch among its rows: each moment among the rows that are still being written.
 
-    The shares add up to the time from the construction to the end of the last row.
+    The shares add up to the time in which there are any rows.
 
-    rows: the number of rows.
+    rows: the number of rows with which the batch begins, numbered from 0. Default 0.
     clock: returns the time in seconds. Default: the system's most precise clock.
     """
 
-    def __init__(self, rows: int, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(self, rows: int = 0, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
         self._since = clock()
-        self._shares = dict.fromkeys(range(rows), 0.0)
+        self._shares: dict[Hashable, float] = dict.fromkeys(range(rows), 0.0)
 
-    def end(self, row: int) -> float:
+    def begin(self, row: Hashable) -> None:
+        """Take note that a row has joined the batch."""
+        self._share()
+        self._shares[row] = 0.0
+
+    def end(self, row: Hashable) -> float:
         """Take note that a row has ended, and return its share."""
-        now = self._clock()
-        each = (now - self._since) / len(self._shares)
-        self._since = now
-        self._shares = {one: share + each for one, share in self._shares.items()}
+        self._share()
         return self._shares.pop(row)
+
+    def _share(self) -> None:
+        now = self._clock()
+        if self._shares:
+            each = (now - self._since) / len(self._shares)
+            self._shares = {one: share + each for one, share in self._shares.items()}
+        self._since = now
 
 
 def reply_text(lm: Any, row: GeneratedRow) -> str:

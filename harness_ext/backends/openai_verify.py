@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from math import exp
 from typing import Any
 
-from harness_ext.backends.base import GenerateRequest, VerifyRequest
-from harness_ext.backends.hf_verify import LEAST_LOGPROB, HFTokens
+from harness_ext.backends.base import LEAST_LOGPROB, GenerateRequest, VerifyRequest
+from harness_ext.backends.hf_tokens import HFTokens
 from harness_ext.errors import LoadError
 from harness_ext.records import Verification
 

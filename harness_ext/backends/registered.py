@@ -71,7 +71,8 @@ class LMBackend(Backend):
 
     def generate(self, requests: Sequence[GenerateRequest], deliver: Deliver) -> None:
         # HFLM decides from the first prompt of a batch whether the tokenizer adds BOS to the whole batch.
-        for group in groups_by_bos(self.lm, requests) if self._is_hflm else [list(range(len(requests)))]:
+        every = range(len(requests))
+        for group in groups_by_bos(self.lm, requests, every) if self._is_hflm else [list(every)]:
 
             def deliver_one(index: int, result: CallResult, group: list[int] = group) -> None:
                 deliver(group[index], result)

@@ -53,6 +53,9 @@ class Session:
         ranks, options = Ranks.current(), plan.options
         store = CallStore(Path(options.store).expanduser()) if options.store != "off" else None
         run = _open_run(plan, label, ranks)
+        for seat, setup in plan.seats.items():
+            setup.backend.attach(run.path, seat, ranks.world == 1)
+            setup.backend.passes_through = plan.protocol.passes_through
         budget = open_budget(options.budget, plan.seats, ranks.world)
         return cls(plan, ranks, store, budget, run, Tables(run.path, label, ranks.rank, private=True))
 

@@ -179,7 +179,8 @@ class ThreadQueue(DeviceQueue):
 
     def submit(self, call: Pending) -> None:
         """Queue a call; called in the event loop's thread."""
-        self.waiting.setdefault(call.backend, []).append(call)
+        with self._lock:
+            self.waiting.setdefault(call.backend, []).append(call)
         self._wake.set()
 
     async def serve(self) -> None:
@@ -189,11 +190,14 @@ class ThreadQueue(DeviceQueue):
             # One reply can wake a chain of coroutines (such as a `gather` inside a protocol), and the chains differ in
             # length. Sending before all questions have made their next call would split one large batch into several.
             await self._rest.wait()
-            # The largest batch first: its replies wake the most questions, whose calls then join the other batches.
-            backend = max(self.waiting, key=lambda b: len(self.waiting[b]))
-            calls = self.waiting.pop(backend)
-            if not self.waiting:
-                self._wake.clear()
+            with self._lock:
+                # The largest batch first: its replies wake the most questions, whose calls then join the other batches.
+                backend = max(self.waiting, key=lambda b: len(self.waiting[b]), default=None)
+                calls = self.waiting.pop(backend) if backend is not None else []
+                if not self.waiting:
+                    self._wake.clear()
+            if backend is None:  # all calls have joined the batch that was running
+                continue
             self._idle.clear()
             self._batches.put((backend, calls))
             await self._idle.wait()
@@ -245,7 +249,19 @@ class ThreadQueue(DeviceQueue):
 
     def _send(self, backend: Backend, calls: Sequence[Pending]) -> None:
         """Send calls of one kind as a batch. If the model raises, bisect what is left to isolate the faulty calls."""
-        left = dict(enumerate(calls))
+        left, sent = dict(enumerate(calls)), list(calls)
+
+        def waiting(free: int) -> list[GenerateRequest]:
+            requests = []
+            for call in self._take(backend, free):
+                failure = self._refusal(call)
+                if failure is not None:
+                    self._report(call, failure)
+                elif isinstance(call.request, GenerateRequest):
+                    left[len(sent)] = call
+                    sent.append(call)
+                    requests.append(call.request)
+            return requests
 
         def deliver(index: int, result: CallResult) -> None:
             if self._stopped.is_set():
@@ -257,7 +273,11 @@ class ThreadQueue(DeviceQueue):
         error: Exception | None = None
         try:
             if generate := [call.request for call in calls if isinstance(call.request, GenerateRequest)]:
-                backend.generate(generate, deliver)
+                backend.waiting = waiting
+                try:
+                    backend.generate(generate, deliver)
+                finally:
+                    backend.waiting = lambda _: ()
             elif score := [call.request for call in calls if isinstance(call.request, ScoreRequest)]:
                 backend.score(score, deliver)
             elif verify := [call.request for call in calls if isinstance(call.request, VerifyRequest)]:
@@ -269,7 +289,7 @@ class ThreadQueue(DeviceQueue):
         except Exception as raised:
             error = raised
         rest = list(left.values())
-        if error is None or len(calls) == 1:
+        if error is None or len(sent) == 1:
             for call in rest:
                 self._report(call, failure_of(backend, error))
         elif rest:
@@ -278,6 +298,18 @@ class ThreadQueue(DeviceQueue):
             middle = len(rest) // 2
             self._send(backend, rest[:middle])
             self._send(backend, rest[middle:])
+
+    def _take(self, backend: Backend, free: int) -> list[Pending]:
+        """Take up to `free` generation calls that wait for a model."""
+        with self._lock:
+            calls = self.waiting.get(backend, [])
+            taken = [call for call in calls if isinstance(call.request, GenerateRequest)][:free]
+            if len(taken) == len(calls):
+                self.waiting.pop(backend, None)
+            elif taken:
+                self.waiting[backend] = [call for call in calls if call not in taken]
+        backend.meter.started(len(taken))
+        return taken
 
     # -- in the event loop's thread ------------------------------------------------------------------------------
 

@@ -87,6 +87,11 @@ class Protocol(abc.ABC):
         """Return the seats that are never asked under these options, so that no model need be named for them."""
         return frozenset()
 
+    @property
+    def passes_through(self) -> bool:
+        """Return whether each question is one call that lm-eval would make itself, and so has to be lm-eval's own."""
+        return False
+
     def remarks(self, seats: Mapping[str, SeatSetup]) -> list[str]:
         """Return what a user should know about these options before the results are read."""
         return []

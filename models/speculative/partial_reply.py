@@ -169,10 +169,8 @@ async def continue_reply(
         if completion.ids is not None:
             return Continuation(completion, completion.text, completion.ids)
         return _joined(reply, completion, completion.text)
-    gen_kwargs = dict(question.gen_kwargs)
     bounds = [n for n in (only, reply.room) if isinstance(n, int)]
-    if bounds:
-        gen_kwargs = {k: v for k, v in gen_kwargs.items() if k not in LENGTHS} | {"max_gen_toks": max(1, min(bounds))}
+    gen_kwargs = limited(question, min(bounds)) if bounds else dict(question.gen_kwargs)
     if "continue" in backend.capabilities:
         completion = await seat.generate(open_prompt(question, reply.text), kind=kind, gen_kwargs=gen_kwargs)
         return _joined(reply, completion, completion.text)
@@ -180,6 +178,11 @@ async def continue_reply(
     completion = await seat.generate(messages, kind=kind, gen_kwargs=gen_kwargs)
     new, seam = after(question.prefix + reply.text, completion.text)
     return replace(_joined(reply, completion, new, seam), asked=True)
+
+
+def limited(question: Question, tokens: int) -> dict[str, Any]:
+    """Return a question's generation settings with another length limit, in tokens of the model that is asked."""
+    return {k: v for k, v in question.gen_kwargs.items() if k not in LENGTHS} | {"max_gen_toks": max(1, tokens)}
 
 
 LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")

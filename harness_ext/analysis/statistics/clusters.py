@@ -54,7 +54,7 @@ class Clusters:
             return cls(array, np.ones(len(array)), squares, tied)
         numbers = {label: i for i, label in enumerate(dict.fromkeys(labels))}
         index = np.array([numbers[label] for label in labels], dtype=np.intp)
-        sums = np.bincount(index, weights=array)
+        sums = np.bincount(index, weights=array).astype(np.float64)
         # Sums like 0.1 + 0.2 - 0.3 are 0.
         sums[np.abs(sums) <= ROUNDING * np.bincount(index, weights=np.abs(array))] = 0.0
         return cls(sums, np.bincount(index).astype(np.float64), squares, tied)
