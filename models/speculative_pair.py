@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal
 from harness_ext.backends.base import Backend
 from harness_ext.bridge.protocol_lm import ProtocolLM
 from harness_ext.errors import CallFailed
+from harness_ext.models.speculative.drafting import Drafting
 from harness_ext.models.speculative.partial_reply import (
     Continuation,
     PartialReply,
@@ -44,9 +45,9 @@ class SpeculativePair(Protocol):
     threshold: the rule's threshold. Default None: that of the rule.
     chunk_tokens: the length of a chunk, in tokens. Default 32.
     draft_tokens: how many tokens the student writes before the teacher looks at them: a number, `rest` for the rest of
-        its answer, or `auto`. `auto` begins with 5, adds 2 after a round in which all of them were approved and takes 1
-        off after any other, as transformers' assisted generation does, if the text is the teacher's own whatever the
-        student writes (`greedy`, `sampled`); elsewhere it is `rest`. Default `auto`.
+        its answer, or `auto`. `auto` is the length that promises the most tokens in the time that both models take
+        (`Drafting`) if the text is the teacher's own whatever the student writes (`greedy`, `sampled`), and elsewhere
+        `rest`. Default `auto`.
     max_corrections: the largest number of corrections; 0 is the baseline. It does not apply to `greedy` and `sampled`,
         whose text is the teacher's own. Default 15.
     on_malformed: whether a unit whose rating has no number is rejected (`reject`) or approved (`accept`). Default
@@ -129,7 +130,7 @@ class SpeculativePair(Protocol):
         policy, trace = self.policy, GenerationTrace()
         judges = isinstance(policy, TokenPolicy) and "teacher" in seats
         reply = PartialReply.of(seats.teacher if judges else seats.student, question)
-        ahead = self._ahead(seats, reply)
+        ahead = self._drafting(seats, reply)
         draft = first = await self._draft(question, seats, reply, ahead)
         for corrections in count():
             trace.source(draft.completion, draft.seam)
@@ -147,28 +148,33 @@ class SpeculativePair(Protocol):
                 return _end(trace, seats, reply, first, "teacher_stops" if judgement.teacher_ends else stop)
             if policy.exact and reply.ended:
                 return _end(trace, seats, reply, None)
-            if ahead is not None and self.draft_tokens == "auto":
-                ahead = ahead + 2 if judgement.accepted == len(proposal.sizes) else max(1, ahead - 1)
+            if ahead is not None:
+                ahead = ahead.after(sum(proposal.sizes[: judgement.accepted]), sum(proposal.sizes))
             reply, over = await self._correct(question, seats, trace, reply, proposal, judgement)
             if over or reply.ended:
                 return _end(trace, seats, reply, None if policy.exact else first)
             if trace.repeats() and not policy.exact:
                 return _end(trace, seats, reply, first, "repetition")
             resume = self.resume_user.fill(approved=question.prefix + reply.text)
-            draft = await continue_reply(seats.student, question, reply, resume, kind="continue", only=ahead)
+            only, sure = (None, 0.0) if ahead is None else (ahead.tokens, ahead.confidence)
+            draft = await continue_reply(
+                seats.student, question, reply, resume, kind="continue", only=only, confidence=sure
+            )
             draft = draft if policy.exact else draft.within(reply)
         raise AssertionError("unreachable")
 
-    def _ahead(self, seats: Seats, reply: PartialReply) -> int | None:
-        """Return how many tokens the student writes before the first judgement; None for the whole answer."""
+    def _drafting(self, seats: Seats, reply: PartialReply) -> Drafting | None:
+        """Return how the student drafts; None if it writes the rest of its answer each time."""
         student = seats.student.backend
         goes_on = (reply.tokens is not None and shares(student, reply.tokens)) or "continue" in student.capabilities
         # A student that has to be asked for the rest of its answer in a message would read it all again each time.
         if self.draft_tokens == "rest" or not self.policy.exact or not goes_on:
             return None
-        return FIRST_DRAFT if self.draft_tokens == "auto" else self.draft_tokens
+        return Drafting.of(None if self.draft_tokens == "auto" else self.draft_tokens, student, seats.teacher.backend)
 
-    async def _draft(self, question: Question, seats: Seats, reply: PartialReply, ahead: int | None) -> Continuation:
+    async def _draft(
+        self, question: Question, seats: Seats, reply: PartialReply, ahead: Drafting | None
+    ) -> Continuation:
         """Return the student's first draft.
 
         A whole draft is the baseline's own call, so the store shares it between both. Only samples are drawn anew:
@@ -182,8 +188,10 @@ class SpeculativePair(Protocol):
             )
         known = reply.tokens is not None and shares(seats.student.backend, reply.tokens)
         how: dict[str, Any] = {"reply": ()} if self.accept == "sampled" else {"keep_ids": True}
-        if ahead is not None:
-            how = {"reply": (), "only": ahead} if known else {"gen_kwargs": limited(question, ahead)}
+        if ahead is not None and known:
+            how = {"reply": (), "only": ahead.tokens, "confidence": ahead.confidence}
+        elif ahead is not None:
+            how = {"gen_kwargs": limited(question, ahead.tokens)}
         completion = await seats.student.generate(question.context, kind="draft", **how)
         draft = Continuation(completion, completion.text, completion.ids if known else None)
         return draft if self.policy.exact else draft.within(reply)
@@ -274,8 +282,6 @@ class SpeculativePairLM(ProtocolLM):
 
     protocol = SpeculativePair
 
-
-FIRST_DRAFT = 5  # tokens: γ in Leviathan et al. 2023 and Chen et al. 2023 lies between 3 and 7
 
 JUDGE_OPENING = "Rating from 0 to 9: "
 JUDGE_SYSTEM = """\

@@ -289,3 +289,24 @@ def test_what_cannot_join_is_answered_afterwards(folder: str) -> None:
     backend.generate([GenerateRequest("Plain", GEN)], found.__setitem__)
     (alone,) = answers(loaded(folder), [GenerateRequest("Beams", GEN | {"num_beams": 2})])
     assert found[1].text == alone.text  # type: ignore[union-attr]
+
+
+def test_a_draft_ends_where_the_model_is_unsure(folder: str) -> None:
+    import torch
+
+    backend = loaded(folder)
+    prompts = [f"Question {i}: " + "word " * i for i in range(5)]
+    whole = answers(backend, [GenerateRequest(p, GEN, reply=()) for p in prompts])
+    shares = []
+    for prompt, complete in zip(prompts, whole, strict=True):
+        ids = backend.lm.tok_encode(prompt)
+        with torch.no_grad():
+            logits = backend.lm.model(torch.tensor([[*ids, *complete.ids]])).logits[0, len(ids) - 1 : -1]
+        shares.append(torch.softmax(logits, dim=-1)[range(len(complete.ids)), list(complete.ids)].tolist())
+    ordered = sorted(share for row in shares for share in row)
+    limit = sum(ordered[len(ordered) // 5 :][:2]) / 2  # between two of them, a fifth of which are lower
+    drafts = answers(backend, [GenerateRequest(p, GEN, reply=(), only=20, confidence=limit) for p in prompts])
+    for complete, row, draft in zip(whole, shares, drafts, strict=True):
+        end = next((i + 1 for i, share in enumerate(row) if share < limit), 20)
+        assert draft.ids == complete.ids[: min(end, 20)]
+    assert len({len(draft.ids) for draft in drafts}) > 1

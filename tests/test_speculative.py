@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,6 +20,7 @@ from harness_ext.engine.engine import Engine
 from harness_ext.errors import ConfigurationError
 from harness_ext.models.baseline import Baseline
 from harness_ext.models.skyline import Skyline
+from harness_ext.models.speculative.drafting import Drafting
 from harness_ext.models.speculative.partial_reply import after
 from harness_ext.models.speculative.policies import POLICIES, table
 from harness_ext.models.speculative.text_policies import Judge
@@ -115,11 +117,26 @@ def test_greedy_takes_one_pass_where_nothing_is_wrong() -> None:
 def test_drafts_grow_while_all_of_them_is_approved_and_shrink_otherwise() -> None:
     text = "Mary went home, and John went to the garden. So: garden"
     student, teacher = chars(text, text)
+    student.parameters, teacher.parameters = 1, 8
     assert spoken(solve(SpeculativePair(accept="greedy"), student, teacher)) == text
-    assert [len(asked.draft) for asked in verifications(teacher)] == [5, 7, 9, 11, 13, 6]
+    lengths = [len(asked.draft) for asked in verifications(teacher)]
+    assert lengths[:-1] == sorted(lengths[:-1])
+    assert lengths[0] < lengths[-2]
     student, teacher = CharBackend(lambda prompt, reply: {"?": 1.0}, "student"), CharBackend(says("abcdefghij"), "t")
     assert spoken(solve(SpeculativePair(accept="greedy"), student, teacher)) == "abcdefghij"
-    assert [len(asked.draft) for asked in verifications(teacher)] == [5, 4, 3, 2, 1, 1, 1, 1, 1, 1, 1]
+    lengths = [len(asked.draft) for asked in verifications(teacher)]
+    assert lengths == sorted(lengths, reverse=True)
+    assert lengths[-1] == 2
+
+
+@pytest.mark.parametrize(("cost", "rate"), [(1.0, 0.9), (0.35, 0.8), (0.1, 0.8), (0.1, 0.95), (0.02, 0.5)])
+def test_a_draft_has_the_length_that_pays_most(cost: float, rate: float) -> None:
+    """Checked against drawn judgements: no other length writes more tokens per unit of time."""
+    length = Drafting(cost=cost, approved=int(rate * 10**6), judged=10**6).tokens
+    random = np.random.default_rng(0)
+    runs = np.cumprod(random.random((200_000, 16)) < rate, axis=1).sum(axis=1)
+    speeds = {n: (np.minimum(runs, n) + 1).mean() / (n * cost + 1) for n in range(2, 17)}
+    assert speeds[length] == pytest.approx(max(speeds.values()), rel=0.01)
 
 
 def test_other_rules_judge_whole_answers() -> None:

@@ -54,6 +54,8 @@ class GenerateRequest:
     reply: the token ids of a partial reply to be continued, for backends with `tokens`. Stop sequences and the length
         limit apply to the whole reply; the completion's text is only what is new. Default None: a new reply.
     only: ends the reply after its first new step (`"step"`) or after this many new tokens. Default None: neither.
+    confidence: ends the continuation of a reply after a token to which the model gave a lower probability, on backends
+        with `tokens`. Default 0: nowhere.
     keep_ids: whether the completion includes its token ids. Default False.
     seed: the random seed, for backends that accept one per request. Each draw of a prompt has its own, and always the
         same one. Default 0.
@@ -66,6 +68,7 @@ class GenerateRequest:
     gen_kwargs: Mapping[str, Any]
     reply: tuple[int, ...] | None = None
     only: Literal["step"] | int | None = None
+    confidence: float = 0.0
     keep_ids: bool = False
     seed: int = 0
     images: tuple[Image, ...] = ()

@@ -25,7 +25,6 @@ from harness_ext.backends.hf_beams import search_beams, wants_beams
 from harness_ext.backends.hf_decoding import Decoder, sampling_of
 from harness_ext.backends.hf_lm import lazy_hflm_class
 from harness_ext.backends.hf_rows import GeneratedRow, completion_of, reply_text
-from harness_ext.backends.hf_sampling import Sampling
 from harness_ext.backends.hf_states import States, open_states, state_budget
 from harness_ext.backends.hf_tokens import HFTokens
 from harness_ext.backends.registered_calls import call_lm
@@ -145,7 +144,7 @@ class HFBackend(Backend):
         return check_length(self.lm, self.name, request)
 
     def generate(self, requests: Sequence[GenerateRequest], deliver: Deliver) -> None:
-        taken, samplings = list(requests), dict[str, Sampling]()
+        taken = list(requests)
         streamed: list[int] = []
         beams: list[int] = []
         batched: list[int] = []
@@ -157,7 +156,7 @@ class HFBackend(Backend):
                 request = taken[i]
                 if wants_beams(request):
                     beams.append(i)
-                elif request.reply is not None or self._streams(request, samplings):
+                elif request.reply is not None or self._streams(request):
                     streamed.append(i)
                 else:
                     batched.append(i)
@@ -178,11 +177,11 @@ class HFBackend(Backend):
             for markers in dict.fromkeys(taken[i].thought_markers for i in group):
                 self._generate_group(taken, [i for i in group if taken[i].thought_markers == markers], markers, deliver)
 
-    def _streams(self, request: GenerateRequest, samplings: dict[str, Sampling]) -> bool:
+    def _streams(self, request: GenerateRequest) -> bool:
         """Return whether a new reply is written by our own decoding loop, not by lm-eval's call."""
         if self.passes_through or self.why_static:
             return False
-        return sampling_of(self.lm, request.gen_kwargs, samplings).plain
+        return sampling_of(self.lm, request.gen_kwargs).plain
 
     def verify(self, requests: Sequence[VerifyRequest], deliver: Deliver) -> None:
         assert self.states is not None

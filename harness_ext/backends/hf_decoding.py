@@ -6,7 +6,6 @@ paged cache, which on a CPU is several times slower than a static batch (docs/be
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 from collections import deque
@@ -23,6 +22,8 @@ from harness_ext.reading.steps import steps
 from harness_ext.reading.stops import cut_at_stop
 from harness_ext.records import Completion, Finish
 
+MOST_SETTINGS = 256
+
 
 @dataclass(eq=False, slots=True)
 class Reply:
@@ -37,6 +38,7 @@ class Reply:
     processors: the logits processors, if there are any.
     new: the new tokens. Default: none.
     cached: how many tokens of the prompt had been read before. Default 0.
+    unsure: whether the last token is less likely than the request's `confidence`. Default False.
     """
 
     index: int
@@ -48,6 +50,7 @@ class Reply:
     processors: Any
     new: list[int] = field(default_factory=list)
     cached: int = 0
+    unsure: bool = False
 
     @property
     def begun(self) -> tuple[int, ...]:
@@ -69,7 +72,6 @@ class Decoder:
     ) -> None:
         self.lm, self.states, self.deliver, self.more = lm, states, deliver, more
         self.tokens = HFTokens(lm)
-        self._samplings: dict[str, Sampling] = {}
         self._seconds = RowSeconds()
         self._open: list[Reply] = []  # in the order of the rows of `states`
 
@@ -104,7 +106,7 @@ class Decoder:
 
     def _reply(self, index: int, request: GenerateRequest) -> Reply | None:
         """Return the reply that a request begins, or None if it has no room for any token."""
-        sampling = sampling_of(self.lm, request.gen_kwargs, self._samplings)
+        sampling = sampling_of(self.lm, request.gen_kwargs)
         prompt = prompt_ids(self.lm, request, sampling.most)
         room = sampling.most - len(request.reply or ())
         if isinstance(request.only, int):
@@ -112,10 +114,7 @@ class Decoder:
         if room <= 0:
             self._finish_begun(Reply(index, request, prompt, sampling, 0, None, None), "length", 0.0)
             return None
-        source = None
-        if sampling.draws:
-            seed = hashlib.sha256(json.dumps([request.seed, prompt, request.reply]).encode()).hexdigest()
-            source = random.Random(seed)
+        source = random.Random(request.seed) if sampling.draws else None
         processors = sampling.processors(len(prompt), self.lm.device) or None
         return Reply(index, request, prompt, sampling, room, source, processors)
 
@@ -147,6 +146,12 @@ class Decoder:
             logits[members] = one.processors(torch.tensor(rows, device=logits.device), logits[members])
         for reply, token in zip(replies, choose(logits, [reply.source for reply in replies]), strict=True):
             reply.new.append(token)
+        asked = [i for i, reply in enumerate(replies) if reply.request.confidence]
+        if asked:
+            chosen = torch.tensor([[replies[i].new[-1]] for i in asked], device=logits.device)
+            shares = torch.softmax(logits[asked], dim=-1).gather(1, chosen)[:, 0].tolist()
+            for i, share in zip(asked, shares, strict=True):
+                replies[i].unsure = share < replies[i].request.confidence
         self.lm.meter.wrote(len(replies))
 
     def _retire(self) -> None:
@@ -196,6 +201,8 @@ class Decoder:
                 return ("stop",)
         if len(reply.new) >= reply.room:
             return (None if isinstance(request.only, int) and reply.room == request.only else "length",)
+        if reply.unsure:
+            return (None,)
         if request.only == "step" and len(steps(self.lm.tok_decode(reply.new))) > 1:
             return (None,)
         return None
@@ -223,10 +230,13 @@ class Decoder:
         )
 
 
-def sampling_of(lm: Any, gen_kwargs: Mapping[str, Any], known: dict[str, Sampling]) -> Sampling:
-    """Return how tokens are chosen under these settings, from `known` if they have occurred."""
+def sampling_of(lm: Any, gen_kwargs: Mapping[str, Any]) -> Sampling:
+    """Return how tokens are chosen under these settings. To find out takes milliseconds, so it is remembered."""
     key = json.dumps(gen_kwargs, sort_keys=True, default=str)
+    known: dict[str, Sampling] = lm.samplings
     if key not in known:
+        if len(known) >= MOST_SETTINGS:
+            known.clear()
         known[key] = Sampling(lm, gen_kwargs)
     return known[key]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from harness_ext.backends import hf_score
 from harness_ext.backends.hf_rows import GeneratedRow, RowSeconds
-from harness_ext.backends.hf_sampling import generate_settings
+from harness_ext.backends.hf_sampling import Sampling, generate_settings
 from harness_ext.backends.hf_stops import AnswerStops
 from harness_ext.backends.meter import Meter
 from harness_ext.reading.thoughts import DEFAULT_MARKERS, Markers
@@ -48,6 +48,7 @@ def lazy_hflm_class() -> Any:
     thought_markers: how thoughts are marked; None if the stop sequences apply to the whole text.
     end_ids: the tokens that end a reply.
     generate_ends: those of them at which the model's `generate` ends a row by itself.
+    samplings: how tokens are chosen, by generation settings as JSON.
     meter: what takes note of the tokens as they are written.
     """
     import torch
@@ -73,6 +74,7 @@ def lazy_hflm_class() -> Any:
             self.contexts: Sequence[str] = ()
             self.thought_markers: Markers | None = DEFAULT_MARKERS
             self.end_ids: frozenset[int] = frozenset()
+            self.samplings: dict[str, Sampling] = {}
             self.meter = Meter()
             self.scoring = hf_score.ScoreWatch()
             super().__init__(**kwargs)

@@ -9,7 +9,6 @@ from typing import Any
 
 from harness_ext.backends.base import LEAST_LOGPROB, Deliver, VerifyRequest
 from harness_ext.backends.hf_decoding import prompt_ids, sampling_of
-from harness_ext.backends.hf_sampling import Sampling
 from harness_ext.backends.hf_states import States, autocast
 from harness_ext.records import Verification
 
@@ -24,14 +23,13 @@ def verify(lm: Any, states: States, requests: Sequence[VerifyRequest], deliver: 
     """
     import torch
 
-    samplings: dict[str, Sampling] = {}
     size = max(1, int(lm.batch_size))
     # Long rows first, so that a batch that does not fit into memory shows at once.
     ordered = sorted(range(len(requests)), key=lambda i: len(requests[i].prompt), reverse=True)
     for start in range(0, len(ordered), size):
         started = time.perf_counter()
         batch = ordered[start : start + size]
-        how = [sampling_of(lm, requests[i].gen_kwargs, samplings) for i in batch]
+        how = [sampling_of(lm, requests[i].gen_kwargs) for i in batch]
         prompts = [prompt_ids(lm, requests[i], sampling.most) for i, sampling in zip(batch, how, strict=True)]
         rows = [[*p, *requests[i].reply, *requests[i].draft] for i, p in zip(batch, prompts, strict=True)]
         found: dict[int, Verification] = {}

@@ -186,7 +186,8 @@ class Turns:
         if request.thought_markers != DEFAULT_MARKERS:
             key = digest(key, _encode(request.thought_markers))
         if request.reply is not None:
-            key = digest(key, _encode([request.reply, request.only]))
+            confidence = [request.confidence] if request.confidence else []
+            key = digest(key, _encode([request.reply, request.only, *confidence]))
         if not sampled:
             return key
         draw = self._draws[key] = self._draws.get(key, -1) + 1

@@ -152,6 +152,7 @@ async def continue_reply(
     *,
     kind: str,
     only: Literal["step"] | int | None = None,
+    confidence: float = 0.0,
 ) -> Continuation:
     """Let a seat continue a reply under the task's own settings.
 
@@ -162,10 +163,11 @@ async def continue_reply(
     kind: the turn's name in the records.
     only: ends the text after the next step (`"step"`) or after this many tokens. A model that does not support this may
         write more. Default None: no such limit.
+    confidence: ends the text after a token that is less likely than this, where the model supports it. Default 0.
     """
     backend = seat.backend
     if reply.ids is not None and reply.tokens is not None and shares(backend, reply.tokens):
-        completion = await seat.generate(question.context, kind=kind, reply=reply.ids, only=only)
+        completion = await seat.generate(question.context, kind=kind, reply=reply.ids, only=only, confidence=confidence)
         if completion.ids is not None:
             return Continuation(completion, completion.text, completion.ids)
         return _joined(reply, completion, completion.text)
