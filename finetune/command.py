@@ -6,7 +6,7 @@ import os
 import sys
 
 from harness_ext.engine.processes import place_of
-from harness_ext.errors import ConfigurationError, StoreError
+from harness_ext.errors import INTERRUPTED, ConfigurationError, StoreError
 from harness_ext.finetune.aliases import resolve, unknown
 from harness_ext.finetune.args import ConfigError
 from harness_ext.finetune.encoding import DataError
@@ -25,7 +25,7 @@ def main(argv: list[str]) -> int:
 
     Returns 0 on success; 1 if another process trains into the same folder, or the training has diverged; 2 if settings
     or rows are invalid, after printing every problem; 128 plus the signal's number if a signal ended the training,
-    after saving it.
+    after saving it; 130 if it was interrupted from the keyboard, which saves nothing.
     """
     if argv[:1] == ["decisions"]:
         from harness_ext.finetune import decisions_command
@@ -45,6 +45,7 @@ def main(argv: list[str]) -> int:
         final = run_plan(plan)
         if main_process():
             print(final)
+        _leave()
     except (ConfigError, ConfigurationError, DataError) as error:
         if main_process():
             print(f"harness-ext finetune: {clean(error)}", file=sys.stderr)
@@ -55,7 +56,12 @@ def main(argv: list[str]) -> int:
     except (Diverged, Interrupted) as ended:
         if main_process():
             print(f"harness-ext finetune: {clean(ended)}", file=sys.stderr)
+        _leave()
         return ended.status
+    except KeyboardInterrupt:
+        if main_process():
+            print("harness-ext finetune: interrupted; run the same command to resume", file=sys.stderr)
+        return INTERRUPTED
     return 0
 
 
@@ -79,6 +85,18 @@ def read(argv: list[str]) -> tuple[Plan, bool]:
     if not settings:
         raise ConfigError(f"nothing to do.\nusage: {USAGE}")
     return build_plan(settings, "these arguments"), given.check
+
+
+def _leave() -> None:
+    """Leave the group of processes, if there are several, at an end that all of them reach.
+
+    torch's threads may otherwise still run while Python exits, which can abort a process that has done its work; and
+    on GPUs torch warns of it.
+    """
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        dist.destroy_process_group()
 
 
 def _check(plan: Plan) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness_ext.finetune.args import TrainArgs
+from harness_ext.finetune.library_messages import BUILT, prints_to_stderr, silence_known
 
 if TYPE_CHECKING:
     import torch
@@ -43,9 +44,10 @@ def weights_dtype(args: TrainArgs, compute: str) -> torch.dtype:
 def prepare_environment(args: TrainArgs) -> None:
     """Set the environment variables that libraries read when they are imported.
 
-    They turn off telemetry, select the CPU if it was chosen, and describe a DeepSpeed run without a launcher as a
-    launch of one process.
+    They turn off telemetry, select the CPU if it was chosen or is all there is, and describe a DeepSpeed run without a
+    launcher as a launch of one process. Known warnings without a meaning for the run are silenced.
     """
+    silence_known(args)
     from huggingface_hub import constants
 
     # TRL sends telemetry once per trainer. The variable affects child processes and libraries that are imported later;
@@ -56,9 +58,11 @@ def prepare_environment(args: TrainArgs) -> None:
 
     if args.threads:
         torch.set_num_threads(args.threads)
-    on_cpu = args.device == "cpu" or not torch.cuda.is_available()
-    if on_cpu and args.deepspeed:
+    on_cpu = _on_cpu(args)
+    if on_cpu:
+        # Other libraries import DeepSpeed even where it is not used, and it warns if it has to find this out itself.
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    if on_cpu and args.deepspeed:
         # With this variable, accelerate silently ignores DeepSpeed.
         os.environ.pop("ACCELERATE_USE_CPU", None)
     elif on_cpu:
@@ -70,7 +74,8 @@ def prepare_environment(args: TrainArgs) -> None:
         # DeepSpeed reads the number of processes from the process group; without one it assumes a single process.
         import deepspeed
 
-        deepspeed.init_distributed("gloo", auto_mpi_discovery=False, verbose=False)
+        with prints_to_stderr(dropped=BUILT):
+            deepspeed.init_distributed("gloo", auto_mpi_discovery=False, verbose=False)
 
 
 def common_arguments(
@@ -111,8 +116,9 @@ def common_arguments(
         "data_seed": args.seed,
         "bf16": compute == "bfloat16",
         "fp16": compute == "float16",
-        "use_cpu": args.device == "cpu",
-        "gradient_checkpointing": args.gradient_checkpointing,
+        # Without this, DeepSpeed's launch of several processes on a machine without GPUs counts as one process.
+        "use_cpu": _on_cpu(args),
+        _recomputing(): args.gradient_checkpointing,
         "dataloader_pin_memory": args.device != "cpu" and compute != "float32",
         "deepspeed": args.deepspeed_file,
         "report_to": report_to,
@@ -122,6 +128,20 @@ def common_arguments(
         "disable_tqdm": True,
         "trust_remote_code": args.trust_remote_code,
     }
+
+
+def _on_cpu(args: TrainArgs) -> bool:
+    import torch
+
+    return args.device == "cpu" or not torch.cuda.is_available()
+
+
+def _recomputing() -> str:
+    """Return transformers' name for `gradient_checkpointing`. It has two since 5.23, and warns of the older one."""
+    from transformers import TrainingArguments
+
+    new = "activation_checkpointing"
+    return new if new in TrainingArguments.__dataclass_fields__ else "gradient_checkpointing"
 
 
 def _free_port() -> int:

@@ -29,6 +29,10 @@ if [ -n "${RANK:-}" ] || { [ "$processes" -le 1 ] && [ "${NNODES:-1}" -eq 1 ]; }
     # Without a launcher in between, signals reach the training itself.
     exec "$python" -m harness_ext.finetune "$@"
 fi
+if [ "$processes" -gt 1 ]; then
+    # torchrun's own default, which it would announce in five lines.
+    export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+fi
 launch=("$python" -m torch.distributed.run --nproc_per_node "$processes")
 if [ "${NNODES:-1}" -gt 1 ]; then
     launch+=(--nnodes "$NNODES" --node_rank "${NODE_RANK:?must be set to the number of this node, from 0}")

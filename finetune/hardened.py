@@ -29,7 +29,8 @@ def hardened(base: type, args: TrainArgs) -> type:
     - raises Diverged when a loss or a gradient norm is not finite, before anything of that step is saved;
     - evaluates without touching the random states, so that evaluations do not change what is trained;
     - counts tokens on after a resume;
-    - saves and resumes projected prefixes, and can batch rows of similar length.
+    - saves and resumes projected prefixes, and can batch rows of similar length;
+    - does not report tied weights as missing when it resumes.
     """
 
     class Hardened(base):  # type: ignore[misc]
@@ -111,6 +112,13 @@ def hardened(base: type, args: TrainArgs) -> type:
             for name, value in trained.named_parameters():
                 if name in types:
                     value.data = value.data.to(types[name])
+
+        def _issue_warnings_after_load(self, load_result: Any) -> None:
+            # A weight that is tied to another is saved and loaded under one of their names only.
+            state = self.model.state_dict()
+            loaded = {value.data_ptr() for name, value in state.items() if name not in load_result.missing_keys}
+            missing = [n for n in load_result.missing_keys if n not in state or state[n].data_ptr() not in loaded]
+            super()._issue_warnings_after_load(load_result._replace(missing_keys=missing))
 
         def _get_train_sampler(self, train_dataset: Any = None) -> Any:
             if not args.group_by_length:

@@ -25,10 +25,14 @@ from harness_ext.finetune.decision_temperature import Fit
 from harness_ext.finetune.environment import common_arguments, precision, prepare_environment, weights_dtype
 from harness_ext.finetune.epochs import write_errors
 from harness_ext.finetune.hardened import forget_states
+from harness_ext.finetune.library_messages import transformers_bars
 from harness_ext.finetune.model_card import write_card
 from harness_ext.finetune.plan import Plan
 from harness_ext.finetune.preflight import Machine, check
+from harness_ext.finetune.progress import TrainingProgress, progress_callback
+from harness_ext.finetune.readers import quiet
 from harness_ext.finetune.run_record import absolute, check_settings, step_to_resume, write_record
+from harness_ext.finetune.summary import summarise
 from harness_ext.finetune.trainers import training
 from harness_ext.records.run_lock import lock_training
 from harness_ext.terminal import clean
@@ -55,13 +59,17 @@ def run_plan(plan: Plan) -> Path:
         say(note)
     done = Path()
     for number, stage in enumerate(plan.stages, start=1):
-        say(f"stage {number} of {len(plan.stages)}: {stage.model} -> {stage.output_dir}")
-        done = run_stage(stage)
+        place = f"stage {number} of {len(plan.stages)}"
+        say(f"{place}: {stage.model} -> {stage.output_dir}")
+        done = run_stage(stage, place if len(plan.stages) > 1 else "")
     return done
 
 
-def run_stage(args: TrainArgs) -> Path:
+def run_stage(args: TrainArgs, stage: str = "") -> Path:
     """Train one stage and return the folder of the final model.
+
+    args: the settings of the stage.
+    stage: which of several stages it is, for the progress display. Default: it is the only one.
 
     Resumes from the last complete checkpoint; incomplete ones are skipped with a message. Raises ConfigError if the
     run cannot work or the folder contains a different run, StoreError if another process trains into the folder,
@@ -70,11 +78,11 @@ def run_stage(args: TrainArgs) -> Path:
     """
     check((args,), Machine.here())
     out = Path(args.output_dir)
-    with _only_writer(out):
-        return _run_stage(args, out, final_dir(out))
+    with _only_writer(out), transformers_bars(shown=main_process() and sys.stderr.isatty()):
+        return _run_stage(args, out, final_dir(out), stage)
 
 
-def _run_stage(args: TrainArgs, out: Path, final: Path) -> Path:
+def _run_stage(args: TrainArgs, out: Path, final: Path, stage: str) -> Path:
     if main_process():
         check_settings(args, out)
     finished = args.resume and not why_incomplete(final)
@@ -94,7 +102,7 @@ def _run_stage(args: TrainArgs, out: Path, final: Path) -> Path:
         )
     if checkpoint is not None:
         say(f"resuming from {checkpoint}")
-    _train(args, out, final, checkpoint)
+    _train(args, out, final, checkpoint, stage)
     return final
 
 
@@ -156,10 +164,10 @@ def _only_writer(out: Path) -> Iterator[None]:
         lock.release()
 
 
-def _train(args: TrainArgs, out: Path, final: Path, checkpoint: Path | None) -> None:
+def _train(args: TrainArgs, out: Path, final: Path, checkpoint: Path | None, stage: str) -> None:
     prepare_environment(args)
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
 
     compute = precision(args)
     tokenizer = AutoTokenizer.from_pretrained(args.model, trust_remote_code=args.trust_remote_code)
@@ -180,6 +188,7 @@ def _train(args: TrainArgs, out: Path, final: Path, checkpoint: Path | None) -> 
         trust_remote_code=args.trust_remote_code,
     )
     adapters.keep_gradients(model)
+    progress = TrainingProgress(stage, None if args.max_steps > 0 else args.epochs, shown=main_process())
     with Stop() as stop:
         parts = {
             "model": model,
@@ -187,16 +196,22 @@ def _train(args: TrainArgs, out: Path, final: Path, checkpoint: Path | None) -> 
             "eval_dataset": held_out,
             "processing_class": tokenizer,
             "peft_config": adapters.peft_config(args, model.config.get_text_config().hidden_size),
-            "callbacks": [keeper(stop, args.save_steps, args.eval_steps), *callbacks],
+            "callbacks": [keeper(stop, args.save_steps, args.eval_steps), progress_callback(progress), *callbacks],
         }
-        trainer = build(parts)
+        with quiet():
+            trainer = build(parts)
         _really_deepspeed(args, trainer)
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        trainer.remove_callback(PrinterCallback)  # it prints each log entry as a dictionary
+        with transformers_bars(shown=False), progress:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if stop.agreed(trainer.args.device):
             raise Interrupted(stop.number, trainer.state.global_step)
     decides = bool(facts["train"]["decisions"])
     fits = fit_whole(args, trainer, tokenizer) if decides else None
     _finish(args, trainer, tokenizer, out, final, fits)
+    if main_process():
+        log, row_tokens = trainer.state.log_history, facts["train"]["tokens"]
+        say(clean(summarise(args, log, row_tokens, progress.seconds, step, stage, decides).text()))
 
 
 def _really_deepspeed(args: TrainArgs, trainer: Any) -> None:

@@ -19,6 +19,7 @@ from harness_ext.finetune.plan import build_plan
 from harness_ext.finetune.recipes.embedded_pair.training_rows import rows
 from harness_ext.finetune.train import run_plan, run_stage
 
+MOST_LINES = 60  # of a log
 STUDENT_SHARES = {"draft": 2.0, "continue": 1.0, "refine": 1.0}
 
 
@@ -94,7 +95,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def finetune_sh(*arguments: object) -> str:
-    """Run finetune.sh in two processes on the CPU; return its standard error."""
+    """Run finetune.sh in two processes on the CPU; return its standard error. The whole log must be short."""
     done = subprocess.run(
         ["bash", str(ROOT / "finetune" / "finetune.sh"), *map(str, arguments)],
         env={**os.environ, "OMP_NUM_THREADS": "1", "NPROC": "2", "PYTHON": sys.executable},
@@ -105,6 +106,10 @@ def finetune_sh(*arguments: object) -> str:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    # Standard output has the folder of the model only, and two processes say no more than one.
+    assert len(done.stdout.splitlines()) == 1
+    assert len(done.stderr.splitlines()) < MOST_LINES
+    assert "Warning" not in done.stderr
     return done.stderr
 
 

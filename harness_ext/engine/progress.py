@@ -206,15 +206,16 @@ class Progress:
         elapsed = self._said - self._started
         answered = self.done - self.known
         rest = self.total - self.done
-        left = f", {_clock(elapsed / answered * rest)} left" if answered and rest > 0 else ""
+        left = f", {as_clock(elapsed / answered * rest)} left" if answered and rest > 0 else ""
         print(
-            f"[harness-ext] {self.done}/{self.total} questions in {_clock(elapsed)}{left}: {status}",
+            f"[harness-ext] {self.done}/{self.total} questions in {as_clock(elapsed)}{left}: {status}",
             file=self.stream,
             flush=True,
         )
 
 
-def _clock(seconds: float) -> str:
+def as_clock(seconds: float) -> str:
+    """Return a time in seconds as minutes and seconds (`3:05`), or hours, minutes and seconds (`1:03:05`)."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
