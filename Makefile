@@ -2,6 +2,8 @@
 # make test         set up and run the tests (ARGS="tests/test_cli.py -x" selects some of them)
 # make check        run the linters, the type checker and the tests
 # make test-latest  run the tests on the newest releases of all dependencies, in an environment of its own (LATEST)
+# make models       fetch and convert real public models (ARGS="smollm2 gemma" selects some; into HARNESS_EXT_MODELS)
+# make engines      build llama.cpp's server, with which tests drive a real engine (into HARNESS_EXT_MODELS)
 # make clean        remove build outputs and caches, but not the virtual environments or the runs
 #
 # VENV=<folder> uses another virtual environment; PYTHON=<python> creates it with another interpreter (3.11 or later).
@@ -25,13 +27,19 @@ export OMP_NUM_THREADS
 PYTEST := -m pytest -n 2 --dist loadfile $(ARGS)
 FOLDERS := $(wildcard models tasks enhance finetune)
 
-.PHONY: demo test test-latest lint types layout check clean
+.PHONY: demo engines models test test-latest lint types layout check clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
 	$(BIN)/lm_eval run --model feedback_pair --tasks babi_stories --limit 50 --batch_size 32 --output_path results/demo
 	@echo "Transcripts: $$(ls -t harness_ext_runs/*/transcripts.jsonl | head -n 1)"
 	@echo "Scores:      $$(ls -t results/demo/*/results_*.json | head -n 1)"
+
+models: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/models.py $(ARGS)
+
+engines: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/engines.py
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python $(PYTEST)

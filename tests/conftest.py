@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from real_models import small_model
 
 # No test needs the hub, and on a machine without a network every request to it would wait for a time-out.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -32,3 +33,15 @@ def data_dir() -> Path:
     if not Path(folder).is_dir():
         pytest.fail(f"HARNESS_EXT_DATA is not a folder: {folder}")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """Return the folder of SmolLM2-135M-Instruct with four of its layers; skip the test if it cannot be had."""
+    return small_model("smollm2")
+
+
+@pytest.fixture(scope="session")
+def gemma() -> Path:
+    """Return the folder of the base model Gemma 3 270M with two of its layers; skip the test if it cannot be had."""
+    return small_model("gemma")

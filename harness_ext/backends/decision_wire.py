@@ -7,7 +7,6 @@ from math import fsum, isfinite
 from typing import Any, NamedTuple
 
 from harness_ext.backends.base import DecideRequest
-from harness_ext.backends.hf_decide import pipeline_request
 from harness_ext.backends.http_client import Fault
 from harness_ext.backends.openai_wire import decision_usage
 from harness_ext.decisions import Predicate, Score, TypedQuestion
@@ -35,6 +34,13 @@ class Format(NamedTuple):
 
 
 # -- System One ------------------------------------------------------------------------------------------------------
+
+
+def systemone_fields(request: DecideRequest) -> dict[str, Any]:
+    """Return the fields of a request to `/systemone`, which are those of the decision pipeline of transformers."""
+    from harness_ext.backends.hf_decide import pipeline_request
+
+    return pipeline_request(request)
 
 
 def read_systemone(data: Any, request: DecideRequest) -> Decision:
@@ -106,7 +112,7 @@ def read_decisions(data: Any, request: DecideRequest) -> Decision:
     return _decision(data, request, _shares(request, found), None if scored else answer["choice"])
 
 
-SYSTEM_ONE = Format("systemone", pipeline_request, read_systemone)
+SYSTEM_ONE = Format("systemone", systemone_fields, read_systemone)
 DECISIONS = Format("decisions", decisions_fields, read_decisions, MOST_CHOICES)
 
 

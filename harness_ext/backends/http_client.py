@@ -9,10 +9,11 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness_ext.backends.pacing import Pace
+from harness_ext.backends.waiting import Awaited
 from harness_ext.errors import CallFailed, LoadError
 from harness_ext.records import CallResult, TokenCounts, add
 from harness_ext.terminal import outside
@@ -89,6 +90,8 @@ class Client:
     max_wait: how long a request may wait for a server that limits its rate and answers nobody, in seconds. Default
         3600.
     reached: whether the server has ever answered. Default False.
+    awaited: gives a server time that is still starting. Default: no time.
+    ended: returns why the server cannot answer any more, and None if it may. Default: that is never known.
     """
 
     session: aiohttp.ClientSession
@@ -99,6 +102,8 @@ class Client:
     connect_timeout: float | None = None
     max_wait: float = 3600.0
     reached: bool = False
+    awaited: Awaited = field(default_factory=lambda: Awaited("", 0))
+    ended: Callable[[], str | None] = lambda: None
 
     async def post(
         self,
@@ -126,9 +131,12 @@ class Client:
         estimate = len(body) // BYTES_PER_TOKEN + 1 if tokens is None else tokens
         while True:
             async with self.pace.turn(estimate):
+                had_started = self.awaited.started
                 started, sent = time.perf_counter(), asyncio.get_running_loop().time()
                 try:
-                    completion = read(await self._attempt(url, body, lacks))
+                    data = await self._attempt(url, body, lacks)
+                    self.awaited.answered()
+                    completion = read(data)
                     self.pace.answered(estimate, add(completion.prompt_tokens, completion.completion_tokens))
                     return replace(completion, seconds=time.perf_counter() - started, faults=tuple(faults))
                 except NotOffered as raised:
@@ -138,8 +146,10 @@ class Client:
                     fault = raised
                 except (KeyError, IndexError, TypeError, AttributeError, ValueError, RecursionError) as error:
                     fault = Fault("bad_reply", f"a malformed reply ({type(error).__name__}: {outside(error)})")
-                faults.append(fault.name)
-                if fault.busy:
+                starting = self.awaited.pause(fault.name, str(fault), had_started)
+                if starting is None:
+                    faults.append(fault.name)
+                if fault.busy and starting is None:
                     refused += 1
                     wait = backoff(refused) if fault.wait is None else fault.wait
                     waited += wait
@@ -148,6 +158,11 @@ class Client:
                         raise self._given_up(fault, faults, wait)
                     self.pace.refused(sent, wait)
                     continue
+            if starting is not None:
+                await asyncio.sleep(starting)
+                continue
+            if fault.name == "connection" and (ended := self.ended()) is not None:
+                raise LoadError(ended)
             failed += 1
             if not self.reached and failed >= ATTEMPTS_TO_FIND:
                 raise LoadError(f"no server answers at {url}: {fault}. Is it running, and is the address right?")

@@ -8,8 +8,7 @@ import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
@@ -25,8 +24,7 @@ from harness_ext.backends.base import (
 )
 from harness_ext.backends.http_client import BYTES_PER_TOKEN, TOKENS_PER_IMAGE, Client
 from harness_ext.backends.openai_decide import Decider, Served
-from harness_ext.backends.openai_options import DEFAULT_URL, KEY_VARIABLE, ServerOptions, split_name
-from harness_ext.backends.openai_verify import ServedTokens, prompt_field, read_verification, verify_body
+from harness_ext.backends.openai_options import DEFAULT_URL, KEY_VARIABLE, ServerOptions, read_options, split_name
 from harness_ext.backends.openai_wire import (
     WirePrompt,
     first_choice,
@@ -40,15 +38,18 @@ from harness_ext.backends.openai_wire import (
 from harness_ext.backends.pacing import Pace
 from harness_ext.backends.served import Ask, ServedBackend
 from harness_ext.backends.settings import effective_settings
+from harness_ext.backends.waiting import Awaited
 from harness_ext.credentials import hide
 from harness_ext.errors import CallFailed, LoadError
-from harness_ext.options import build, known_names, suggest
 from harness_ext.reading.stops import cut_at_stop
 from harness_ext.reading.thoughts import Markers, split_thought
 from harness_ext.records import CallResult, Completion, Finish, Loglikelihood, Message, Verification, add
 from harness_ext.records.chat import ChatContext, is_utf8
 from harness_ext.records.fingerprint import model_fingerprint
 from harness_ext.terminal import clean
+
+if TYPE_CHECKING:
+    from harness_ext.backends.openai_verify import ServedTokens
 
 MOST_STOPS = 4  # OpenAI rejects more; the others are applied to the reply
 FINISH: Mapping[str, Finish] = {"stop": "stop", "length": "length", "eos": "stop"}
@@ -65,10 +66,11 @@ class OpenAIBackend(ServedBackend):
     token_counts = "exact"
     _tokens: ServedTokens | None = None
     _thinks = False  # whether a stop sequence has ended a thought
+    _may_use_proxies = True
 
     def __init__(self, model: str, base_url: str, options: ServerOptions) -> None:
         super().__init__()
-        self.model, self.base_url, self.options = model, base_url, options
+        self.model, self.options = model, options
         self.name = clean(f"openai:{model}@{base_url}")
         self.device = base_url
         where = {"revision": options.revision} if options.revision else {"base_url": base_url}
@@ -89,15 +91,22 @@ class OpenAIBackend(ServedBackend):
         self.capabilities = frozenset(able)
         if self._is_chat:
             self.remedy = "; with `endpoint=completions` it can continue, and score if the server supports `echo`"
-        self._url = f"{base_url}/chat/completions" if self._is_chat else f"{base_url}/completions"
-        hosted = urlsplit(base_url).hostname == urlsplit(DEFAULT_URL).hostname
-        self._limit = "max_completion_tokens" if hosted and self._is_chat else "max_tokens"
         if options.tokenizer and not self._is_chat:
+            from harness_ext.backends.openai_verify import ServedTokens
+
             self.tokens = self._tokens = ServedTokens(options.tokenizer, options.max_gen_toks)
             self.capabilities |= {"verify"}
         self._omit = frozenset(filter(None, options.omit.split("+")))
-        self._served = Served(self.name, model, base_url, self._is_chat, hosted, self._limit, self._omit)
+        self._locate(base_url)
         self.decision_sources = tuple(dict.fromkeys(way.source for way in self._served.ways))
+
+    def _locate(self, base_url: str) -> None:
+        """Use the server at this address from now on."""
+        self.base_url = base_url
+        self._url = f"{base_url}/chat/completions" if self._is_chat else f"{base_url}/completions"
+        hosted = urlsplit(base_url).hostname == urlsplit(DEFAULT_URL).hostname
+        self._limit = "max_completion_tokens" if hosted and self._is_chat else "max_tokens"
+        self._served = Served(self.name, self.model, base_url, self._is_chat, hosted, self._limit, self._omit)
 
     # -- rendering -----------------------------------------------------------------------------------------------
 
@@ -147,8 +156,7 @@ class OpenAIBackend(ServedBackend):
     async def connect(self) -> AsyncIterator[Ask]:
         import aiohttp
 
-        options = self.options
-        key = os.environ.get(options.api_key_env, "")
+        options, key = self.options, self._key()
         hide(key)
         self._pace = Pace(options.num_concurrent, options.requests_per_minute, options.tokens_per_minute)
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
@@ -156,7 +164,7 @@ class OpenAIBackend(ServedBackend):
             headers=headers,
             timeout=aiohttp.ClientTimeout(total=options.timeout, connect=options.connect_timeout),
             connector=aiohttp.TCPConnector(limit=0),  # the queue limits the requests in flight
-            trust_env=bool(getproxies()),
+            trust_env=self._may_use_proxies and bool(getproxies()),
         ) as session:
             client = Client(
                 session,
@@ -166,6 +174,8 @@ class OpenAIBackend(ServedBackend):
                 self._pace,
                 options.connect_timeout,
                 options.max_wait,
+                awaited=Awaited(self.name, options.wait),
+                ended=self._ended,
             )
             decider = Decider(self._served, client)
 
@@ -181,6 +191,14 @@ class OpenAIBackend(ServedBackend):
                 return await self._generate(client, request)
 
             yield ask
+
+    def _key(self) -> str:
+        """Return the API key, or an empty text if there is none."""
+        return os.environ.get(self.options.api_key_env, "")
+
+    def _ended(self) -> str | None:
+        """Return why the server cannot answer any more; None if it may, or if that is unknown."""
+        return None
 
     @property
     def limited_to(self) -> int | None:
@@ -221,6 +239,8 @@ class OpenAIBackend(ServedBackend):
         settings.pop("until", None)
         ids = None
         if request.reply is not None and self._tokens is not None:
+            from harness_ext.backends.openai_verify import prompt_field
+
             ids = prompt_field(request, self._tokens, settings)
         sampled = settings.pop("do_sample", None)
         fields = {
@@ -260,9 +280,13 @@ class OpenAIBackend(ServedBackend):
     def _verify_body(self, request: VerifyRequest) -> bytes:
         if self._tokens is None:
             raise CallFailed("backend", f"{self.name} cannot verify given tokens: set `tokenizer=<folder or hub id>`")
+        from harness_ext.backends.openai_verify import verify_body
+
         return verify_body(self.model, self._tokens, request)
 
     def _verified(self, data: Any, request: VerifyRequest) -> Verification:
+        from harness_ext.backends.openai_verify import read_verification
+
         assert self._tokens is not None
         return replace(read_verification(self.name, first_choice(data), self._tokens, request), **usage_of(data))
 
@@ -314,14 +338,8 @@ def make_openai_backend(name: str, args: Mapping[str, Any]) -> OpenAIBackend:
     Raises ValueError with cause and remedy.
     """
     model, base_url = split_name(name)
-    own = {k: v for k, v in args.items() if k not in NOT_FOR_SERVERS}
-    known = known_names(ServerOptions)
-    problems = [
-        f"there is no argument `{n}`{suggest(n, known)}; the arguments are {', '.join(known)}"
-        for n in own
-        if n not in known
-    ]
-    options = build(ServerOptions, own, problems)
+    problems: list[str] = []
+    options = read_options(args, problems)
     if options is not None:
         has_key = bool(os.environ.get(options.api_key_env))
         if not has_key and (options.api_key_env != KEY_VARIABLE or base_url == DEFAULT_URL):
@@ -331,13 +349,6 @@ def make_openai_backend(name: str, args: Mapping[str, Any]) -> OpenAIBackend:
                 f"the environment variable {options.api_key_env} contains white space, a line break or characters that "
                 "no key has: export the key alone"
             )
-    missing = [package for package in ("aiohttp", "aiolimiter") if find_spec(package) is None]
-    if missing:
-        problems.append(f"{' and '.join(missing)} is not installed: pip install 'harness-ext[openai]'")
     if problems or options is None:
         raise ValueError("; ".join(problems))
     return OpenAIBackend(model, base_url, options)
-
-
-# Arguments of lm-eval's command line that only matter for models loaded by this process.
-NOT_FOR_SERVERS = frozenset({"batch_size", "max_batch_size", "device", "trust_remote_code"})

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from importlib.util import find_spec
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from harness_ext.credentials import has_credential
+from harness_ext.options import build, known_names, suggest
 from harness_ext.terminal import outside
 
 DEFAULT_URL = "https://api.openai.com/v1"
 KEY_VARIABLE = "OPENAI_API_KEY"
 FEWEST_PARAMETERS = 1000  # `parameters=7` is meant as 7e9
+# Arguments of lm-eval's command line that only matter for models loaded by this process.
+NOT_FOR_SERVERS = frozenset({"batch_size", "max_batch_size", "device", "trust_remote_code"})
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,7 @@ class ServerOptions:
     max_retries: how often a failed request is retried. Default 8.
     max_wait: how long a request may wait for a server that limits its rate and answers nobody, in seconds. Default
         3600.
+    wait: how long to wait for a server that is still starting, in seconds. Default 0: it must be running.
     max_gen_toks: the length limit of replies, in tokens, if a task sets none. Default 256.
     api_key_env: the name of the environment variable that holds the API key. Default `OPENAI_API_KEY`.
     revision: identifies the weights that the server runs. If set, it replaces the server's address in store keys.
@@ -49,6 +55,7 @@ class ServerOptions:
     connect_timeout: float = 30.0
     max_retries: int = 8
     max_wait: float = 3600.0
+    wait: float = 0.0
     max_gen_toks: int = 256
     api_key_env: str = KEY_VARIABLE
     revision: str | None = None
@@ -63,10 +70,10 @@ class ServerOptions:
                 "`num_concurrent`, `max_gen_toks` and `timeout` must be above 0, and `max_retries` must be 0 or more"
             )
         rates = [rate for rate in (self.requests_per_minute, self.tokens_per_minute) if rate is not None]
-        if min([self.connect_timeout, *rates]) <= 0 or self.max_wait < 0:
+        if min([self.connect_timeout, *rates]) <= 0 or min(self.max_wait, self.wait) < 0:
             raise ValueError(
-                "`connect_timeout`, `requests_per_minute` and `tokens_per_minute` must be above 0, and `max_wait` must "
-                "be 0 or more"
+                "`connect_timeout`, `requests_per_minute` and `tokens_per_minute` must be above 0, and `wait` and "
+                "`max_wait` must be 0 or more"
             )
         if self.parameters is not None and self.parameters < FEWEST_PARAMETERS:
             raise ValueError(f"`parameters={self.parameters:g}`: expected the number of the model's weights (`7e9`)")
@@ -74,6 +81,25 @@ class ServerOptions:
             raise ValueError("`tokenizer` is used with `endpoint=completions` only: set that, or leave it out")
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.api_key_env):
             raise ValueError("`api_key_env` takes the name of an environment variable, not the key itself")
+
+
+def read_options(args: Mapping[str, Any], problems: list[str]) -> ServerOptions | None:
+    """Return the options of a served seat, or None if some are wrong.
+
+    args: the seat's arguments. Those that only matter for models loaded by this process are left out.
+    problems: receives one message for each problem, a missing package included.
+    """
+    own = {k: v for k, v in args.items() if k not in NOT_FOR_SERVERS}
+    known = known_names(ServerOptions)
+    problems += [
+        f"there is no argument `{n}`{suggest(n, known)}; the arguments are {', '.join(known)}"
+        for n in own
+        if n not in known
+    ]
+    missing = [package for package in ("aiohttp", "aiolimiter") if find_spec(package) is None]
+    if missing:
+        problems.append(f"{' and '.join(missing)} is not installed: pip install 'harness-ext[openai]'")
+    return build(ServerOptions, own, problems)
 
 
 def split_name(name: str) -> tuple[str, str]:

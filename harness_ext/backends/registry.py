@@ -7,16 +7,20 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness_ext.backends.base import Backend
 from harness_ext.backends.constructor import typed_arguments
 from harness_ext.backends.openai_options import check_address
-from harness_ext.backends.registered import LMBackend
 from harness_ext.options import suggest
 from harness_ext.records.fingerprint import model_fingerprint
 
-OWN_BACKENDS = ("hf", "openai", "classifier", "decision")
+if TYPE_CHECKING:
+    from harness_ext.backends.registered import LMBackend
+
+SERVED = "openai"  # the backend of models that a server answers for
+STARTED = "serve"  # likewise, by a server that the run starts
+OWN_BACKENDS = ("hf", SERVED, STARTED, "classifier", "decision")
 PROTOCOLS = "harness_ext.models."  # the modules of this package's protocols, which lm-eval knows by path
 NAME_ARGUMENTS = ("pretrained", "model", "model_name", "path", "engine")
 
@@ -55,7 +59,7 @@ def parse_spec(text: str, args: Mapping[str, Any]) -> BackendSpec:
         return BackendSpec(backend, name, args)
     raise ValueError(
         f"`{backend}` in `{text}` is not a backend{suggest(backend, known)}: use `hf:<model>`, "
-        "`openai:<model>@<base url>`, or another model of lm-eval as `<name>:<model>`. "
+        "`openai:<model>@<base url>`, `serve:<model>`, or another model of lm-eval as `<name>:<model>`. "
         f"The names: {', '.join(seat_models())}"
     )
 
@@ -88,10 +92,14 @@ def make_backend(spec: BackendSpec) -> Backend:
         from harness_ext.backends.hf import make_hf_backend
 
         return make_hf_backend(spec.name, spec.args)
-    if spec.backend == "openai":
+    if spec.backend == SERVED:
         from harness_ext.backends.openai import make_openai_backend
 
         return make_openai_backend(spec.name, spec.args)
+    if spec.backend == STARTED:
+        from harness_ext.backends.serve import make_serve_backend
+
+        return make_serve_backend(spec.name, spec.args)
     if spec.backend == "classifier":
         from harness_ext.backends.classifier import make_classifier_backend
 
@@ -156,4 +164,6 @@ def _class_for(cls: type[Any]) -> type[LMBackend]:
         from harness_ext.backends.registered_multimodal import MultimodalBackend
 
         return MultimodalBackend
+    from harness_ext.backends.registered import LMBackend
+
     return LMBackend

@@ -6,9 +6,11 @@ import argparse
 import importlib
 import importlib.metadata
 import platform
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -16,6 +18,7 @@ from harness_ext import __file__ as package_file
 from harness_ext import __version__
 from harness_ext.backends.registry import seat_models
 from harness_ext.bridge import plugins, startup
+from harness_ext.serving.engines import ENGINES, LLAMA_SERVER
 from harness_ext.terminal import safe_text
 
 if TYPE_CHECKING:
@@ -48,6 +51,7 @@ def main(arguments: list[str]) -> int:
         "Models": models,
         "Task packs": task_packs,
         "Devices": devices,
+        "Engines that `serve:<model>` starts": engines,
         "Extras": extras,
     }
     problems = 0
@@ -155,6 +159,22 @@ def devices() -> Iterator[Finding]:
     if torch.backends.mps.is_available():
         yield Finding("ok", "mps")
     yield Finding("ok", f"cpu, {torch.get_num_threads()} threads, torch {torch.__version__}")
+
+
+def engines() -> Iterator[Finding]:
+    """Report which engines a run can start as it is; another interpreter may have others (`<seat>.serve.python`)."""
+    for engine in ENGINES.values():
+        wanted = (engine.module, *engine.needs) if engine.module else ()
+        absent = [module for module in wanted if find_spec(module) is None]
+        program = None if engine.module else shutil.which(LLAMA_SERVER)
+        if absent:
+            yield Finding("note", f"{engine.name}: {', '.join(absent)} not installed here")
+        elif engine.module:
+            yield Finding("ok", f"{engine.name}: {engine.module} {importlib.metadata.version(engine.module)}")
+        elif program is None:
+            yield Finding("note", f"{engine.name}: no {LLAMA_SERVER} on the PATH")
+        else:
+            yield Finding("ok", f"{engine.name}: {program}")
 
 
 def extras() -> Iterator[Finding]:

@@ -8,7 +8,8 @@ from typing import Any
 
 from harness_ext.backends.base import Backend
 from harness_ext.backends.openai_options import ServerOptions
-from harness_ext.backends.registry import BackendSpec, make_backend, parse_spec
+from harness_ext.backends.registry import SERVED, STARTED, BackendSpec, make_backend, parse_spec
+from harness_ext.config.placement import place_servers
 from harness_ext.config.run_options import RUNS, RunOptions, SeatOptions
 from harness_ext.config.secrets import secrets_in
 from harness_ext.config.teams import expand_team, member_number
@@ -92,10 +93,13 @@ def plan_run(
     if options is not None and options.trust_remote_code:
         defaults["trust_remote_code"] = True
     specs = _specs(per_seat, protocol_class, demonstration, problems)
-    devices = _devices({seat: spec for seat, (spec, _) in specs.items() if isinstance(spec, BackendSpec)}, device)
+    named = {seat: spec for seat, (spec, _) in specs.items() if isinstance(spec, BackendSpec)}
+    devices = _devices(named, device)
+    placed = place_servers(named, devices.values(), device)
     made: dict[Any, Backend] = {}
     for seat, (spec, seat_options) in specs.items():
-        backend = _backend(seat, spec, {**defaults, "device": devices.get(seat)}, made, problems)
+        where = {"device": devices.get(seat), **placed.get(seat, {})}
+        backend = _backend(seat, spec, {**defaults, **where}, made, problems)
         if backend is not None:
             try:
                 seats[seat] = seat_options.setup(backend)
@@ -271,10 +275,16 @@ def _wrapped(model: Any) -> Backend:
 
 
 def _devices(specs: Mapping[str, BackendSpec], device: str | None) -> dict[str, str]:
-    """Return each seat's device: the requested one, or else one GPU per distinct model while there are GPUs."""
+    """Return each seat's device: the requested one, or else one GPU per distinct model while there are GPUs.
+
+    Seats of served models have none.
+    """
+    specs = {seat: spec for seat, spec in specs.items() if spec.backend not in (SERVED, STARTED)}
     # lm-eval passes `cuda:0` also if the user named no device, so that value cannot mean that the user wants GPU 0.
     if device not in (None, "cuda:0", "cuda"):
         return {seat: str(device) for seat in specs}
+    if not specs:
+        return {}  # counting GPUs would import torch
     import torch
 
     gpus = torch.cuda.device_count()

@@ -30,6 +30,8 @@ class ServedQueue(DeviceQueue):
                     await slots.acquire()
                     group.create_task(self._answer(call, ask)).add_done_callback(lambda _: slots.release())
                     call = await self._waiting.get()
+        except HarnessExtError as error:
+            self._abort(error)
         except Exception as error:
             self._abort(LoadError(f"no connection to {backend.name} can be opened: {error}"))
         finally:

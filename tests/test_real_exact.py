@@ -1,0 +1,287 @@
+"""Exactness on real public models, cut to a few layers: same texts as lm-eval's `hf`, in any batch and after resuming.
+
+The questions and, since such models write tokens of all languages, the replies contain what texts are likely to break
+at: emoji, characters joined to one, Chinese and Japanese, CRLF, LaTeX and code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from real_models import gemma_chat, perturbed
+from support import instances, run_engine
+from test_lm_bridge_evaluate import make_task
+from test_speculative_hf import ask
+
+from harness_ext.backends.base import GenerateRequest
+from harness_ext.backends.hf import HFBackend, make_hf_backend
+from harness_ext.engine.engine import Engine
+from harness_ext.models.baseline import BaselineLM
+from harness_ext.models.feedback_pair import FeedbackPairLM
+from harness_ext.models.skyline import Skyline, SkylineLM
+from harness_ext.models.speculative.partial_reply import PartialReply
+from harness_ext.models.speculative.units import group, pieces_of, splitter
+from harness_ext.models.speculative_pair import SpeculativePair, SpeculativePairLM
+from harness_ext.protocol import Question
+from harness_ext.records import Transcript
+from harness_ext.records.chat import ChatContext
+from harness_ext.records.run_directory import read_transcripts
+from models import ODD_TEXTS
+
+# The first of these tests downloads and converts a model, unless that has been done before.
+pytestmark = [pytest.mark.real, pytest.mark.timeout(1800)]
+
+GEN = {"until": ["\n\n\n"], "max_gen_toks": 12}
+ASKED = [f"{text}\nQ: What is this?" for text in ODD_TEXTS]
+ROWS = [{"q": text, "a": f"No. {number}"} for number, text in enumerate(ASKED)]
+EXAMPLES = [{"q": f"{text}?", "a": text} for text in ("😀", "日本", "a\r\nb", "$x^2$", "👩‍👩‍👧")]
+
+
+@pytest.fixture(scope="module")
+def gemma_with_template(gemma: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return gemma_chat(gemma, tmp_path_factory.mktemp("gemma") / "model")
+
+
+@pytest.fixture(scope="module")
+def noisy(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return SmolLM2 with other weights, which agrees with the original now and then."""
+    return perturbed(smollm2, tmp_path_factory.mktemp("noisy") / "model", 0.05)
+
+
+@cache
+def stock(model: Path, batch_size: int) -> Any:
+    from lm_eval.models.huggingface import HFLM
+
+    return HFLM(str(model), device="cpu", batch_size=batch_size)
+
+
+@cache
+def seat(model: Path, batch_size: int = 8) -> HFBackend:
+    backend = make_hf_backend(str(model), {"device": "cpu", "batch_size": batch_size})
+    backend.load()
+    backend.loaded = True
+    return backend
+
+
+def options(folder: Path, **more: Any) -> dict[str, Any]:
+    return {"store": "off", "run_dir": folder, "progress": "off", "device": "cpu", **more}
+
+
+def transcripts(lm: Any) -> list[Transcript]:
+    return sorted(read_transcripts(lm.session.run.path), key=lambda t: t.doc_id)
+
+
+# -- equal to lm-eval's own model ----------
+
+
+@dataclass(frozen=True)
+class Case:
+    """How a model is evaluated. Few-shot examples are turns of the chat, if there is one."""
+
+    model: str
+    batch_size: int
+    chat: bool
+    shots: int
+    choices: bool = False
+    system: str | None = None
+    limit: int = 6
+
+    def tasks(self) -> dict[str, Any]:
+        """Return a task of written answers, and one of choices if these are asked for, over the odd texts."""
+        from datasets import Dataset
+
+        parts = {"test": Dataset.from_list(ROWS), "train": Dataset.from_list(EXAMPLES)}
+        shared = {"custom_dataset": lambda **_: parts, "doc_to_text": "{{q}}\nA:", "num_fewshot": self.shots}
+        found = {"written": make_task("written", **shared, generation_kwargs=GEN)}
+        if self.choices:
+            choices = {"output_type": "multiple_choice", "doc_to_choice": ["😀", "日本"], "doc_to_target": 0}
+            found["choices"] = make_task("choices", **shared, **choices, metric_list=[{"metric": "acc"}])
+        return found
+
+    def evaluate(self, lm: Any) -> dict[str, Any]:
+        """Return what a model answers and how lm-eval scores it."""
+        from lm_eval.evaluator import evaluate
+
+        results = evaluate(
+            lm, self.tasks(), limit=self.limit, bootstrap_iters=0, apply_chat_template=self.chat,
+            fewshot_as_multiturn=self.chat and self.shots > 0, system_instruction=self.system,
+        )  # fmt: skip
+        assert results is not None
+        samples = {
+            name: [(row["doc_id"], row["resps"], row["filtered_resps"]) for row in rows]
+            for name, rows in results["samples"].items()
+        }
+        return {"results": results["results"], "samples": samples}
+
+
+CASES = [
+    *(
+        Case("smollm2", size, chat, shots, size == 4, "Be brief. 😀" if chat and shots else None)
+        for size in (1, 4, 8)
+        for chat in (False, True)
+        for shots in (0, 5)
+    ),
+    # Its template refuses a system turn, begins with BOS, and ends turns with another token than the stop token.
+    Case("gemma_with_template", 4, False, 0, choices=True, limit=4),
+    Case("gemma_with_template", 1, False, 5, limit=4),
+    Case("gemma_with_template", 1, True, 0, limit=4),
+    Case("gemma_with_template", 8, True, 5, limit=4),
+]
+
+
+@pytest.mark.parametrize(
+    "case", CASES, ids=lambda c: f"{c.model}-{c.batch_size}-{'chat' if c.chat else 'plain'}-{c.shots}"
+)
+def test_without_rounds_every_answer_is_stock_hfs(case: Case, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    folder = request.getfixturevalue(case.model)
+    wanted = case.evaluate(stock(folder, case.batch_size))
+    texts = {resps[0][0] for _, resps, _ in wanted["samples"]["written"]}
+    assert len(texts) > case.limit / 2, "the texts are nearly all the same, so their equality proves little"
+    shared = {"batch_size": case.batch_size, "reason": "off", "student": str(folder)}
+    assert case.evaluate(BaselineLM(**options(tmp_path / "baseline", **shared))) == wanted
+    assert case.evaluate(FeedbackPairLM(**options(tmp_path / "pair", **shared, max_rounds=0))) == wanted
+
+
+# -- speculative decoding ----------
+
+
+def questions(chat: bool, limit: int = len(ASKED)) -> list[Question]:
+    contexts = [ChatContext.of([{"role": "user", "content": text}]) for text in ASKED] if chat else ASKED
+    return [Question(context, GEN, "odd", i, str(i)) for i, context in enumerate(contexts[:limit])]
+
+
+@cache
+def greedy_texts(teacher: Path, chat: bool) -> list[str]:
+    found = run_engine(Engine(), Skyline(), {"teacher": seat(teacher)}, questions(chat))
+    assert len({found[i].text for i in found}) > 10
+    return [found[i].text for i in range(len(ASKED))]
+
+
+@pytest.mark.parametrize("chat", [False, True], ids=["plain", "chat"])
+@pytest.mark.parametrize("unit", ["token", "chunk", "step"])
+@pytest.mark.parametrize("student", ["noisy", "gemma_with_template"])
+def test_greedy_is_the_teachers_text_whoever_drafts(
+    student: str, unit: Any, chat: bool, smollm2: Path, request: pytest.FixtureRequest
+) -> None:
+    """A student with noise on its weights is right now and then; one with another vocabulary hardly ever is."""
+    drafts = seat(request.getfixturevalue(student))
+    asked = questions(chat, 10 if student == "noisy" else 4)
+    protocol = SpeculativePair(unit=unit, accept="greedy", chunk_tokens=3)
+    found = run_engine(Engine(), protocol, {"student": drafts, "teacher": seat(smollm2)}, asked)
+    assert [found[i].failure for i in found] == [None] * len(asked)
+    assert [found[i].text for i in range(len(asked))] == greedy_texts(smollm2, chat)[: len(asked)]
+    totals = [found[i].details["totals"] for i in found]  # type: ignore[index]
+    accepted, corrections = (sum(t[name] for t in totals) for name in ("units_accepted", "corrections"))
+    assert corrections > 0, "the student is never wrong, so the test proves nothing"
+    # These replies are hardly ever divided into steps, and a whole reply is never right.
+    assert accepted > 0 or student != "noisy" or unit == "step", "the student is never right: the test proves nothing"
+
+
+def test_a_teacher_with_another_vocabulary_is_exact_too(smollm2: Path, gemma: Path) -> None:
+    asked = questions(False, 4)
+    seats = {"student": seat(smollm2), "teacher": seat(gemma)}
+    wanted = run_engine(Engine(), Skyline(), {"teacher": seat(gemma)}, asked)
+    found = run_engine(Engine(), SpeculativePair(unit="token", accept="greedy"), seats, asked)
+    assert [found[i].failure for i in found] == [None] * len(asked)
+    assert [found[i].text for i in found] == [wanted[i].text for i in found]
+
+
+# -- batches, windows and resuming ----------
+
+
+@pytest.mark.parametrize(("batch_size", "window"), [(1, 2048), (4, 3), (8, 1)])
+def test_texts_do_not_depend_on_batches_and_windows(
+    batch_size: int, window: int, smollm2: Path, noisy: Path, tmp_path: Path
+) -> None:
+    how = {"batch_size": batch_size, "window": window, "teacher": str(smollm2)}
+    wanted = greedy_texts(smollm2, False)
+    plain = SkylineLM(**options(tmp_path / "plain", **how))
+    assert plain.generate_until(instances(ASKED, GEN)) == wanted
+    pair = SpeculativePairLM(**options(tmp_path / "pair", **how, student=str(noisy), accept="greedy"))
+    assert pair.generate_until(instances(ASKED, GEN)) == wanted
+
+
+@pytest.mark.parametrize("window", [2, 2048])
+def test_what_was_answered_before_is_read_from_the_store(
+    window: int, smollm2: Path, noisy: Path, tmp_path: Path
+) -> None:
+    how = {"store": str(tmp_path / "store"), "window": window, "student": str(noisy), "teacher": str(smollm2)}
+    wanted = greedy_texts(smollm2, False)
+    for number, (count, reused) in enumerate([(6, 0), (15, 6), (15, 15)]):
+        lm = SpeculativePairLM(**options(tmp_path / str(number), batch_size=4, accept="greedy", **how))
+        assert lm.generate_until(instances(ASKED[:count], GEN)) == wanted[:count]
+        assert [all(t.reused for t in one.turns) for one in transcripts(lm)] == [i < reused for i in range(count)]
+
+
+# -- seams ----------
+
+
+@pytest.fixture(params=["smollm2", "gemma"])
+def backend(request: pytest.FixtureRequest) -> HFBackend:
+    return seat(request.getfixturevalue(request.param))
+
+
+def test_the_pieces_of_a_text_are_the_text_wherever_it_is_cut(backend: HFBackend) -> None:
+    """Cuts within a character, within an emoji of several characters and within CRLF included."""
+    assert backend.tokens is not None
+    decode, within = backend.tokens.decode, 0
+    for text in ODD_TEXTS:
+        ids = backend.tokens.encode(text)
+        for cut in range(len(ids) + 1):
+            before = decode(ids[:cut])
+            within += before.endswith("\ufffd")
+            pieces = pieces_of(ids[cut:], decode, ids[:cut])
+            assert len(pieces) == len(ids) - cut
+            assert "".join(pieces) == decode(ids)[len(before) :]
+            for unit in ("token", "chunk", "step"):
+                sizes = splitter(unit, 3)(pieces)  # type: ignore[arg-type]
+                assert "".join(group(pieces, sizes)) == "".join(pieces)
+    assert within > 0, "no cut is within a character"
+
+
+def test_a_partial_reply_is_joined_to_the_same_text_wherever_it_is_cut(backend: HFBackend) -> None:
+    tokens = backend.tokens
+    assert tokens is not None
+    for text in ODD_TEXTS:
+        text = tokens.decode(tokens.encode(text))  # without special tokens, which are no text
+        for cut in range(len(text) + 1):
+            reply = PartialReply("", (), tokens, GEN).with_text(text[:cut]).with_text(text[cut:])
+            assert reply.text == text
+            assert tokens.decode(reply.ids or ()) == text
+
+
+@pytest.mark.parametrize("kind", ["own", "odd"])
+def test_a_reply_continued_at_any_token_is_the_same_reply(kind: str, backend: HFBackend) -> None:
+    """`own`: what the model wrote itself. `odd`: the beginning of an odd text, and what the model adds to it."""
+    assert backend.tokens is not None
+    contexts = ASKED[:6]
+    begun: list[tuple[int, ...]] = [()] * 6 if kind == "own" else [backend.tokens.encode(t)[:6] for t in ODD_TEXTS[:6]]
+    starts = [GenerateRequest(c, GEN, reply=b) for c, b in zip(contexts, begun, strict=True)]
+    whole = [b + (one.ids or ()) for b, one in zip(begun, ask(backend, starts), strict=True)]
+    cuts = [(c, ids, n) for c, b, ids in zip(contexts, begun, whole, strict=True) for n in range(len(b), len(ids), 3)]
+    rests = ask(backend, [GenerateRequest(c, GEN, reply=ids[:n]) for c, ids, n in cuts])
+    for (_, ids, n), rest in zip(cuts, rests, strict=True):
+        assert ids[:n] + (rest.ids or ()) == ids
+        text, ended = backend.tokens.read(ids, GEN)
+        assert ended
+        known = backend.tokens.decode(ids[:n])
+        assert rest.text == text[len(known) :] or known.endswith("\ufffd")
+
+
+def test_a_stop_sequence_across_a_seam_is_found(backend: HFBackend) -> None:
+    assert backend.tokens is not None
+    (whole,) = ask(backend, [GenerateRequest(ASKED[1], GEN, reply=())])
+    ids, decode = whole.ids or (), backend.tokens.decode
+    at = next(n for n in range(4, len(ids) - 2) if "\ufffd" not in decode(ids[: n + 1]))
+    across = decode(ids[: at + 1])[len(decode(ids[:at])) - 1 :]
+    settings = {"until": [across], "max_gen_toks": 16}
+    (stopped,) = ask(backend, [GenerateRequest(ASKED[1], settings, reply=ids[:at])])
+    wanted = decode(ids).split(across)[0]
+    assert backend.tokens.read(ids[:at] + (stopped.ids or ()), settings) == (wanted, True)
+    assert stopped.finish == "stop"
+    (alone,) = ask(backend, [GenerateRequest(ASKED[1], settings)])
+    assert alone.text == wanted
