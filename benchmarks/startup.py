@@ -1,6 +1,8 @@
-"""Measures the cost of the start-up file: at interpreter start, at every import, and for `lm_eval --help`.
+"""Measures what the start-up file costs, and what `lm_eval run` costs before its first call to a served model.
 
     python benchmarks/startup.py [--runs 200] [--output benchmarks/results/startup.json]
+
+The start-up file is measured at interpreter start, at every import, and for `lm_eval --help`.
 
 Interpreter starts are measured alternately in two fresh virtual environments that differ only in the start-up files, so
 that other work on the machine affects both. Times are milliseconds of processor time (user and system), which is less
@@ -27,6 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from measured import publish_measured
+from startup_first_call import first_call
 
 from harness_ext.analysis.statistics.paired import estimate
 from harness_ext.bridge import startup
@@ -45,6 +48,7 @@ def main() -> None:
         "interpreter_start": interpreter_start(options.runs),
         "each_import_of_another_module": {"nanoseconds": round(import_overhead_ns())},
         "lm_eval_help": lm_eval_help(max(5, options.runs // 10)),
+        "first_call": first_call(max(3, options.runs // 20)),
     }
     print(json.dumps(results, indent=2))
     publish_measured(results, options.output)

@@ -122,7 +122,12 @@ def _detectors() -> tuple[Any, ...]:
     return tuple(getattr(module, name)() for module, name in found)
 
 
+@cache
+def _is_secret_variable(name: str) -> bool:
+    return _VARIABLE.search(name) is not None
+
+
 def _in_environment() -> list[str]:
-    values = [value.strip() for name, value in os.environ.items() if _VARIABLE.search(name)]
+    values = [os.environ.get(name, "").strip() for name in os.environ if _is_secret_variable(name)]
     # A path says where a secret is, and is none itself.
     return [value for value in values if len(value) >= SHORTEST and not value.startswith(("/", "~", "./"))]

@@ -20,7 +20,6 @@ from harness_ext.decisions.calibration import Calibration
 from harness_ext.decisions.prompts import MOST_OPTIONS
 from harness_ext.errors import CallFailed
 from harness_ext.protocol.setup import Decide
-from harness_ext.reading import read_choice, read_yes_no
 from harness_ext.records import Completion, Decision, Loglikelihood, Message, Source
 
 LABEL_TOKENS = 16  # the length limit of a written label, in tokens
@@ -103,6 +102,8 @@ def from_scores(options: Sequence[str], scores: Sequence[Loglikelihood]) -> Deci
 
 def from_text(question: TypedQuestion, completion: Completion) -> Decision:
     """Return the decision that a written reply states, without probabilities."""
+    from harness_ext.reading import read_choice, read_yes_no
+
     if isinstance(question, Predicate):
         answer = read_yes_no(completion.text)
         choice = answer.value if answer else None

@@ -38,7 +38,7 @@ from harness_ext.protocol.turns import Turns
 from harness_ext.protocol.wording import with_system
 from harness_ext.reading.control_tokens import neutralise
 from harness_ext.reading.thoughts import split_thought
-from harness_ext.records import Completion, Decision, Loglikelihood, Message, Verification
+from harness_ext.records import Completion, Decision, Loglikelihood, Message, Source, Verification
 from harness_ext.records.chat import ChatContext, context_messages
 from harness_ext.records.images import Image, count_marks, without_images
 
@@ -194,8 +194,11 @@ class Seat:
         """
         digest = question_digest("openings", list(wording), dict(openings))
         messages = tuple(context_messages(prompt) if isinstance(prompt, str) else prompt)
+        asked = Asked(messages, tuple(openings), tuple(openings.values()), digest)
+        if self._sources(asked) is None:
+            return None
         try:
-            return await self._probabilities(Asked(messages, tuple(openings), tuple(openings.values()), digest), kind)
+            return await self._probabilities(asked, kind)
         except CallFailed as error:
             if error.code != CANNOT_DECIDE:
                 raise
@@ -215,15 +218,26 @@ class Seat:
         self.turns.note(decision, question=asked.digest, choice=decision.choice, malformed=decision.choice is None)
         return decision
 
-    async def _probabilities(self, asked: Asked, kind: str) -> Decision:
-        """Return the decision of the seat's model, or that of the scores of the labels where it can only score texts.
+    def _sources(self, asked: Asked) -> tuple[Source, ...] | None:
+        """Return which sources of a decision the seat may ask.
 
-        Raises CallFailed with the code `cannot_decide` if it can do neither, or is set to write its decisions.
+        There are none if its model can only score the labels, and None if it can do neither or is set to write its
+        decisions.
         """
         images, sources = self.turns.question.images, sources_of(self.setup.decide, self.backend, asked)
         if images or self.setup.system:  # endpoints take neither
             sources = tuple(source for source in sources if source != "endpoint")
         if not sources and (images or not scores_labels(self.setup.decide, self.backend, asked)):
+            return None
+        return sources
+
+    async def _probabilities(self, asked: Asked, kind: str) -> Decision:
+        """Return the decision of the seat's model, or that of the scores of the labels where it can only score texts.
+
+        Raises CallFailed with the code `cannot_decide` if it can do neither, or is set to write its decisions.
+        """
+        sources = self._sources(asked)
+        if sources is None:
             raise CallFailed(CANNOT_DECIDE, f"{self.backend.name} cannot decide (`decide={self.setup.decide}`)")
         prompt: Sequence[Message] = asked.prompt
         if self.setup.decide_thinking == "on":
@@ -297,7 +311,7 @@ class Seat:
         own = frozenset(self.turns.question.messages)
         found = [(m.content, 0) if m in own else neutralise(m.content, plain) for m in messages]
         count = sum(number for _, number in found)
-        neutral = [replace(m, content=text) for m, (text, _) in zip(messages, found, strict=True)]
+        neutral = [replace(m, content=text) if number else m for m, (text, number) in zip(messages, found, strict=True)]
         return neutral, (NEUTRALISED,) if count else ()
 
     def samples(self, gen_kwargs: Mapping[str, Any] | None = None) -> bool:

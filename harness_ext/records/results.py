@@ -39,8 +39,7 @@ class CallResult:
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields that are known and not empty, as JSON values."""
-        known = {name: getattr(self, name) for name in _USAGE_FIELDS}
-        return {name: value for name, value in known.items() if value is not None and value != ()}
+        return {n: value for n in _USAGE_FIELDS if (value := getattr(self, n)) is not None and value != ()}
 
 
 _USAGE_FIELDS = tuple(f.name for f in fields(CallResult))

@@ -76,6 +76,11 @@ class SeatCost:
     price_in: float | None = None
     price_out: float | None = None
 
+    def flops(self, prompt_tokens: int | None, completion_tokens: int | None) -> float | None:
+        """Return the FLOPs of this many tokens."""
+        tokens = add(prompt_tokens, completion_tokens)
+        return None if self.parameters is None or tokens is None else 2.0 * self.parameters * tokens
+
     def price(self, prompt_tokens: int | None, completion_tokens: int | None) -> float | None:
         """Return the price of this many tokens."""
         if self.price_in is None or self.price_out is None or prompt_tokens is None or completion_tokens is None:
@@ -85,26 +90,23 @@ class SeatCost:
     def usage(self, turn: Turn) -> Usage:
         """Return the usage of one turn."""
         result = turn.result
-        return self.priced(
-            Usage(
-                calls=1,
-                reused=int(turn.reused),
-                prompt_tokens=result.prompt_tokens,
-                cached_tokens=result.cached_tokens,
-                completion_tokens=result.completion_tokens,
-                seconds=result.seconds,
-                thinking_tokens=_thinking_tokens(result),
-            )
+        read, written = result.prompt_tokens, result.completion_tokens
+        return Usage(
+            calls=1,
+            reused=int(turn.reused),
+            prompt_tokens=read,
+            cached_tokens=result.cached_tokens,
+            completion_tokens=written,
+            seconds=result.seconds,
+            flops=self.flops(read, written),
+            price=self.price(read, written),
+            thinking_tokens=_thinking_tokens(result),
         )
 
     def priced(self, usage: Usage) -> Usage:
         """Return a usage with the FLOPs and the price of its tokens."""
-        tokens = add(usage.prompt_tokens, usage.completion_tokens)
-        return replace(
-            usage,
-            flops=None if self.parameters is None or tokens is None else 2.0 * self.parameters * tokens,
-            price=self.price(usage.prompt_tokens, usage.completion_tokens),
-        )
+        read, written = usage.prompt_tokens, usage.completion_tokens
+        return replace(usage, flops=self.flops(read, written), price=self.price(read, written))
 
 
 def _thinking_tokens(result: CallResult) -> float | None:
