@@ -310,3 +310,23 @@ def test_a_draft_ends_where_the_model_is_unsure(folder: str) -> None:
         end = next((i + 1 for i, share in enumerate(row) if share < limit), 20)
         assert draft.ids == complete.ids[: min(end, 20)]
     assert len({len(draft.ids) for draft in drafts}) > 1
+
+
+def test_after_an_error_nothing_is_kept_and_the_model_goes_on(folder: str) -> None:
+    """As when the memory does not suffice: the engine sends smaller batches then."""
+    backend = loaded(folder)
+    requests = [GenerateRequest(f"Question {i}:", GEN) for i in range(6)]
+    wanted = [reply.text for reply in answers(backend, requests)]
+
+    def fail(*_: Any) -> None:
+        raise MemoryError
+
+    assert isinstance(backend.states, StateCache)
+    assert backend.states.held
+    for ask in (requests, [DecideRequest("Question:", ("yes", "no"), ("yes", "no"))]):
+        hook = backend.lm.model.register_forward_hook(fail)
+        with pytest.raises(MemoryError):
+            answers(backend, ask)
+        hook.remove()
+        assert not backend.states.held
+        assert [reply.text for reply in answers(backend, requests)] == wanted

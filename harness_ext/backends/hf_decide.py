@@ -9,7 +9,7 @@ from itertools import takewhile
 from typing import Any, NamedTuple
 
 from harness_ext.backends.base import CANNOT_DECIDE, DecideRequest, Deliver
-from harness_ext.backends.hf_states import States, autocast
+from harness_ext.backends.hf_states import States, reading
 from harness_ext.decisions import Predicate, Score
 from harness_ext.errors import CallFailed
 from harness_ext.records import Decision
@@ -39,7 +39,7 @@ def decide(lm: Any, states: States, requests: Sequence[DecideRequest], deliver: 
     for batch in _batches(lm, [_row(lm, i, request) for i, request in enumerate(requests)]):
         started = time.perf_counter()
         found: dict[int, tuple[int, Any]] = {}
-        with torch.no_grad(), autocast(lm):
+        with reading(lm, states):
             for read in states.read([row.ids for row in batch], [1] * len(batch)):
                 found[read.index] = read.cached, torch.log_softmax(read.logits[-1].float(), dim=-1)
         share = (time.perf_counter() - started) / len(batch)

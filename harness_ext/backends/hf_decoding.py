@@ -16,7 +16,7 @@ from typing import Any
 from harness_ext.backends.base import Deliver, GenerateRequest
 from harness_ext.backends.hf_rows import GeneratedRow, RowSeconds, completion_of, reply_text
 from harness_ext.backends.hf_sampling import Sampling, choose
-from harness_ext.backends.hf_states import States, autocast
+from harness_ext.backends.hf_states import States, reading
 from harness_ext.backends.hf_tokens import HFTokens
 from harness_ext.reading.steps import steps
 from harness_ext.reading.stops import cut_at_stop
@@ -77,14 +77,8 @@ class Decoder:
 
     def write(self, requests: Sequence[GenerateRequest]) -> None:
         """Write all replies, and those of the requests that come in meanwhile."""
-        import torch
-
-        with torch.no_grad(), autocast(self.lm):
-            try:
-                self._write(requests)
-            except BaseException:
-                self.states.clear()  # it may be for lack of memory
-                raise
+        with reading(self.lm, self.states):
+            self._write(requests)
 
     def _write(self, requests: Sequence[GenerateRequest]) -> None:
         size, count = max(1, int(self.lm.batch_size)), len(requests)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from harness_ext.backends.hf_cache import Read, StateCache, Unsupported
@@ -102,7 +103,6 @@ def open_states(lm: Any, budget: int) -> tuple[States, str]:
 
 def _difference(lm: Any, states: States, plain: States) -> str:
     """Return how sequences that are read in parts come out differently, or an empty text."""
-    import torch
 
     source = random.Random(0)
     size = lm.model.config.get_text_config().vocab_size
@@ -112,7 +112,7 @@ def _difference(lm: Any, states: States, plain: States) -> str:
 
     shared, ends = tokens(12), [tokens(3), tokens(1)]
     wholes = [shared + tokens(9), shared + tokens(2)]
-    with torch.no_grad(), autocast(lm):
+    with reading(lm, states):
         order = [read.index for read in states.read(wholes, [1, 1])]
         found = states.extend([ends[i] for i in order])[:, -1].float()
         expected = plain_logits(plain, [wholes[i] + ends[i] for i in order])
@@ -128,12 +128,21 @@ def plain_logits(plain: States, rows: Sequence[list[int]]) -> Any:
     return torch.stack([read.logits[-1] for read in plain.read(rows, [1] * len(rows))]).float()
 
 
-def autocast(lm: Any) -> Any:
-    """Return the context in which the model computes with the precision that the user asked for."""
+@contextmanager
+def reading(lm: Any, states: States) -> Iterator[None]:
+    """The context in which an `HFLM` reads: without gradients, and with the precision that the user asked for.
+
+    After an error nothing is kept, since it may have been for lack of memory.
+    """
     import torch
 
     dtype = lm.mixed_precision_dtype
-    return torch.autocast(device_type=lm.device.type, dtype=dtype, enabled=dtype is not None)
+    with torch.no_grad(), torch.autocast(device_type=lm.device.type, dtype=dtype, enabled=dtype is not None):
+        try:
+            yield
+        except BaseException:
+            states.clear()
+            raise
 
 
 def state_budget(lm: Any, gigabytes: float | None) -> int:

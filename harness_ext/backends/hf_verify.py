@@ -9,7 +9,7 @@ from typing import Any
 
 from harness_ext.backends.base import LEAST_LOGPROB, Deliver, VerifyRequest
 from harness_ext.backends.hf_decoding import prompt_ids, sampling_of
-from harness_ext.backends.hf_states import States, autocast
+from harness_ext.backends.hf_states import States, reading
 from harness_ext.records import Verification
 
 
@@ -33,7 +33,7 @@ def verify(lm: Any, states: States, requests: Sequence[VerifyRequest], deliver: 
         prompts = [prompt_ids(lm, requests[i], sampling.most) for i, sampling in zip(batch, how, strict=True)]
         rows = [[*p, *requests[i].reply, *requests[i].draft] for i, p in zip(batch, prompts, strict=True)]
         found: dict[int, Verification] = {}
-        with torch.no_grad(), autocast(lm):
+        with reading(lm, states):
             for read in states.read(rows, [len(requests[i].draft) + 1 for i in batch]):
                 n, row = read.index, rows[read.index]
                 scores = torch.log_softmax(how[n].processed(read.logits.float(), row, len(prompts[n])), dim=-1)
