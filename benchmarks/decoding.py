@@ -10,6 +10,7 @@ and in float32:
 
 - `feedback_pair`: tokens per second of the whole protocol, and the share of the rows of all steps that wrote a token of
   a reply, beside the rate of a flat batch, in which every row writes 128 tokens.
+- replies of three lengths, in static batches, by the seat, and by transformers' own continuous batching.
 - five-shot prompts: how many prompt tokens are read, and the seconds.
 - `speculative_pair unit=token,accept=greedy`, one question at a time and in batches, with the student's weights
   disturbed by `--noise` if both seats have the same model: passes of the teacher per token, student tokens that were
@@ -142,6 +143,49 @@ def feedback(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def uneven(args: argparse.Namespace) -> dict[str, Any]:
+    """Measure replies of three lengths: in static batches, by transformers' continuous batching, and by the seat."""
+    from harness_ext.backends.base import GenerateRequest
+
+    backend = seat(args.teacher, args.batch_size).backend
+    lm, lengths = backend.lm, (args.most // 8, args.most // 4, args.most)
+    prompts = [backend.render(question.context).text for question in questions(args.questions, args.most)]
+    wanted = [(prompt, lengths[i % 3]) for i, prompt in enumerate(prompts)]
+
+    def static() -> None:
+        for start in range(0, len(wanted), args.batch_size):
+            some = wanted[start : start + args.batch_size]
+            longest = max(length for _, length in some)
+            ids, mask = lm.tok_batch_encode([prompt for prompt, _ in some])
+            how = {"max_new_tokens": longest, "min_new_tokens": longest, "do_sample": False}
+            lm.model.generate(ids, attention_mask=mask, pad_token_id=lm.tokenizer.pad_token_id, **how)
+
+    def own() -> None:
+        settings = [{"max_gen_toks": length, "min_new_tokens": length} for _, length in wanted]
+        requests = [
+            GenerateRequest(prompt, {"until": [], "do_sample": False, **more})
+            for (prompt, _), more in zip(wanted, settings, strict=True)
+        ]
+        backend.generate(requests, lambda *_: None)
+
+    def transformers() -> None:
+        with lm.model.continuous_batching_context_manager(warmup=False) as manager:
+            for prompt, length in wanted:
+                manager.add_request(lm.tok_encode(prompt), max_new_tokens=length, eos_token_id=-1)
+            ended = 0
+            for result in manager:
+                ended += result.is_finished()
+                if ended == len(wanted):
+                    return
+
+    seconds = {}
+    for name, way in (("static batches", static), ("seat", own), ("transformers' continuous batching", transformers)):
+        started = time.perf_counter()
+        way()
+        seconds[name] = round(time.perf_counter() - started, 2)
+    return {"tokens": sum(length for _, length in wanted), "seconds": seconds}
+
+
 def five_shot(args: argparse.Namespace) -> dict[str, Any]:
     """Measure prompts that begin alike, and a conversation's next turn."""
     from harness_ext.models.feedback_pair import FeedbackPair
@@ -226,6 +270,7 @@ def assisted(teacher: Any, student: Any, asked: Sequence[Any]) -> dict[str, floa
 
 MEASUREMENTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "feedback": feedback,
+    "uneven": uneven,
     "five_shot": five_shot,
     "speculation": speculation,
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -45,8 +45,19 @@ class Prompt:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnyRequest:
+    """What all kinds of requests have in common.
+
+    affinity: names what the request is about. Requests with the same name begin alike, so that a pool of servers sends
+        them to the same one, whose prompt cache then helps. Default: nothing.
+    """
+
+    affinity: str = field(default="", compare=False)
+
+
 @dataclass(frozen=True, slots=True)
-class GenerateRequest:
+class GenerateRequest(AnyRequest):
     """A request to continue a prompt.
 
     prompt: the rendered prompt.
@@ -76,7 +87,7 @@ class GenerateRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class ScoreRequest:
+class ScoreRequest(AnyRequest):
     """A request for the natural log-probability of a text, and for whether greedy decoding would produce it.
 
     prompt: the rendered prompt.
@@ -90,7 +101,7 @@ class ScoreRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class VerifyRequest:
+class VerifyRequest(AnyRequest):
     """A request for how likely the tokens of a draft are, from one forward pass (`Verification`).
 
     prompt: the rendered prompt.
@@ -112,7 +123,7 @@ class VerifyRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class DecideRequest:
+class DecideRequest(AnyRequest):
     """A request to decide between options (`Decision`).
 
     prompt: the rendered prompt, after which the model would write a label.

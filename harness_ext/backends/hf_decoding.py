@@ -1,7 +1,7 @@
 """Continuous decoding on lm-eval's `HFLM`: replies that have ended leave the batch, and waiting calls join it.
 
-This is the iteration-level scheduling of Orca (Yu et al., OSDI 2022). transformers' own `generate_batch` has it with a
-paged cache, which on a CPU is several times slower than a static batch (docs/benchmarks/engine.md).
+This is the iteration-level scheduling of Orca (Yu et al., OSDI 2022). transformers' own continuous batching has no stop
+sequences, continues no reply and verifies no draft, and on a CPU it is slower (docs/benchmarks/speed.md).
 """
 
 from __future__ import annotations

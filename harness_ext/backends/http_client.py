@@ -9,11 +9,10 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from harness_ext.backends.pacing import Pace
-from harness_ext.backends.waiting import Awaited
+from harness_ext.backends.pool import Pool, PoolServer
 from harness_ext.errors import CallFailed, LoadError
 from harness_ext.records import CallResult, TokenCounts, add
 from harness_ext.terminal import outside
@@ -81,63 +80,63 @@ class Client:
     doubled with each attempt up to a minute, less a random part of up to a half. A server that limits its rate (429, or
     503 with `Retry-After`) is not at fault: all requests wait, fewer are sent at once, and no retry is used up.
 
+    A request that fails on one server of a pool is sent to another one at once, if there is one.
+
     session: the HTTP session.
-    name: the model's name in messages.
     max_retries: how often a failed request is retried.
     timeout: the time that one attempt may take, in seconds.
-    pace: admits the requests.
+    pool: the servers.
     connect_timeout: the time that it may take to connect, in seconds. Default: no limit of its own.
     max_wait: how long a request may wait for a server that limits its rate and answers nobody, in seconds. Default
         3600.
-    reached: whether the server has ever answered. Default False.
-    awaited: gives a server time that is still starting. Default: no time.
     ended: returns why the server cannot answer any more, and None if it may. Default: that is never known.
     """
 
     session: aiohttp.ClientSession
-    name: str
     max_retries: int
     timeout: float
-    pace: Pace
+    pool: Pool
     connect_timeout: float | None = None
     max_wait: float = 3600.0
-    reached: bool = False
-    awaited: Awaited = field(default_factory=lambda: Awaited("", 0))
     ended: Callable[[], str | None] = lambda: None
 
     async def post(
         self,
-        url: str,
+        path: str,
         body: bytes,
         read: Callable[[Any], CallResult],
         lacks: Lacks | None = None,
         tokens: int | None = None,
+        affinity: str = "",
     ) -> CallResult:
         """Post a request, retrying it as needed, and return the result.
 
-        url: the address.
+        path: the address, from `/v1/` on.
         body: the request's JSON.
         read: converts the reply's JSON to a result. It may raise Fault, KeyError, TypeError and the like for a
             malformed reply, which then counts as a failed attempt, and NotOffered.
         lacks: called with the status and the text of a refusal; returns of what it is true that the server has not got
             what was asked for, or None if the refusal means something else. Default None: it always does.
         tokens: an estimate of the tokens of prompt and reply, for a limit on tokens. Default: that of the body.
+        affinity: requests with the same text go to the same server of a pool. Default: to any.
 
         Raises CallFailed if all attempts failed or the request was refused, LoadError if every request would be, and
         NotOffered as described.
         """
         faults: list[str] = []
-        failed, refused, waited = 0, 0, 0.0
+        failed = refused = 0
+        waited: dict[PoolServer, float] = {}
+        tried: set[PoolServer] = set()
         estimate = len(body) // BYTES_PER_TOKEN + 1 if tokens is None else tokens
         while True:
-            async with self.pace.turn(estimate):
-                had_started = self.awaited.started
+            async with self.pool.turn(affinity, estimate, tried) as server:
+                had_started = server.awaited.started
                 started, sent = time.perf_counter(), asyncio.get_running_loop().time()
                 try:
-                    data = await self._attempt(url, body, lacks)
-                    self.awaited.answered()
+                    data = await self._attempt(server, path, body, lacks)
+                    server.answered()
                     completion = read(data)
-                    self.pace.answered(estimate, add(completion.prompt_tokens, completion.completion_tokens))
+                    server.pace.answered(estimate, add(completion.prompt_tokens, completion.completion_tokens))
                     return replace(completion, seconds=time.perf_counter() - started, faults=tuple(faults))
                 except NotOffered as raised:
                     raised.faults = tuple(faults)
@@ -146,32 +145,43 @@ class Client:
                     fault = raised
                 except (KeyError, IndexError, TypeError, AttributeError, ValueError, RecursionError) as error:
                     fault = Fault("bad_reply", f"a malformed reply ({type(error).__name__}: {outside(error)})")
-                starting = self.awaited.pause(fault.name, str(fault), had_started)
+                starting = server.awaited.pause(fault.name, str(fault), had_started)
                 if starting is None:
                     faults.append(fault.name)
                 if fault.busy and starting is None:
                     refused += 1
                     wait = backoff(refused) if fault.wait is None else fault.wait
-                    waited += wait
-                    since = self.pace.refusing_since
-                    if waited > self.max_wait or (since is not None and sent + wait - since > self.max_wait):
-                        raise self._given_up(fault, faults, wait)
-                    self.pace.refused(sent, wait)
+                    waited[server] = waited.get(server, 0.0) + wait
+                    since = server.pace.refusing_since
+                    if waited[server] > self.max_wait or (since is not None and sent + wait - since > self.max_wait):
+                        tried.add(server)
+                        if not self.pool.others(tried):
+                            raise self._given_up(server, fault, faults, wait)
+                        continue
+                    server.pace.refused(sent, wait)
                     continue
+            self.pool.failed(server, fault.name, str(fault))
+            tried.add(server)
             if starting is not None:
-                await asyncio.sleep(starting)
+                if not self.pool.others(tried):
+                    await asyncio.sleep(starting)
+                    tried.clear()
                 continue
             if fault.name == "connection" and (ended := self.ended()) is not None:
                 raise LoadError(ended)
             failed += 1
-            if not self.reached and failed >= ATTEMPTS_TO_FIND:
-                raise LoadError(f"no server answers at {url}: {fault}. Is it running, and is the address right?")
+            if not self.pool.reached and failed >= max(ATTEMPTS_TO_FIND, len(self.pool.servers)):
+                where = ", ".join(f"{one.url}/{path}" for one in self.pool.servers)
+                raise LoadError(f"no server answers at {where}: {fault}. Is it running, and is the address right?")
             wait = backoff(failed) if fault.wait is None else fault.wait
-            if failed > self.max_retries or wait > self.max_wait:
-                raise self._given_up(fault, faults, wait if wait > self.max_wait else None)
-            await asyncio.sleep(wait)
+            elsewhere = self.pool.others(tried)
+            if failed > self.max_retries or (wait > self.max_wait and not elsewhere):
+                raise self._given_up(server, fault, faults, wait if wait > self.max_wait else None)
+            if not elsewhere:
+                await asyncio.sleep(wait)
+                tried.clear()
 
-    def _given_up(self, fault: Fault, faults: Sequence[str], wait: float | None) -> CallFailed:
+    def _given_up(self, server: PoolServer, fault: Fault, faults: Sequence[str], wait: float | None) -> CallFailed:
         """Return the failure of a call whose last attempt met `fault`; `wait` if it failed because of a wait."""
         counts = ", ".join(f"{name} {count}×" for name, count in Counter(faults).items())
         asked = ""
@@ -181,15 +191,16 @@ class Client:
                 f", and the server {asks} {wait:.0f} s: run the same command again later, or allow longer waits "
                 f"(`max_wait`, now {self.max_wait:g} s)"
             )
-        return CallFailed("backend", f"{self.name}: {fault}; failed attempts: {counts}{asked}", faults=tuple(faults))
+        return CallFailed("backend", f"{server.name}: {fault}; failed attempts: {counts}{asked}", faults=tuple(faults))
 
-    async def _attempt(self, url: str, body: bytes, lacks: Lacks | None) -> Any:
+    async def _attempt(self, server: PoolServer, path: str, body: bytes, lacks: Lacks | None) -> Any:
         """Return the reply's JSON; raises Fault, CallFailed, LoadError or NotOffered."""
         import aiohttp
 
+        url = f"{server.url}/{path}"
         try:
             async with self.session.post(url, data=body, allow_redirects=False) as response:
-                self.reached = True
+                server.reached = True
                 content = await response.read()
         except aiohttp.ConnectionTimeoutError:
             raise Fault("connection", f"no connection within {self.connect_timeout or self.timeout:g} s") from None
@@ -202,7 +213,7 @@ class Client:
         except (aiohttp.ClientError, OSError) as error:
             raise Fault("connection", f"{type(error).__name__}: {outside(error)}") from error
         if not is_busy(response.status, response.headers):
-            self.pace.refusing_since = None
+            server.pace.refusing_since = None
         if 200 <= response.status < 300:
             try:
                 return json.loads(content)
@@ -210,9 +221,9 @@ class Client:
                 raise Fault("bad_json", f"a reply that is not JSON ({len(content)} bytes)") from None
             except RecursionError:
                 raise Fault("bad_json", f"a reply that is nested too deeply ({len(content)} bytes)") from None
-        raise self._refused(response.status, response.headers, content, lacks)
+        raise self._refused(server.name, response.status, response.headers, content, lacks)
 
-    def _refused(self, status: int, headers: Any, content: bytes, lacks: Lacks | None) -> Exception:
+    def _refused(self, name: str, status: int, headers: Any, content: bytes, lacks: Lacks | None) -> Exception:
         text = outside(content.decode("utf-8", "replace"))
         message = f"HTTP {status}: {text}" if text else f"HTTP {status}"
         too_long = any(mark in text.lower() for mark in TOO_LONG)
@@ -220,12 +231,12 @@ class Client:
             return NotOffered(scope, message)
         if status in HOPELESS or "insufficient_quota" in text:
             remedy = ": is the key in the environment the right one?" if status == 401 else ""
-            return LoadError(f"{self.name} refuses every request ({message}){remedy}")
+            return LoadError(f"{name} refuses every request ({message}){remedy}")
         if 300 <= status < 400:
-            return LoadError(f"{self.name} has moved to {outside(headers.get('Location', '?'))}: use that address")
+            return LoadError(f"{name} has moved to {outside(headers.get('Location', '?'))}: use that address")
         if status in RETRIED:
             return Fault(f"http_{status}", message, retry_after(headers), is_busy(status, headers))
-        return CallFailed("overflow" if too_long else "backend", f"{self.name} refuses this request ({message})")
+        return CallFailed("overflow" if too_long else "backend", f"{name} refuses this request ({message})")
 
 
 def is_busy(status: int, headers: Any) -> bool:

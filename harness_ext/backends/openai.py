@@ -1,4 +1,4 @@
-"""Models behind an OpenAI-compatible server: `openai:<model>@<base url>` (vLLM, llama.cpp, `transformers serve`, …)."""
+"""Models behind OpenAI-compatible servers: `openai:<model>@<base url>` (vLLM, llama.cpp, `transformers serve`, …)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
@@ -23,8 +24,10 @@ from harness_ext.backends.base import (
     VerifyRequest,
 )
 from harness_ext.backends.http_client import BYTES_PER_TOKEN, TOKENS_PER_IMAGE, Client
-from harness_ext.backends.openai_decide import Decider, Served
+from harness_ext.backends.openai_decide import Decider
+from harness_ext.backends.openai_known import Known, Served
 from harness_ext.backends.openai_options import DEFAULT_URL, KEY_VARIABLE, ServerOptions, read_options, split_name
+from harness_ext.backends.openai_probe import Prober
 from harness_ext.backends.openai_wire import (
     WirePrompt,
     first_choice,
@@ -36,6 +39,7 @@ from harness_ext.backends.openai_wire import (
     wire_body,
 )
 from harness_ext.backends.pacing import Pace
+from harness_ext.backends.pool import Pool, PoolServer
 from harness_ext.backends.served import Ask, ServedBackend
 from harness_ext.backends.settings import effective_settings
 from harness_ext.backends.waiting import Awaited
@@ -59,7 +63,7 @@ class OpenAIBackend(ServedBackend):
     """A seat backed by a server. Token counts and finish reasons are those that the server reports.
 
     model: the model's name on the server.
-    base_url: the server's address, up to `/v1`.
+    urls: the server's address, up to `/v1`, or those of several servers.
     options: the seat's further arguments.
     """
 
@@ -68,12 +72,12 @@ class OpenAIBackend(ServedBackend):
     _thinks = False  # whether a stop sequence has ended a thought
     _may_use_proxies = True
 
-    def __init__(self, model: str, base_url: str, options: ServerOptions) -> None:
+    def __init__(self, model: str, urls: tuple[str, ...], options: ServerOptions) -> None:
         super().__init__()
         self.model, self.options = model, options
-        self.name = clean(f"openai:{model}@{base_url}")
-        self.device = base_url
-        where = {"revision": options.revision} if options.revision else {"base_url": base_url}
+        self.device = "+".join(urls)
+        self.name = clean(f"openai:{model}@{self.device}")
+        where = {"revision": options.revision} if options.revision else {"base_url": self.device}
         # A server that is not told a setting uses its own.
         how = {"omit": "+".join(sorted({*filter(None, options.omit.split("+"))})) or None}
         if options.endpoint == "completions":  # prompts are sent as the ids of this tokenizer
@@ -81,8 +85,8 @@ class OpenAIBackend(ServedBackend):
         self.fingerprint = model_fingerprint("openai", {"served": model, "endpoint": options.endpoint, **where, **how})
         self.parameters = None if options.parameters is None else int(options.parameters)
         self.default_max_gen_toks = options.max_gen_toks
-        self.num_concurrent = options.num_concurrent
-        self._pace = Pace(options.num_concurrent)
+        self.num_concurrent = len(urls) * options.num_concurrent
+        self._paces = [Pace(options.num_concurrent) for _ in urls]
         self._is_chat = options.endpoint == "chat"
         able: set[Capability] = {"generate", "seeds"}
         able |= {"images"} if self._is_chat else {"continue", "score"}
@@ -97,16 +101,16 @@ class OpenAIBackend(ServedBackend):
             self.tokens = self._tokens = ServedTokens(options.tokenizer, options.max_gen_toks)
             self.capabilities |= {"verify"}
         self._omit = frozenset(filter(None, options.omit.split("+")))
-        self._locate(base_url)
+        self._locate(urls)
         self.decision_sources = tuple(dict.fromkeys(way.source for way in self._served.ways))
 
-    def _locate(self, base_url: str) -> None:
-        """Use the server at this address from now on."""
-        self.base_url = base_url
-        self._url = f"{base_url}/chat/completions" if self._is_chat else f"{base_url}/completions"
-        hosted = urlsplit(base_url).hostname == urlsplit(DEFAULT_URL).hostname
-        self._limit = "max_completion_tokens" if hosted and self._is_chat else "max_tokens"
-        self._served = Served(self.name, self.model, base_url, self._is_chat, hosted, self._limit, self._omit)
+    def _locate(self, urls: tuple[str, ...]) -> None:
+        """Use the servers at these addresses from now on."""
+        self.urls = urls
+        self._path = "chat/completions" if self._is_chat else "completions"
+        hosted = urlsplit(urls[0]).hostname == urlsplit(DEFAULT_URL).hostname
+        known = Known("max_completion_tokens" if hosted and self._is_chat else "max_tokens")
+        self._served = Served(self.name, self.model, self._is_chat, hosted, self._omit, known)
 
     # -- rendering -----------------------------------------------------------------------------------------------
 
@@ -158,39 +162,49 @@ class OpenAIBackend(ServedBackend):
 
         options, key = self.options, self._key()
         hide(key)
-        self._pace = Pace(options.num_concurrent, options.requests_per_minute, options.tokens_per_minute)
+        limits = (options.num_concurrent, options.requests_per_minute, options.tokens_per_minute)
+        self._paces = [Pace(*limits) for _ in self.urls]
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
-        async with aiohttp.ClientSession(
-            headers=headers,
-            timeout=aiohttp.ClientTimeout(total=options.timeout, connect=options.connect_timeout),
-            connector=aiohttp.TCPConnector(limit=0),  # the queue limits the requests in flight
-            trust_env=self._may_use_proxies and bool(getproxies()),
-        ) as session:
+        servers = []
+        for url, pace in zip(self.urls, self._paces, strict=True):
+            name = self.name if len(self.urls) == 1 else clean(f"openai:{self.model}@{url}")
+            servers.append(PoolServer(url, name, pace, Awaited(name, options.wait)))
+        async with (
+            aiohttp.ClientSession(
+                headers=headers,
+                timeout=aiohttp.ClientTimeout(total=options.timeout, connect=options.connect_timeout),
+                connector=aiohttp.TCPConnector(limit=0),  # the queue limits the requests in flight
+                trust_env=self._may_use_proxies and bool(getproxies()),
+            ) as session,
+            Pool(servers, self.model, session) as pool,
+        ):
             client = Client(
                 session,
-                self.name,
                 options.max_retries,
                 options.timeout,
-                self._pace,
+                pool,
                 options.connect_timeout,
                 options.max_wait,
-                awaited=Awaited(self.name, options.wait),
                 ended=self._ended,
             )
-            decider = Decider(self._served, client)
+            yield self.prober(client).ask
 
-            async def ask(request: Request) -> CallResult:
-                if isinstance(request, ScoreRequest):
-                    return await client.post(self._url, self._score_body(request), lambda d: self._scored(d, request))
-                if isinstance(request, VerifyRequest):
-                    return await client.post(
-                        self._url, self._verify_body(request), lambda d: self._verified(d, request)
-                    )
-                if isinstance(request, DecideRequest):
-                    return await decider.decide(request)
+    def prober(self, client: Client) -> Prober:
+        """Return what asks the server over a connection."""
+        decider = Decider(self._served, client)
+
+        async def answer(request: Request) -> CallResult:
+            if isinstance(request, DecideRequest):
+                return await decider.decide(request)
+            if isinstance(request, GenerateRequest):
                 return await self._generate(client, request)
+            if isinstance(request, VerifyRequest):
+                verified, body = partial(self._verified, request=request), self._verify_body(request)
+                return await client.post(self._path, body, verified, affinity=request.affinity)
+            scored, body = partial(self._scored, request=request), self._score_body(request)
+            return await client.post(self._path, body, scored, affinity=request.affinity)
 
-            yield ask
+        return Prober(self._served, client, answer)
 
     def _key(self) -> str:
         """Return the API key, or an empty text if there is none."""
@@ -202,7 +216,8 @@ class OpenAIBackend(ServedBackend):
 
     @property
     def limited_to(self) -> int | None:
-        return None if self._pace.allowed >= self.num_concurrent else self._pace.allowed
+        allowed = sum(pace.allowed for pace in self._paces)
+        return None if allowed >= self.num_concurrent else allowed
 
     async def _generate(self, client: Client, request: GenerateRequest) -> Completion:
         stops = stops_of(request.gen_kwargs)
@@ -211,10 +226,11 @@ class OpenAIBackend(ServedBackend):
 
         async def post(sent: list[str]) -> Completion:
             result = await client.post(
-                self._url,
+                self._path,
                 self._body(request, sent),
                 lambda data: self._generated(data, stops, request.thought_markers),
                 tokens=estimate,
+                affinity=request.affinity,
             )
             assert isinstance(result, Completion)
             return result
@@ -245,7 +261,7 @@ class OpenAIBackend(ServedBackend):
         sampled = settings.pop("do_sample", None)
         fields = {
             "model": self.model,
-            self._limit: settings.pop("max_gen_toks"),
+            self._served.known.limit: settings.pop("max_gen_toks"),
             "temperature": settings.pop("temperature", None) if sampled else 0.0,
             "stop": stops[:MOST_STOPS] or None,
             **settings,
@@ -333,22 +349,27 @@ def _in_thought(reply: Completion, request: GenerateRequest) -> bool:
 
 
 def make_openai_backend(name: str, args: Mapping[str, Any]) -> OpenAIBackend:
-    """Return the backend of `<model>[@<base url>]`, without contacting the server.
+    """Return the backend of `<model>[@<base url>[+<base url>…]]`, without contacting a server.
 
     Raises ValueError with cause and remedy.
     """
-    model, base_url = split_name(name)
+    model, urls = split_name(name)
     problems: list[str] = []
     options = read_options(args, problems)
     if options is not None:
         has_key = bool(os.environ.get(options.api_key_env))
-        if not has_key and (options.api_key_env != KEY_VARIABLE or base_url == DEFAULT_URL):
+        if not has_key and (options.api_key_env != KEY_VARIABLE or urls == (DEFAULT_URL,)):
             problems.append(f"the environment variable {options.api_key_env} is not set: export it with the API key")
         if not re.fullmatch(r"[\x21-\x7e]*", os.environ.get(options.api_key_env, "")):
             problems.append(
                 f"the environment variable {options.api_key_env} contains white space, a line break or characters that "
                 "no key has: export the key alone"
             )
+        if len(urls) > 1 and not options.revision:
+            problems.append(
+                "several servers need `revision=<name of the weights>`, since addresses do not say that all of them "
+                "run the same ones; the call store knows the model by it"
+            )
     if problems or options is None:
         raise ValueError("; ".join(problems))
-    return OpenAIBackend(model, base_url, options)
+    return OpenAIBackend(model, urls, options)

@@ -8,24 +8,16 @@ import logging
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from harness_ext.backends.base import CANNOT_DECIDE, DecideRequest
-from harness_ext.backends.decision_wire import DECISIONS, SYSTEM_ONE, Format
+from harness_ext.backends.decision_wire import Format
 from harness_ext.backends.first_token import read_first_token
-from harness_ext.backends.forced_choice import (
-    OBJECT,
-    TEXT,
-    VLLM,
-    Constraint,
-    frequencies,
-    read_forced,
-    room_for,
-    seed_of,
-)
+from harness_ext.backends.forced_choice import Constraint, frequencies, read_forced, room_for, seed_of
 from harness_ext.backends.http_client import Client, Lacks, NotOffered, Scope
+from harness_ext.backends.openai_known import Served, Shape, Way
 from harness_ext.backends.openai_wire import WirePrompt, messages_field, wire_body
 from harness_ext.errors import CallFailed
 from harness_ext.records import CallResult, Decision, Source, add
@@ -54,83 +46,6 @@ REMEDY = {
     "logprobs": "that returns log-probabilities (vLLM and llama.cpp do)",
     "constrained": "that can restrict a reply to a list (vLLM and llama.cpp can)",
 }
-
-
-@dataclass(frozen=True)
-class Way:
-    """A way to ask a server for a decision.
-
-    source: the source that it is.
-    name: its name in messages.
-    detail: how it asks: in a wire format, under a constraint, or (None) for the probabilities of the first token.
-    """
-
-    source: Source
-    name: str
-    detail: Format | Constraint | None
-
-
-Shape = tuple[str, int, tuple[str, ...]]  # the type of a question, its number of options, and its labels
-Matter = tuple[Way, Shape | None]
-
-
-@dataclass
-class Known:
-    """What is known about a server. It is found out once per backend.
-
-    missing: what the server said about each way that it has not got, for every question (None) or those of one shape.
-    proven: the ways that have answered.
-    taken: the optional request fields that the server has taken.
-    dropped: those that it rejects.
-    top_tokens: of how many of the likeliest tokens it reports the log-probability. Default None: not known yet.
-    said: what users have been told.
-    """
-
-    missing: dict[Matter, str] = field(default_factory=dict)
-    proven: set[Way] = field(default_factory=set)
-    taken: set[str] = field(default_factory=set)
-    dropped: set[str] = field(default_factory=set)
-    top_tokens: int | None = None
-    said: set[Matter] = field(default_factory=set)
-
-    def lacks(self, way: Way, shape: Shape) -> str | None:
-        """Return what the server said about a way that it has not got for such questions, or None."""
-        return self.missing.get((way, None)) or self.missing.get((way, shape))
-
-
-@dataclass(frozen=True)
-class Served:
-    """A served model, as far as decisions are concerned.
-
-    name: its name in messages.
-    model: its name on the server.
-    base_url: the server's address, up to `/v1`.
-    is_chat: whether prompts are messages.
-    hosted: whether the server is OpenAI's own.
-    limit: the request field with the length limit of a reply.
-    omit: the request fields that are left out.
-    known: what is known about the server.
-    """
-
-    name: str
-    model: str
-    base_url: str
-    is_chat: bool
-    hosted: bool
-    limit: str
-    omit: frozenset[str]
-    known: Known = field(default_factory=Known)
-
-    @property
-    def ways(self) -> tuple[Way, ...]:
-        """Return the ways to ask for a decision, in the order in which those of one source are tried."""
-        formats = (DECISIONS, SYSTEM_ONE) if self.hosted else (SYSTEM_ONE, DECISIONS)
-        found = [Way("endpoint", f"`/{wire.path}`", wire) for wire in formats]
-        found.append(Way("logprobs", "the probabilities of the first token", None))
-        if self.is_chat:
-            constraints = (OBJECT,) if self.hosted else (TEXT, VLLM)
-            found += [Way("constrained", f"`{constraint.field}`", constraint) for constraint in constraints]
-        return tuple(found)
 
 
 class Decider:
@@ -254,7 +169,7 @@ class Decider:
                 return "server"
             return "shape" if status in REFUSED and NOT_THIS_MODEL.search(text) else None
 
-        return await self._post(wire.path, body, lambda data: wire.read(data, request), lacks)
+        return await self._post(wire.path, body, lambda data: wire.read(data, request), lacks, request)
 
     async def _by_first_token(self, request: DecideRequest) -> Decision:
         """Return the decision of the first token's probabilities, of as many tokens as the server reports."""
@@ -263,7 +178,7 @@ class Decider:
             asked = {"logprobs": True, "top_logprobs": count} if self.served.is_chat else {"logprobs": count}
             # Which token is drawn does not change the probabilities, and another one may be reported.
             for draw in (None, *range(MOST_DRAWS)):
-                fields = {self.served.limit: 1, **asked, **drawn(request, draw)}
+                fields = {self.served.known.limit: 1, **asked, **drawn(request, draw)}
                 try:
                     decision = await self._by_prompt("logprobs", fields, read_first_token, request)
                 except NotOffered as raised:
@@ -278,7 +193,7 @@ class Decider:
         raise refusals[-1]
 
     async def _by_force(self, constraint: Constraint, request: DecideRequest, draw: int | None) -> Decision:
-        fields = {self.served.limit: room_for(request.labels), constraint.field: constraint.value(request.labels)}
+        fields = {self.served.known.limit: room_for(request.labels), constraint.field: constraint.value(request.labels)}
         fields |= drawn(request, draw)
         return await self._by_prompt("constrained", fields, partial(read_forced, constraint=constraint), request)
 
@@ -318,7 +233,7 @@ class Decider:
             if served.is_chat:
                 prompt = messages_field(request.prompt, request.images)
             path = "chat/completions" if served.is_chat else "completions"
-            return await self._post(path, wire_body(prompt, fields, served.omit), reading, lacks)
+            return await self._post(path, wire_body(prompt, fields, served.omit), reading, lacks, request)
 
         if not optional:
             return await post(lacks)
@@ -331,8 +246,10 @@ class Decider:
             del fields[THINKING]
             return _with_spent(await post(lacks), [refusal])
 
-    async def _post(self, path: str, body: bytes, read: Callable[[Any], CallResult], lacks: Lacks) -> Decision:
-        result = await self.client.post(f"{self.served.base_url}/{path}", body, read, lacks)
+    async def _post(
+        self, path: str, body: bytes, read: Callable[[Any], CallResult], lacks: Lacks, request: DecideRequest
+    ) -> Decision:
+        result = await self.client.post(path, body, read, lacks, affinity=request.affinity)
         assert isinstance(result, Decision)
         return result
 

@@ -102,22 +102,37 @@ def read_options(args: Mapping[str, Any], problems: list[str]) -> ServerOptions 
     return build(ServerOptions, own, problems)
 
 
-def split_name(name: str) -> tuple[str, str]:
-    """Return model and base URL of `<model>[@<base url>]`. The URL defaults to OPENAI_BASE_URL, then to OpenAI's."""
+def split_name(name: str) -> tuple[str, tuple[str, ...]]:
+    """Return the model and the base URLs of `<model>[@<base url>[+<base url>…]]`.
+
+    The URL defaults to OPENAI_BASE_URL, then to OpenAI's. Raises ValueError with cause and remedy.
+    """
     model, at, address = name.partition("@http")
-    url = f"http{address}" if at else os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL
-    source = f"`{outside(name)}`" if at else f"the environment variable OPENAI_BASE_URL (`{outside(url)}`)"
-    if has_credential(url):
+    given = f"http{address}" if at else os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL
+    source = f"`{outside(name)}`" if at else f"the environment variable OPENAI_BASE_URL (`{outside(given)}`)"
+    if has_credential(given):
         raise ValueError(
             f"{source} contains credentials, and the address is written into the records: leave them out, and export "
             "the key as an environment variable (`api_key_env`)"
         )
-    check_address(url, source)
-    parts = urlsplit(url)
-    strange = not parts.hostname or parts.query or parts.fragment or "://" in model
-    if not model or strange or parts.scheme not in ("http", "https") or re.search(r"@[\w.-]+:\d", model):
-        raise ValueError(f"`{outside(name)}` must be `<model>@<base url>`, as in `my-model@http://localhost:8000/v1`")
-    return model, re.sub(r"(/chat)?/completions$", "", url.rstrip("/"))
+    urls = tuple(re.split(r"\+(?=https?://)", given))
+    if "://" in model or any("://" in url.partition("://")[2] for url in urls):
+        raise ValueError(
+            f"{source} contains an address that is none: join the addresses of several servers by `+`, as in "
+            "`my-model@http://a:8000/v1+http://b:8000/v1`"
+        )
+    for url in urls:
+        check_address(url, source)
+        parts = urlsplit(url)
+        strange = not parts.hostname or parts.query or parts.fragment or parts.scheme not in ("http", "https")
+        if not model or strange or re.search(r"@[\w.-]+:\d", model):
+            raise ValueError(
+                f"`{outside(name)}` must be `<model>@<base url>`, as in `my-model@http://localhost:8000/v1`"
+            )
+    found = tuple(re.sub(r"(/chat)?/completions$", "", url.rstrip("/")) for url in urls)
+    if len(set(found)) < len(found):
+        raise ValueError(f"{source} names a server twice: give each address once")
+    return model, found
 
 
 def check_address(url: str, source: str) -> None:

@@ -19,13 +19,16 @@ class WirePrompt(str):
     """A conversation in its wire format, JSON. It is part of store keys and is inserted into requests unchanged.
 
     is_open: whether the last message is an assistant message, to be continued.
+    has_system: whether there is a system message.
     """
 
     is_open: bool
+    has_system: bool
 
     def __new__(cls, messages: Sequence[Message]) -> WirePrompt:
         wire = [{"role": m.role, "content": m.content} for m in messages]
         prompt = super().__new__(cls, _encode(wire))
+        prompt.has_system = any(m.role == "system" for m in messages)
         prompt.is_open = bool(messages) and messages[-1].role == "assistant"
         return prompt
 

@@ -52,6 +52,11 @@ class Pace:
         """Return how many requests may be in flight."""
         return max(1, int(self._allowed))
 
+    @property
+    def is_closed(self) -> bool:
+        """Return whether the server wants to be left alone at the moment."""
+        return self._closed_until > asyncio.get_running_loop().time()
+
     @asynccontextmanager
     async def turn(self, tokens: int) -> AsyncIterator[None]:
         """Wait until a request may be sent, and hold its place while it is in flight.

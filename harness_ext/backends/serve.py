@@ -27,7 +27,7 @@ from harness_ext.serving.options import PREFIX, ServeOptions
 from harness_ext.serving.server import Server, ServerSpec, server_for
 from harness_ext.terminal import clean, outside
 
-NOWHERE = "http://127.0.0.1/v1"  # until the server is started
+NOWHERE = ("http://127.0.0.1/v1",)  # until the server is started
 LOOK_FOR = tuple(engine.module for engine in ENGINES.values() if engine.module)
 FIND = f"import importlib.util as u; print(*[n for n in {LOOK_FOR!r} if u.find_spec(n)])"
 _PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
@@ -72,8 +72,8 @@ class ServeBackend(OpenAIBackend):
             cancelled.set()
             self._server.stop()
             raise
-        if url != self.base_url:
-            self._locate(url)
+        if (url,) != self.urls:
+            self._locate((url,))
         async with super().connect() as ask:
             yield ask
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harness_ext.backends.base import Backend
+from harness_ext.backends.kept import kept_backends
 from harness_ext.backends.openai_options import ServerOptions
 from harness_ext.backends.registry import SERVED, STARTED, BackendSpec, make_backend, parse_spec
 from harness_ext.config.placement import place_servers
@@ -96,7 +97,7 @@ def plan_run(
     named = {seat: spec for seat, (spec, _) in specs.items() if isinstance(spec, BackendSpec)}
     devices = _devices(named, device)
     placed = place_servers(named, devices.values(), device)
-    made: dict[Any, Backend] = {}
+    made = kept_backends()
     for seat, (spec, seat_options) in specs.items():
         where = {"device": devices.get(seat), **placed.get(seat, {})}
         backend = _backend(seat, spec, {**defaults, **where}, made, problems)

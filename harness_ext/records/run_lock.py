@@ -143,6 +143,28 @@ def lock_output(target: Path) -> RunLock:
     return _lock(target.with_name(f".{target.name}.lock"), OUTPUT_IN_USE)
 
 
+def in_use_by(target: Path) -> Holder | None:
+    """Return the process that holds the lock of an output file; None if nobody does. The lock itself is not touched.
+
+    target: the output file, as for `lock_output`.
+
+    On this machine, a holder counts as long as its process runs. On others, it counts as long as it renews the lock.
+    """
+    path = target.parent.resolve() / f".{target.name}.lock"
+    try:
+        holder = _holder(path)
+        if holder is None:
+            return None
+        if holder.machine != _machine():
+            return holder if _age(path) < STALE_AFTER else None
+        os.kill(holder.pid, 0)
+    except PermissionError:
+        return holder  # the process is another user's
+    except OSError:
+        return None
+    return holder
+
+
 def _lock(path: Path, in_use: str) -> RunLock:
     lock = _held.get(path)
     if lock is None or not lock.held:

@@ -1,0 +1,93 @@
+"""The tables of decoding on `hf` seats, made from the committed results."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from page_tables import load, table
+
+DECODING = """\
+## Decoding on `hf` seats, before and after
+
+    git worktree add --detach ../before 67ff529
+    HARNESS_EXT_DATA=<folder> python benchmarks/decoding.py --before ../before --student smollm2 --teacher smollm2 \\
+        --output benchmarks/results/decoding.json
+
+`before` is the last commit without continuous batches, kept states and short drafts ([engine.md](engine.md)). Questions
+are GSM8K's, with the model's chat template, in float32 on a CPU. A flat batch is one in which every row writes 128
+tokens. For `speculative_pair` (`unit=token,accept=greedy`), the student is the teacher with noise on its weights, if
+both seats have the same model.
+"""
+
+
+def decoding_part(name: str = "decoding.json") -> str:
+    """Return the figures of `benchmarks/decoding.py`, before and after."""
+    result = load(name)
+    parts = []
+    if "feedback" in result:
+        rows = [
+            {
+                "": side,
+                "seconds": found["seconds"]["wall"],
+                "tokens written": found["written"],
+                "tokens/s": found["tokens_per_second"],
+                "tokens/s of a flat batch": found["flat_tokens_per_second"],
+                "rows of the teacher's steps that wrote": f"{found['teacher_rows_that_wrote']:.2f}",
+                "prompt tokens read again": f"{1 - found['cached_tokens'] / found['prompt_tokens']:.2f}",
+            }
+            for side, found in _sides(result["feedback"]).items()
+        ]
+        parts.append(
+            f"`feedback_pair` with two rounds, {result['questions']} questions, batches of {result['batch_size']}, "
+            f"replies of at most {result['most']} tokens:\n\n{table(rows)}{_equal(result, 'feedback')}"
+        )
+    if "uneven" in result:
+        found = result["uneven"]["after"]
+        rows = [
+            {"": name, "seconds": seconds, "tokens/s": f"{found['tokens'] / seconds:.1f}"}
+            for name, seconds in found["seconds"].items()
+        ]
+        parts.append(
+            f"{found['tokens']} tokens of replies of three lengths (an eighth, a quarter and all of the limit), in "
+            f"batches of {result['batch_size']}:\n\n{table(rows)}"
+        )
+    if "five_shot" in result:
+        rows = [
+            {
+                "": side,
+                "seconds": found["seconds"]["wall"],
+                "tokens written": found["written"],
+                "prompt tokens": found["prompt_tokens"],
+                "of these not read again": found["cached_tokens"],
+            }
+            for side, found in _sides(result["five_shot"]).items()
+        ]
+        parts.append(f"`feedback_pair` after five examples:\n\n{table(rows)}{_equal(result, 'five_shot')}")
+    if "speculation" in result:
+        rows = [
+            {
+                "": side,
+                "at once": name.removeprefix("batch_"),
+                "questions": found["questions"],
+                "texts equal": found["equal"],
+                "tokens": found["tokens"],
+                "passes of the teacher": found["teacher_passes"],
+                "of the student": found["student_passes"],
+                "seconds": found["seconds"]["wall"],
+                "plain decoding": found["plain_seconds"]["wall"],
+                "assisted generation": found.get("assisted_seconds", {}).get("wall", "–"),
+            }
+            for side, batches in _sides(result["speculation"]).items()
+            for name, found in batches.items()
+        ]
+        parts.append(f"`speculative_pair`, beside the teacher alone (seconds):\n\n{table(rows)}")
+    return "\n".join(parts)
+
+
+def _sides(found: dict[str, Any]) -> dict[str, Any]:
+    return {side: found[side] for side in ("before", "after") if side in found}
+
+
+def _equal(result: dict[str, Any], name: str) -> str:
+    found = result[name]
+    return f"\n{found['equal']} of {result['questions']} final texts are equal.\n" if "equal" in found else ""

@@ -1,0 +1,172 @@
+"""What a server really does, seen in tiny requests before the first call that needs it: a 200 proves nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections import defaultdict
+from dataclasses import replace
+from typing import Any
+
+from harness_ext.backends.base import DecideRequest, GenerateRequest, Request, ScoreRequest, VerifyRequest
+from harness_ext.backends.http_client import Client, NotOffered, Scope
+from harness_ext.backends.openai_known import Known, Served
+from harness_ext.backends.openai_wire import WirePrompt, first_choice, messages_field, usage_of, wire_body
+from harness_ext.backends.served import Ask
+from harness_ext.errors import CallFailed
+from harness_ext.records import CallResult, Completion, Message, TokenCounts
+from harness_ext.records.chat import merge_system
+
+LIMITS = ("max_tokens", "max_completion_tokens")
+# How servers turn a field down, and not its value ("max_tokens is too large").
+NOT_THIS_FIELD = re.compile(
+    r"unsupported|not supported|unrecognized|unknown|unexpected|not permitted|extra inputs|instead", re.IGNORECASE
+)
+SYSTEM = Message("system", "Follow the instructions of the user, and answer with a single word.")
+USER = Message("user", "Say yes.")
+PLAIN, CONTINUED = "The sky is", " blue"
+# Templates refuse a conversation with 400; some servers report any error of a template as their own (500).
+REFUSED = frozenset({400, 422, 500})
+
+
+class Prober:
+    """Adapts requests to what a server was seen to do, over one connection.
+
+    What it finds out is kept in `served.known`, so that it is asked for once per backend. Its own requests generate one
+    token each, and are no calls: they appear in no record and no count.
+
+    served: the model.
+    client: the connection.
+    answer: answers a request.
+    """
+
+    def __init__(self, served: Served, client: Client, answer: Ask) -> None:
+        self.served = served
+        self.client = client
+        self.answer = answer
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    async def ask(self, request: Request) -> CallResult:
+        """Return the result of a request that was adapted to the server. Raises as `answer` does."""
+        notes: tuple[str, ...] = ()
+        if isinstance(request, GenerateRequest | DecideRequest):
+            prompt = request.prompt
+            if isinstance(prompt, WirePrompt) and prompt.has_system and await self._merges_system():
+                request, notes = replace(request, prompt=merged(prompt)), ("system_merged",)
+        else:
+            await self._see(request)
+        result = await self._with_limit(request)
+        return replace(result, notes=(*result.notes, *notes)) if notes else result
+
+    async def _with_limit(self, request: Request) -> CallResult:
+        """Return the result of a request, sent again if the server wants its length limit in another field."""
+        used = self.served.known.limit
+        try:
+            return await self.answer(request)
+        except CallFailed as refusal:
+            if not other_limit(self.served.known, used, str(refusal)):
+                raise
+            result = await self.answer(request)
+            return replace(result, faults=(*refusal.faults, *result.faults))
+
+    async def _see(self, request: ScoreRequest | VerifyRequest) -> None:
+        """Make sure that a request of this kind has an effect. Raises LoadError if it has none."""
+        kind, known = type(request).__name__, self.served.known
+        if kind in known.seen:
+            return
+        async with self._locks[kind]:
+            if kind in known.seen:
+                return
+            probe: Request = ScoreRequest(PLAIN, CONTINUED)
+            if isinstance(request, VerifyRequest):
+                probe = replace(request, prompt=PLAIN, reply=(), draft=request.draft[:1], uniforms=(), candidates=())
+            try:
+                await self.answer(probe)
+            except CallFailed:
+                return  # the request itself will say what is wrong
+            known.seen.add(kind)
+
+    async def _merges_system(self) -> bool:
+        """Return whether system messages are merged into the first user message: the template refuses or drops them."""
+        known = self.served.known
+        if self.served.hosted:
+            known.merged = ""
+        if known.merged is None:
+            async with self._locks["system"]:
+                if known.merged is None:
+                    try:
+                        known.merged = await self._why_merge()
+                    except CallFailed:
+                        return False  # not known yet
+        return bool(known.merged)
+
+    async def _why_merge(self) -> str:
+        """Return why system messages are merged; empty if the server reads them."""
+        try:
+            read = await self.tiny(SYSTEM, USER)
+        except NotOffered as refusal:
+            try:
+                await self.tiny(USER)
+            except NotOffered:
+                return ""  # it refuses something else, which the requests themselves will say
+            return str(refusal)
+        # Prompts are counted as the model reads them, so a message that changes no count has not reached it.
+        alone = await self.tiny(USER)
+        if read["prompt_tokens"] and alone["prompt_tokens"] and read["prompt_tokens"] <= alone["prompt_tokens"]:
+            return f"its template drops them: {read['prompt_tokens']} tokens with one and without"
+        return ""
+
+    async def tiny(self, *messages: Message, model: str | None = None) -> TokenCounts:
+        """Return the token counts of a reply of one token. Raises NotOffered if it is refused, CallFailed, LoadError.
+
+        messages: the conversation.
+        model: the model's name. Default: that of the seat.
+        """
+        known, refusals = self.served.known, 0
+        while True:
+            used = known.limit
+            fields = {"model": model or self.served.model, used: 1, "temperature": 0.0}
+            body = wire_body(messages_field(WirePrompt(messages), ()), fields, self.served.omit)
+            try:
+                result = await self.client.post("chat/completions", body, _read, _refuses)
+            except NotOffered as refusal:
+                refusals += 1
+                # An error of the server's own may be chance, unless it comes again.
+                if not other_limit(known, used, str(refusal)) and (refusals > 1 or "HTTP 500" not in str(refusal)):
+                    raise
+                continue
+            return {
+                "prompt_tokens": result.prompt_tokens,
+                "cached_tokens": result.cached_tokens,
+                "completion_tokens": result.completion_tokens,
+            }
+
+
+def merged(prompt: WirePrompt) -> WirePrompt:
+    """Return a conversation with its system messages merged into the first user message."""
+    return WirePrompt(merge_system([Message(m["role"], m["content"]) for m in json.loads(prompt)]))
+
+
+def other_limit(known: Known, used: str, refusal: str) -> bool:
+    """Return whether a refused request may succeed with another field for its length limit, and use that from now on.
+
+    known: what is known about the server.
+    used: the field that the request used.
+    refusal: what the server said.
+    """
+    if not re.search(rf"\b{used}\b", refusal) or not NOT_THIS_FIELD.search(refusal):
+        return False
+    if known.limit == used:  # otherwise another request has found it out in the meantime
+        known.refused_limits.add(used)
+        known.limit = next((name for name in LIMITS if name not in known.refused_limits), used)
+    return known.limit != used
+
+
+def _read(data: Any) -> CallResult:
+    first_choice(data)
+    return Completion("", **usage_of(data))
+
+
+def _refuses(status: int, text: str) -> Scope | None:
+    return "request" if status in REFUSED else None
