@@ -13,6 +13,7 @@ from harness_ext.config.run_plan import RunPlan, plan_run
 from harness_ext.embedded import SEATS, model_path
 from harness_ext.engine.budget import open_budget, total_spending
 from harness_ext.engine.endings import again, ends_by_signal
+from harness_ext.engine.heap import settled_heap
 from harness_ext.engine.processes import place_of
 from harness_ext.engine.progress import Progress
 from harness_ext.errors import BudgetSpent, ConfigurationError
@@ -82,7 +83,7 @@ def run_questions(
     progress = Progress(total, names, terminal) if plan.options.progress != "off" else None
     stopped = None
     try:
-        with ends_by_signal(_advice(store)), progress or nullcontext():
+        with ends_by_signal(_advice(store)), settled_heap(), progress or nullcontext():
             engine.run(plan.protocol, plan.seats, questions, done, [progress] if progress else [])
     except BudgetSpent as error:
         stopped = str(error)

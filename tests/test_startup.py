@@ -7,20 +7,15 @@ import json
 import subprocess
 import sys
 import textwrap
-from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 from servers import Server
-from support import run_engine
 
 import harness_ext.reading
 from harness_ext.backends.registry import BackendSpec
 from harness_ext.config.run_plan import _devices
-from harness_ext.engine.engine import Engine
-from harness_ext.protocol import Protocol, Question, Role, Seats
-from harness_ext.records import Solution
+from harness_ext.engine.heap import settled_heap
 
 # Answers one question through lm-eval's model interface and prints the names of all loaded modules. `device` is what
 # lm-eval passes if the user names none.
@@ -83,24 +78,16 @@ def test_every_reader_is_found_by_its_name() -> None:
         harness_ext.reading.read_nothing  # noqa: B018
 
 
-class Frozen(Protocol):
-    """Answers with the number of objects that the garbage collector leaves out."""
-
-    roles: ClassVar[Mapping[str, Role]] = {}
-
-    async def solve(self, question: Question, seats: Seats) -> Solution:
-        return Solution(str(gc.get_freeze_count()))
-
-
 def test_the_garbage_collector_leaves_out_what_existed_before_a_run_and_only_then() -> None:
-    ask = [Question("q", {}, task="t")]
     assert gc.get_freeze_count() == 0
-    assert int(run_engine(Engine(), Frozen(), {}, ask)[0].text) > 0
+    with settled_heap():
+        assert gc.get_freeze_count() > 0
     assert gc.get_freeze_count() == 0
     gc.freeze()  # as a program does that is about to fork
     try:
         own = gc.get_freeze_count()
-        assert int(run_engine(Engine(), Frozen(), {}, ask)[0].text) <= own  # objects that end are no longer counted
+        with settled_heap():
+            assert gc.get_freeze_count() <= own  # objects that end are no longer counted
         assert 0 < gc.get_freeze_count() <= own
     finally:
         gc.unfreeze()

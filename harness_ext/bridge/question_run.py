@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 from harness_ext.backends.base import Backend
 from harness_ext.bridge.session import Session, torch_seed
 from harness_ext.engine.budget import total_spending
+from harness_ext.engine.heap import settled_heap
 from harness_ext.engine.progress import Known, Progress
 from harness_ext.errors import RunFailed, StoreError
 from harness_ext.protocol import Protocol, Question
@@ -161,12 +162,13 @@ class QuestionRun(Generic[Answer]):
         session, options = self.session, self.session.plan.options
         engine = session.plan.engine(session.store, session.budget, self._seed)
         try:
-            if options.progress == "off" or session.ranks.rank != 0:
-                engine.run(self.protocol, session.plan.seats, questions, finished)
-            else:
-                with Progress(total, self._seat_names(), True if options.progress == "on" else None) as progress:
-                    self._on_known = progress.question_known
-                    engine.run(self.protocol, session.plan.seats, questions, finished, [progress])
+            with settled_heap():
+                if options.progress == "off" or session.ranks.rank != 0:
+                    engine.run(self.protocol, session.plan.seats, questions, finished)
+                else:
+                    with Progress(total, self._seat_names(), True if options.progress == "on" else None) as progress:
+                        self._on_known = progress.question_known
+                        engine.run(self.protocol, session.plan.seats, questions, finished, [progress])
         except Exception as error:
             # `finish` raises it, because the other processes wait there and have to learn of it.
             self._error = error

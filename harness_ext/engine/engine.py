@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol as Interface
 
@@ -81,35 +80,16 @@ class Engine:
         """
         run = _Run(self, protocol, seats, enumerate(questions), finished, observers)
         thread = threading.Thread(target=run.thread_main, name="harness-ext engine", daemon=True)
-        with _settled_heap():
-            thread.start()
-            try:
-                while thread.is_alive():
-                    thread.join(0.5)  # with a timeout, so that Ctrl-C reaches the main thread at once
-            except BaseException:
-                run.abort_from_outside()
-                thread.join(STOP_WITHIN)
-                raise
+        thread.start()
+        try:
+            while thread.is_alive():
+                thread.join(0.5)  # with a timeout, so that Ctrl-C reaches the main thread at once
+        except BaseException:
+            run.abort_from_outside()
+            thread.join(STOP_WITHIN)
+            raise
         if run.error is not None:
             raise run.error
-
-
-@contextmanager
-def _settled_heap() -> Iterator[None]:
-    """Keep Python's garbage collector from searching what existed before a run, over and over, while the run lasts.
-
-    Tasks, requests and models are many objects, and stay. What the run itself creates is collected as always. If
-    somebody else has frozen objects, nothing is changed.
-    """
-    if gc.get_freeze_count():
-        yield
-        return
-    gc.collect()  # garbage must not be kept for as long as the run: it may hold a model that was given up
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 class _Run:
