@@ -14,6 +14,9 @@ from typing import Any
 
 from aiohttp import web
 
+from harness_ext.backends.openai_probe import LONGER, SYSTEM, USER
+from harness_ext.records import Message
+
 FAULTS = ("http_429", "http_500", "timeout", "connection", "bad_json", "no_choices")
 
 
@@ -25,9 +28,16 @@ class Server:
     headers: headers of all responses.
     delay: seconds before each response.
     status: the HTTP status of replies without a fault.
+    refuses: called with the body of each chat request; returns the status and the text with which it is refused, or
+        None.
+    drops_system: whether the model's template drops system messages.
+    own_system: the system message that the template puts in where there is none. Default: none.
+    models: the names that `/models` lists.
 
     Of its attributes, `requests` lists all bodies received, `faults` counts the faults committed, `answered` counts the
-    replies by text, and `together` is the largest number of concurrent requests.
+    replies by text, `together` is the largest number of concurrent requests, `probes` lists the bodies of probes, which
+    are in none of these, and `looks` counts the requests for `/models`. A server that has ended may be started again at
+    the same port.
     """
 
     def __init__(
@@ -37,18 +47,24 @@ class Server:
         headers: Mapping[str, str] | None = None,
         delay: float = 0.0,
         status: int = 200,
+        refuses: Callable[[Mapping[str, Any]], tuple[int, str] | None] = lambda body: None,
+        drops_system: bool = False,
+        own_system: str = "",
+        models: Sequence[str] = ("m",),
     ) -> None:
+        self.refuses, self.drops_system, self.models = refuses, drops_system, models
+        self.own_system = own_system
         self.reply, self.plan, self.headers, self.delay, self.status = reply, plan, dict(headers or {}), delay, status
         self.requests: list[dict[str, Any]] = []
         self.seen_headers: list[dict[str, str]] = []
         self.paths: list[str] = []
         self.faults: Counter[str] = Counter()
         self.answered: Counter[str] = Counter()
-        self.now = self.together = 0
-        self._ended = asyncio.Event()
-        self._ready = threading.Event()
+        self.probes: list[dict[str, Any]] = []
+        self.now = self.together = self.looks = self._port = 0
 
     def __enter__(self) -> Server:
+        self._ended, self._ready = asyncio.Event(), threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
         self._thread.start()
         assert self._ready.wait(30)
@@ -62,18 +78,34 @@ class Server:
         self._loop = asyncio.get_running_loop()
         app = web.Application(client_max_size=2**26)
         app.router.add_post("/v1/{kind:.*}", self._handle)
+        app.router.add_get("/v1/models", self._list)
         runner = web.AppRunner(app, shutdown_timeout=0.1, access_log=None)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
+        site = web.TCPSite(runner, "127.0.0.1", self._port)
         await site.start()
         assert site._server is not None
-        self.url = f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}/v1"  # type: ignore[attr-defined]
+        self._port = site._server.sockets[0].getsockname()[1]  # type: ignore[attr-defined]
+        self.url = f"http://127.0.0.1:{self._port}/v1"
         self._ready.set()
         await self._ended.wait()
         await runner.cleanup()
 
+    async def _list(self, request: web.Request) -> web.StreamResponse:
+        self.looks += 1
+        return web.json_response({"object": "list", "data": [{"id": name, "object": "model"} for name in self.models]})
+
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
+        if refused := self.refuses(body):
+            (self.probes if is_probe(body) else self.requests).append(body)
+            return web.json_response({"error": {"message": refused[1]}}, status=refused[0])
+        if is_probe(body):
+            self.probes.append(body)
+            seen = [m for m in body["messages"] if not (self.drops_system and m["role"] == "system")]
+            tokens = sum(len(m["content"].split()) for m in seen)
+            if all(m["role"] != "system" for m in seen):
+                tokens += len(self.own_system.split())
+            return web.json_response(completion("yes", body, "length", prompt_tokens=tokens, completion_tokens=1))
         self.requests.append(body)
         self.seen_headers.append(dict(request.headers))
         self.paths.append(request.path)
@@ -117,6 +149,12 @@ def text_of(body: Mapping[str, Any]) -> str:
         return str(body["prompt"])
     content = body["messages"][-1]["content"]
     return content if isinstance(content, str) else "".join(p.get("text", "<image>") for p in content)
+
+
+def is_probe(body: Mapping[str, Any]) -> bool:
+    """Return whether a chat request only finds out what the server does with system messages and limits."""
+    said = [Message(**m) for m in body.get("messages", ()) if isinstance(m.get("content"), str)]
+    return said in ([SYSTEM, USER], [LONGER, USER], [USER])
 
 
 def completion(text: str, body: Mapping[str, Any], finish: str = "stop", **usage: Any) -> dict[str, Any]:

@@ -208,11 +208,11 @@ def test_wrong_arguments_are_named_before_anything_is_sent(
 
 def test_names_and_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
-    assert split_name("gpt") == ("gpt", "https://api.openai.com/v1")
-    assert split_name("@cf/org/m@https://h/v1/") == ("@cf/org/m", "https://h/v1")
-    assert split_name("/a/b@http://[::1]:80/v1/chat/completions") == ("/a/b", "http://[::1]:80/v1")
+    assert split_name("gpt") == ("gpt", ("https://api.openai.com/v1",))
+    assert split_name("@cf/org/m@https://h/v1/") == ("@cf/org/m", ("https://h/v1",))
+    assert split_name("/a/b@http://[::1]:80/v1/chat/completions") == ("/a/b", ("http://[::1]:80/v1",))
     monkeypatch.setenv("OPENAI_BASE_URL", "http://h:1/v1")
-    assert split_name("m") == ("m", "http://h:1/v1")
+    assert split_name("m") == ("m", ("http://h:1/v1",))
 
 
 def test_the_key_comes_from_the_environment_and_is_written_nowhere(

@@ -22,12 +22,13 @@ from harness_ext.backends import http_client as http
 from harness_ext.backends.http_client import Client
 from harness_ext.backends.openai import make_openai_backend
 from harness_ext.backends.pacing import MOST_JITTER, Pace
+from harness_ext.backends.pool import Pool, PoolServer
 from harness_ext.engine.progress import Progress
 from harness_ext.errors import CallFailed
 from harness_ext.models.baseline import BaselineLM
 from harness_ext.records import CallResult, Completion
 
-URL = "http://server/v1/chat/completions"
+PATH = "chat/completions"
 LATENCY = 0.1
 Answer = tuple[int, dict[str, str]]
 
@@ -90,8 +91,9 @@ def read(data: Any) -> CallResult:
 
 
 def client(session: Session, pace: Pace, **options: Any) -> Client:
+    server = PoolServer("http://server/v1", "model", pace, reached=options.pop("reached", False))
     given: dict[str, Any] = {"max_retries": 0, "timeout": 600.0, **options}
-    return Client(session, "model", pace=pace, **given)  # type: ignore[arg-type]
+    return Client(session, pool=Pool([server]), **given)  # type: ignore[arg-type]
 
 
 def ask(session: Session, count: int, pace: Pace | None = None, **options: Any) -> list[CallResult | BaseException]:
@@ -99,7 +101,7 @@ def ask(session: Session, count: int, pace: Pace | None = None, **options: Any) 
 
     async def main() -> list[CallResult | BaseException]:
         made = client(session, pace or Pace(64), **options)
-        calls = (made.post(URL, json.dumps(i).encode(), read) for i in range(count))
+        calls = (made.post(PATH, json.dumps(i).encode(), read) for i in range(count))
         return await asyncio.gather(*calls, return_exceptions=True)
 
     return run(main())
@@ -229,7 +231,7 @@ def test_requests_per_minute() -> None:
     async def main() -> Session:
         session = Session(lambda now, body: (200, {}))
         made = client(session, Pace(64, requests_per_minute=30))
-        await asyncio.gather(*(made.post(URL, b"0", read) for _ in range(20)))
+        await asyncio.gather(*(made.post(PATH, b"0", read) for _ in range(20)))
         return session
 
     session = run(main())
@@ -243,7 +245,7 @@ def test_tokens_per_minute() -> None:
     async def main() -> Session:
         session = Session(lambda now, body: (200, {}))
         made = client(session, Pace(4, tokens_per_minute=600))
-        await asyncio.gather(*(made.post(URL, b"0", read, tokens=300) for _ in range(60)))
+        await asyncio.gather(*(made.post(PATH, b"0", read, tokens=300) for _ in range(60)))
         return session
 
     session = run(main())
@@ -281,8 +283,9 @@ def test_the_progress_line_shows_how_many_requests_are_sent_at_once() -> None:
     assert "at once" not in progress.status()
 
     async def main() -> None:
-        async with backend._pace.turn(1):
-            backend._pace.refused(sent=0.0, wait=1.0)
+        (pace,) = backend._paces
+        async with pace.turn(1):
+            pace.refused(sent=0.0, wait=1.0)
 
     run(main())
     assert "student limited to 1 of 8 requests at once" in progress.status()

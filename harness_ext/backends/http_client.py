@@ -31,7 +31,10 @@ TOKENS_PER_IMAGE = 1000
 # If a server has never been reached, the run ends after this many attempts: most likely its address is wrong.
 ATTEMPTS_TO_FIND = 3
 # What servers write about a prompt that does not fit; they share no error code.
-TOO_LONG = ("context_length", "context length", "context size", "context window", "maximum context", "too long")
+TOO_LONG = (
+    *("context_length", "context length", "context size", "context window", "maximum context", "too long"),
+    *("input token count", "`inputs` must have less than", "reduce the length", "`inputs` tokens + `max_new_tokens`"),
+)
 
 
 class Fault(Exception):
@@ -134,11 +137,12 @@ class Client:
                 started, sent = time.perf_counter(), asyncio.get_running_loop().time()
                 try:
                     data = await self._attempt(server, path, body, lacks)
-                    server.answered()
                     completion = read(data)
+                    self.pool.answered(server)
                     server.pace.answered(estimate, add(completion.prompt_tokens, completion.completion_tokens))
                     return replace(completion, seconds=time.perf_counter() - started, faults=tuple(faults))
                 except NotOffered as raised:
+                    self.pool.answered(server)
                     raised.faults = tuple(faults)
                     raise
                 except Fault as raised:

@@ -158,6 +158,12 @@ class OpenAIBackend(ServedBackend):
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[Ask]:
+        async with self.connect_prober() as prober:
+            yield prober.ask
+
+    @asynccontextmanager
+    async def connect_prober(self) -> AsyncIterator[Prober]:
+        """Return a context manager for a connection, which provides what asks the server and finds out what it does."""
         import aiohttp
 
         options, key = self.options, self._key()
@@ -187,10 +193,9 @@ class OpenAIBackend(ServedBackend):
                 options.max_wait,
                 ended=self._ended,
             )
-            yield self.prober(client).ask
+            yield self._prober(client)
 
-    def prober(self, client: Client) -> Prober:
-        """Return what asks the server over a connection."""
+    def _prober(self, client: Client) -> Prober:
         decider = Decider(self._served, client)
 
         async def answer(request: Request) -> CallResult:

@@ -109,14 +109,18 @@ def split_name(name: str) -> tuple[str, tuple[str, ...]]:
     """
     model, at, address = name.partition("@http")
     given = f"http{address}" if at else os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL
-    source = f"`{outside(name)}`" if at else f"the environment variable OPENAI_BASE_URL (`{outside(given)}`)"
+    source = (
+        f"`{outside(name)}`"
+        if at or "://" in model
+        else f"the environment variable OPENAI_BASE_URL (`{outside(given)}`)"
+    )
     if has_credential(given):
         raise ValueError(
             f"{source} contains credentials, and the address is written into the records: leave them out, and export "
             "the key as an environment variable (`api_key_env`)"
         )
     urls = tuple(re.split(r"\+(?=https?://)", given))
-    if "://" in model or any("://" in url.partition("://")[2] for url in urls):
+    if re.search("https?://", model) or any("://" in url.partition("://")[2] for url in urls):
         raise ValueError(
             f"{source} contains an address that is none: join the addresses of several servers by `+`, as in "
             "`my-model@http://a:8000/v1+http://b:8000/v1`"
@@ -125,7 +129,7 @@ def split_name(name: str) -> tuple[str, tuple[str, ...]]:
         check_address(url, source)
         parts = urlsplit(url)
         strange = not parts.hostname or parts.query or parts.fragment or parts.scheme not in ("http", "https")
-        if not model or strange or re.search(r"@[\w.-]+:\d", model):
+        if not model or "://" in model or strange or re.search(r"@[\w.-]+:\d", model):
             raise ValueError(
                 f"`{outside(name)}` must be `<model>@<base url>`, as in `my-model@http://localhost:8000/v1`"
             )

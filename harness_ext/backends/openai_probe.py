@@ -24,6 +24,7 @@ NOT_THIS_FIELD = re.compile(
     r"unsupported|not supported|unrecognized|unknown|unexpected|not permitted|extra inputs|instead", re.IGNORECASE
 )
 SYSTEM = Message("system", "Follow the instructions of the user, and answer with a single word.")
+LONGER = replace(SYSTEM, content=f"{SYSTEM.content} {SYSTEM.content}")
 USER = Message("user", "Say yes.")
 PLAIN, CONTINUED = "The sky is", " blue"
 # Templates refuse a conversation with 400; some servers report any error of a template as their own (500).
@@ -52,7 +53,7 @@ class Prober:
         notes: tuple[str, ...] = ()
         if isinstance(request, GenerateRequest | DecideRequest):
             prompt = request.prompt
-            if isinstance(prompt, WirePrompt) and prompt.has_system and await self._merges_system():
+            if isinstance(prompt, WirePrompt) and prompt.has_system and await self.merges_system():
                 request, notes = replace(request, prompt=merged(prompt)), ("system_merged",)
         else:
             await self._see(request)
@@ -87,7 +88,7 @@ class Prober:
                 return  # the request itself will say what is wrong
             known.seen.add(kind)
 
-    async def _merges_system(self) -> bool:
+    async def merges_system(self) -> bool:
         """Return whether system messages are merged into the first user message: the template refuses or drops them."""
         known = self.served.known
         if self.served.hosted:
@@ -111,10 +112,11 @@ class Prober:
             except NotOffered:
                 return ""  # it refuses something else, which the requests themselves will say
             return str(refusal)
-        # Prompts are counted as the model reads them, so a message that changes no count has not reached it.
-        alone = await self.tiny(USER)
-        if read["prompt_tokens"] and alone["prompt_tokens"] and read["prompt_tokens"] <= alone["prompt_tokens"]:
-            return f"its template drops them: {read['prompt_tokens']} tokens with one and without"
+        # Prompts are counted as the model reads them, so a text that changes no count has not reached it. It is added
+        # to a system message, because some templates put in one of their own where there is none (Qwen2.5).
+        longer = await self.tiny(LONGER, USER)
+        if read["prompt_tokens"] and longer["prompt_tokens"] and longer["prompt_tokens"] <= read["prompt_tokens"]:
+            return f"its template drops them: {read['prompt_tokens']} tokens, however long they are"
         return ""
 
     async def tiny(self, *messages: Message, model: str | None = None) -> TokenCounts:

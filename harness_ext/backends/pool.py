@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # Failures that say something about a server, and not about the request that met them.
 DOWN = STARTING | {"timeout"}
+MOST_FAILURES = 3  # others, in a row, after which they do so too
 FIRST_PROBE, LONGEST_PROBE = 1.0, 30.0  # seconds until a server that has failed is asked whether it is back
 PROBE_TIMEOUT = 10.0
 # A question leaves its server for another one if that has twice as many requests, and at least this many more.
@@ -39,6 +40,7 @@ class PoolServer:
     up: whether it gets requests while others are there. Default True.
     outstanding: how many requests it has, including those that wait for their turn. Default 0.
     sent: how many requests it has been given. Default 0.
+    failures: how many requests in a row it has failed. Default 0.
     probe_after: seconds until it is asked whether it is back, once it has failed. Default 1.
     """
 
@@ -50,12 +52,8 @@ class PoolServer:
     up: bool = True
     outstanding: int = 0
     sent: int = 0
+    failures: int = 0
     probe_after: float = field(default_factory=lambda: FIRST_PROBE)
-
-    def answered(self) -> None:
-        """Note that it has answered a request."""
-        self.awaited.answered()
-        self.probe_after = FIRST_PROBE
 
 
 class Pool:
@@ -82,13 +80,13 @@ class Pool:
     async def __aenter__(self) -> Pool:
         """Find out which of several servers are there. Raises LoadError if one has not got the model."""
         if len(self.servers) > 1:
-            for server, problem in zip(
-                self.servers, await asyncio.gather(*map(self._problem, self.servers)), strict=True
-            ):
+            problems = await asyncio.gather(*map(self._problem, self.servers))
+            for problem in problems:
                 if isinstance(problem, LoadError):
                     raise problem
+            for server, problem in zip(self.servers, problems, strict=True):
                 if problem is not None:
-                    self.failed(server, "connection", problem)
+                    self.failed(server, "connection", str(problem))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -142,6 +140,17 @@ class Pool:
             del self._homes[next(iter(self._homes))]  # the question that was asked least recently
         return chosen
 
+    def answered(self, server: PoolServer) -> None:
+        """Note that a server has answered a request."""
+        server.awaited.answered()
+        server.probe_after, server.failures = FIRST_PROBE, 0
+        self._is_back(server)
+
+    def _is_back(self, server: PoolServer) -> None:
+        if not server.up:
+            server.up, server.failures = True, 0
+            process.say(f"{server.name} is there again")
+
     def failed(self, server: PoolServer, fault: str, message: str) -> None:
         """Note that a server has failed a request.
 
@@ -149,9 +158,11 @@ class Pool:
         fault: what kind of failure it was, as summaries count it.
         message: what it was, for users.
 
-        If there are other servers and the failure is not one of the request alone, it gets no more until it is back.
+        If there are other servers and the failure is not that of one request alone, it gets no more until it is back.
         """
-        if len(self.servers) == 1 or fault not in DOWN or not server.up:
+        server.failures += 1
+        is_down = fault in DOWN or server.failures >= MOST_FAILURES
+        if len(self.servers) == 1 or not is_down or not server.up:
             return
         server.up = False
         if any(other.up for other in self.servers):
@@ -163,15 +174,12 @@ class Pool:
         probe.add_done_callback(self._probes.discard)
 
     async def _take_back(self, server: PoolServer) -> None:
-        while True:
+        while not server.up:
             await asyncio.sleep(server.probe_after)
             # Doubled until it answers a request: a server may answer probes and nothing else.
             server.probe_after = min(2 * server.probe_after, LONGEST_PROBE)
-            problem = await self._problem(server)
-            if problem is None:
-                server.up = True
-                process.say(f"{server.name} is there again")
-                return
+            if await self._problem(server) is None:
+                self._is_back(server)
 
     async def _problem(self, server: PoolServer) -> str | LoadError | None:
         """Return why a server cannot be used: a text if it does not answer, an error if it has another model."""

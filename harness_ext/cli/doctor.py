@@ -1,4 +1,7 @@
-"""`harness-ext doctor`: reports what is installed, what lm-eval finds, where models can run and what is missing."""
+"""`harness-ext doctor`: reports what is installed, what lm-eval finds, where models can run and what is missing.
+
+With `--seat` it reports what the servers of a seat can do instead.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +11,18 @@ import importlib.metadata
 import platform
 import shutil
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from harness_ext import __file__ as package_file
 from harness_ext import __version__
 from harness_ext.backends.registry import seat_models
 from harness_ext.bridge import plugins, startup
+from harness_ext.cli.doctor_seats import seat
+from harness_ext.cli.findings import Finding
 from harness_ext.serving.engines import ENGINES, LLAMA_SERVER
 from harness_ext.terminal import safe_text
 
@@ -25,27 +30,19 @@ if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
 DISTRIBUTION = "harness-ext"
-State = Literal["ok", "note", "problem"]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the report.
-
-    state: `ok`; `note`, for a setting or an optional part; or `problem`, for something that cannot work.
-    text: what was found.
-    remedy: what to do about it. Default nothing.
-    """
-
-    state: State
-    text: str
-    remedy: str = ""
 
 
 def main(arguments: list[str]) -> int:
     """Print the report and return 0, or 1 if it contains a problem."""
-    argparse.ArgumentParser(prog="harness-ext doctor", description=__doc__).parse_args(arguments)
-    sections = {
+    parser = argparse.ArgumentParser(prog="harness-ext doctor", description=__doc__)
+    parser.add_argument(
+        "--seat",
+        metavar="SEAT=MODEL",
+        action="append",
+        help="a served seat as in `--model_args`, with its options: teacher=openai:<model>@<url>,teacher.<option>=…",
+    )
+    seats: list[str] | None = parser.parse_args(arguments).seat
+    sections: dict[str, Callable[[], Iterable[Finding]]] = {
         "Versions": versions,
         "Start-up file": startup_file,
         "Models": models,
@@ -54,6 +51,8 @@ def main(arguments: list[str]) -> int:
         "Engines that `serve:<model>` starts": engines,
         "Extras": extras,
     }
+    if seats is not None:
+        sections = {f"Seat {safe_text(text)}": partial(seat, text) for text in seats}
     problems = 0
     for title, section in sections.items():
         print(title)

@@ -161,6 +161,11 @@ def _split(
                 per_seat[seat][rest if dot else "model"] = value
         elif name in options:
             own[name] = value
+        elif "://" in name:
+            problems.append(
+                f"`{outside(name)}` is an address and no argument: join the addresses of several servers by `+`, since "
+                "lm-eval divides arguments at commas"
+            )
         else:
             known = [*options, *per_seat]
             problems.append(
