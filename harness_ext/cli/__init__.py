@@ -49,6 +49,7 @@ COMMANDS = {
     "estimate": Command(
         "analysis.estimate:main", "estimate calls, tokens, time and price of a run from a few questions"
     ),
+    "suite": Command("suite.command:main", "run many evaluations that one file describes, and compare them"),
     "read": Command("reading.command:main", "how replies are read, and by which rule"),
     "doctor": Command("cli.doctor:main", "report versions, plugins and devices, and what is missing"),
     "enhance": Command("enhance.command:main", "add rationales and preferences from a teacher to training rows"),

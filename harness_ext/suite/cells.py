@@ -55,7 +55,8 @@ class Cell:
     @property
     def label(self) -> str:
         """Return the name of its run in comparisons: that of the setting, and the values of the axes."""
-        return " ".join([self.setting, *(f"{axis}:{value}" for axis, value in self.axes.items())])
+        axes = (f"{axis}:{value}".replace("=", ":") for axis, value in self.axes.items())  # `compare` reads LABEL=PATH
+        return " ".join([self.setting, *axes])
 
     @property
     def title(self) -> str:
@@ -112,9 +113,12 @@ def cells_of(study: Study) -> tuple[Cell, ...]:
     kept = _without_excluded(study, every, problems)
     _check_equal(kept, problems)
     there = {id(cell) for cell in kept}
-    for cell in kept:
-        if missing := [needed for needed in cell.needs if id(needed) not in there]:
-            problems.append(f"{cell.title} needs {missing[0].title}, which is excluded: exclude both or none")
+    problems += [
+        f"{cell.title} needs {needed.title}, which is excluded: exclude both or none"
+        for cell in kept
+        for needed in cell.needs
+        if id(needed) not in there
+    ]
     labels = list(dict.fromkeys(cell.label for cell in kept))
     if study.reference is not None and study.reference not in labels:
         problems.append(
@@ -149,9 +153,10 @@ def _controls(setting: Setting, made: Mapping[str, Sequence[Cell]], problems: li
         if control.draws_from is not None:
             draws = next((c for c in made.get(control.draws_from, ()) if _same_place(c, target)), None)
             if draws is None:
+                seed = "" if target.seed is None else f", seed {target.seed}"
                 problems.append(
-                    f"settings.{setting.name}: `{control.draws_from}` has no cell for {target.task}"
-                    f"{'' if target.seed is None else f', seed {target.seed}'}, whose drafts would show what a draw costs"
+                    f"settings.{setting.name}: `{control.draws_from}` has no cell for {target.task}{seed}, whose "
+                    "drafts would show what a draw costs"
                 )
         changes = setting.tasks.get(target.task, {})
         yield _cell(
@@ -187,8 +192,8 @@ def _without_excluded(study: Study, cells: Sequence[Cell], problems: list[str]) 
         text = ", ".join(f"{name}: {' or '.join(values)}" for name, values in condition.items())
         if unknown := [name for name in condition if name not in known]:
             problems.append(
-                f"`exclude` ({outside(text)}): there is no `{outside(unknown[0])}`{suggest(unknown[0], sorted(known))}: "
-                f"cells have {', '.join(sorted(known))}"
+                f"`exclude` ({outside(text)}): there is no `{outside(unknown[0])}`"
+                f"{suggest(unknown[0], sorted(known))}: cells have {', '.join(sorted(known))}"
             )
             continue
         found = {id(c) for c in cells if all(c.coordinates.get(n) in values for n, values in condition.items())}

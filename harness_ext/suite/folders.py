@@ -149,7 +149,7 @@ class CellFolder:
         found, last = _read(self.path / "failure.json"), self.attempt
         if not found or last is None or found.get("attempt") != last.number:
             return None
-        return Failure(last.number, tuple(map(str, found.get("lines") or ())))
+        return Failure(last.number, tuple(outside(line) for line in found.get("lines") or ()))
 
     def fail(self, lines: Sequence[str]) -> None:
         """Note that the latest attempt failed. Raises StoreError if the folder cannot be written."""
@@ -272,7 +272,9 @@ class Folders:
             there = before.get(tuple(sorted(cell.coordinates.items())))
             if cell.digest not in self._found and there is not None:
                 fields = "; ".join(differences(there.description.get("identity") or {}, cell.identity()))
-                lines.append(f"{cell.title} was changed ({fields}), so it is another cell; the former one stays in {there.path}")
+                lines.append(
+                    f"{cell.title} was changed ({fields}), so it is another cell; the former one stays in {there.path}"
+                )
         return lines
 
 

@@ -20,6 +20,9 @@ KEYS = (
 )  # fmt: skip
 SETTING_KEYS = ("base", "model", "model_args", "tasks", "seeds", "matrix", "control")
 MAPPINGS = ("gen_kwargs", "metadata", "samples")
+OF_A_RUN = frozenset(
+    {"model", "model_args", "gen_kwargs", "system_instruction", "apply_chat_template", "fewshot_as_multiturn"}
+)
 SET_BY_SUITE = {"run_dir": "each cell has its own folder", "k": "`control` chooses it"}
 
 
@@ -138,9 +141,11 @@ def check_fields(fields: Mapping[str, Any], where: str, problems: list[str]) -> 
     problems: receives a message for each field that is unknown or has a wrong type.
     """
     known = known_names(LmEvalOptions)
-    for name in fields:
-        if name not in (*known, "model", "model_args"):
-            problems.append(f"{where}: there is no field `{name}`{suggest(str(name), [*SETTING_KEYS, *known])}")
+    problems += [
+        f"{where}: there is no field `{outside(name)}`{suggest(str(name), [*SETTING_KEYS, *known])}"
+        for name in fields
+        if name not in (*known, "model", "model_args")
+    ]
     for name in ("model_args", *MAPPINGS):
         value = fields.get(name)
         if value is not None and not isinstance(value, Mapping):
@@ -283,6 +288,11 @@ class _Reader:
             if "," in str(task):
                 self.problems.append(f"{where}: `{outside(task)}` names several tasks: make them separate entries")
             found[str(task)] = self._fields(fields, f"{where}, task {task}")
+            for name in sorted(OF_A_RUN & found[str(task)].keys()):
+                self.problems.append(
+                    f"{where}, task {task}: `{name}` is the same for all tasks of a run: make a setting of its own for "
+                    "this task"
+                )
         return found
 
     def _fields(self, value: Any, where: str) -> Mapping[str, Any]:
@@ -326,7 +336,9 @@ class _Reader:
                 changes = [(str(item), set_path({}, str(axis), item)) for item in values]
                 check_fields(changes[0][1], place, self.problems)
             elif isinstance(values, dict) and values:
-                changes = [(str(label), dict(self._fields(item, f"{place}, {label}"))) for label, item in values.items()]
+                changes = [
+                    (str(label), dict(self._fields(item, f"{place}, {label}"))) for label, item in values.items()
+                ]
             else:
                 self.problems.append(f"{place}: takes a list of values for one field, or named values with fields")
                 continue

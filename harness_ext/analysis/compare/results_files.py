@@ -47,7 +47,10 @@ def read_results(path: Path) -> Evaluation:
     arguments = dict(arguments) if isinstance(arguments, Mapping) else {"": arguments}
     label = arguments.get("model") if ours else None
     named = arguments.get("pretrained") or arguments.get("model") or results.get("model_name")
-    model = {k: config.get(k) for k in ("model", "gen_kwargs")} | {"args": {**arguments, "run_dir": None}}
+    method = {**arguments, "run_dir": None}
+    if str(arguments.get("k")).startswith("auto:"):  # repeats take the number of draws from repeats of the other run
+        method |= {"k": "auto", "draws_from": None}
+    model = {k: config.get(k) for k in ("model", "gen_kwargs")} | {"args": method}
     model |= {k: results.get(k) for k in ("system_instruction_sha", "chat_template_sha", "fewshot_as_multiturn")}
     return Evaluation(
         str(path),

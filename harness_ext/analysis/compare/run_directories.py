@@ -56,6 +56,9 @@ def read_run_directory(path: Path, score: ScoreRun) -> Evaluation:
         when = (path / FIGURES).stat().st_mtime
     # Protocols that sample have their seed in their identity. Here it tells the repeats of one model apart.
     identity = {k: v for k, v in (config.get("identity") or {}).items() if k != "seed"}
+    options = identity.get("options") or {}
+    if options.get("target") is not None:  # `k=auto`: repeats take the number of draws from repeats of the other run
+        identity["options"] = {**options, "k": "auto", "target": None, "draws_from": None}
     return Evaluation(
         str(path),
         str(config.get("label") or path.name),

@@ -1,0 +1,216 @@
+"""The command `harness-ext suite`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness_ext.engine.endings import again, ends_by_signal
+from harness_ext.engine.processes import place_of
+from harness_ext.errors import FAILED, OK, USAGE, ConfigurationError, HarnessExtError
+from harness_ext.files import make_private_folder
+from harness_ext.records.run_lock import lock_output
+from harness_ext.suite.cells import Cell, cells_of
+from harness_ext.suite.folders import Folders
+from harness_ext.suite.showing import cell_states, count_of, find_cell, print_status
+from harness_ext.suite.study import Study, read_study
+from harness_ext.terminal import clean, safe_text
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run `harness-ext suite` and return its exit status."""
+    args, rest = _parser().parse_known_args(list(arguments))
+    if rest and args.action != "collect":
+        _parser().error(f"unrecognized arguments: {' '.join(rest)}")
+    try:
+        study = read_study(args.study)
+        cells, folders = cells_of(study), Folders(study.folder)
+        if args.action == "check":
+            return _check(cells, folders, args)
+        if args.action == "cell":
+            return _cell(cells, folders, args)
+        if args.action == "plan":
+            return _plan(cells, folders, args)
+        if args.action == "status":
+            return _status(cells, folders, args)
+        if args.action == "logs":
+            return _logs(cells, folders, args)
+        if args.action == "collect":
+            return _collect(study, cells, folders, [*rest])
+        return _run(cells, folders, args)
+    except ConfigurationError as error:
+        print(
+            clean("\n".join(["harness-ext suite:", *(f"  - {problem}" for problem in error.problems)])), file=sys.stderr
+        )
+        return USAGE
+    except (HarnessExtError, OSError) as error:
+        print(f"harness-ext suite: {clean(error)}", file=sys.stderr)
+        return FAILED
+
+
+def _run(cells: Sequence[Cell], folders: Folders, args: argparse.Namespace) -> int:
+    from harness_ext.suite.running import Runner, prepare
+
+    for line in folders.changes(cells):
+        print(f"[suite] {clean(line)}", file=sys.stderr)
+    with ends_by_signal(again("to continue from here")):
+        if args.action == "retry":
+            wanted = [cell for cell in cells if folders.of(cell).state == "failed"]
+            if not wanted:
+                print("[suite] no cell has failed", file=sys.stderr)
+                return OK
+        else:
+            wanted = list(cells)
+            prepare(args.study, cells, folders)
+        make_private_folder(folders.root)
+        lock = lock_output(folders.root / "suite")
+        try:
+            chosen = frozenset(cell.digest for cell in wanted)
+            failed = Runner(args.study, cells, Folders(folders.root), chosen, args.jobs, args.overlap).run()
+        finally:
+            lock.release()
+    if failed:
+        print(
+            f"[suite] {count_of(failed)} failed: `harness-ext suite retry {args.study}` runs them again",
+            file=sys.stderr,
+        )
+        return FAILED
+    return OK
+
+
+def _cell(cells: Sequence[Cell], folders: Folders, args: argparse.Namespace) -> int:
+    from harness_ext.suite.running import prepare
+    from harness_ext.suite.worker import run_cells
+
+    if place_of().world > 1:
+        raise ConfigurationError(
+            ["`suite cell` runs in one process, but a launcher has started several: give the job one task"]
+        )
+    chosen = [find_cell(cells, folders, text) for text in args.cells]
+    needed = {cell.digest: cell for one in chosen for cell in (*one.needs, one)}
+    prepare(args.study, list(needed.values()), folders)
+    return run_cells(chosen, Folders(folders.root), args.parent)
+
+
+def _check(cells: Sequence[Cell], folders: Folders, args: argparse.Namespace) -> int:
+    from harness_ext.suite.checks import check_cells
+
+    chosen = [cell for cell in cells if not args.cells or cell.digest in args.cells]
+    if not args.json:
+        check_cells(chosen)
+        print(f"{count_of(chosen)}, no problems found")
+        return OK
+    try:
+        report = {"problems": [], "models": check_cells(chosen)}
+    except ConfigurationError as error:
+        report = {"problems": list(error.problems), "models": {}}
+    print(json.dumps(report))
+    return OK
+
+
+def _plan(cells: Sequence[Cell], folders: Folders, args: argparse.Namespace) -> int:
+    from harness_ext.suite.forecasting import forecast, forecast_json, print_plan
+
+    pilots = {}
+    for text in args.pilot:
+        setting, equals, path = text.partition("=")
+        if not equals:
+            raise ConfigurationError([f"--pilot {text}: expected SETTING=RUN"])
+        pilots[setting] = Path(path).expanduser()
+    found = forecast(cells, folders, pilots)
+    if args.json:
+        print(json.dumps(forecast_json(cells, folders, found), indent=2, ensure_ascii=False))
+        return OK
+    for line in folders.changes(cells):
+        print(clean(line))
+    print_plan(cells, folders, found)
+    return OK
+
+
+def _status(cells: Sequence[Cell], folders: Folders, args: argparse.Namespace) -> int:
+    if args.json:
+        print(json.dumps(cell_states(cells, folders), indent=2, ensure_ascii=False))
+        return OK
+    for line in folders.changes(cells):
+        print(clean(line))
+    print_status(cells, folders)
+    return OK
+
+
+def _logs(cells: Sequence[Cell], folders: Folders, args: argparse.Namespace) -> int:
+    folder = folders.of(find_cell(cells, folders, args.cell))
+    if not folder.log.is_file():
+        raise HarnessExtError(f"{folder.path.name} has not been run yet, so it has no log")
+    lines = folder.log.read_text(encoding="utf-8", errors="replace").splitlines()
+    for line in lines[-args.lines :] if args.lines else lines:
+        print(safe_text(line.rpartition("\r")[2]))
+    return OK
+
+
+def _collect(study: Study, cells: Sequence[Cell], folders: Folders, rest: list[str]) -> int:
+    from harness_ext.analysis.compare.command import main as compare
+    from harness_ext.suite.collecting import compare_arguments
+
+    missing = [cell for cell in cells if not folders.of(cell).results.is_dir()]
+    for cell in missing:
+        print(f"[suite] {cell.title} is not finished", file=sys.stderr)
+    if len(missing) == len(cells):
+        raise HarnessExtError(f"no cell is finished: `harness-ext suite run {study.path}`")
+    if missing and "--drop_unmatched" not in rest:
+        raise HarnessExtError(
+            f"{len(missing)} of {len(cells)} cells are not finished: finish them (`harness-ext suite run "
+            f"{study.path}`), or give --drop_unmatched to compare what all runs have"
+        )
+    return compare([*compare_arguments(study, cells, folders), *rest])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="harness-ext suite",
+        description="Run many evaluations that are described in one file, and compare them.",
+        epilog="See docs/suite.md.",
+        allow_abbrev=False,
+    )
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+
+    def add(name: str, text: str) -> argparse.ArgumentParser:
+        action = actions.add_parser(name, help=text, description=text.capitalize() + ".", allow_abbrev=False)
+        action.add_argument("study", type=Path, metavar="STUDY", help="the YAML file of the study")
+        return action
+
+    for name, text in (("run", "run every cell that is not finished"), ("retry", "run the cells that have failed")):
+        action = add(name, text)
+        action.add_argument("--jobs", type=_count, default=1, metavar="N", help="processes at a time (default: 1)")
+        action.add_argument(
+            "--overlap", action="store_true",
+            help="let cells with a common model run at the same time, although both may then pay for the same call",
+        )  # fmt: skip
+    action = add("plan", "list the cells and what they will take")
+    action.add_argument(
+        "--pilot", action="append", default=[], metavar="SETTING=RUN", help="a run that shows what a setting takes"
+    )
+    action.add_argument("--json", action="store_true", help="print JSON")
+    add("status", "show what is finished, from the folders of the cells").add_argument(
+        "--json", action="store_true", help="print JSON"
+    )
+    action = add("logs", "print what a cell has printed")
+    action.add_argument("cell", metavar="CELL", help="its number, or a part of its name")
+    action.add_argument("--lines", type=_count, metavar="N", help="only the last N lines")
+    add("collect", "compare the cells; further arguments are those of `harness-ext compare`")
+    action = add("check", "find problems in a study without running anything")
+    action.add_argument("cells", nargs="*", help=argparse.SUPPRESS)
+    action.add_argument("--json", action="store_true", help="print JSON")
+    action = add("cell", "run single cells in this process, as a job of a cluster does")
+    action.add_argument("cells", nargs="+", metavar="CELL", help="the number of the cell, or a part of its name")
+    action.add_argument("--parent", type=int, help=argparse.SUPPRESS)
+    return parser
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("expected a whole number above 0")
+    return number

@@ -1,0 +1,100 @@
+"""The state of a suite as text, from the folders of its cells alone."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from harness_ext.engine.progress import as_clock
+from harness_ext.errors import ConfigurationError
+from harness_ext.options import suggest
+from harness_ext.suite.cells import Cell
+from harness_ext.suite.folders import Folders
+from harness_ext.suite.running import seconds_left
+from harness_ext.terminal import outside
+
+
+def cell_states(cells: Sequence[Cell], folders: Folders) -> list[dict[str, Any]]:
+    """Return the state of each cell as JSON values: what `suite status --json` prints."""
+    now, rows = time.time(), []
+    for index, cell in enumerate(cells):
+        folder = folders.of(cell)
+        state, size, failure = folder.state, folder.size, folder.failure
+        rows.append(
+            {
+                "index": index, "cell": folder.path.name, "title": cell.title, "folder": str(folder.path),
+                "state": state,
+                "answered": folder.answered, "questions": None if size is None else size.questions,
+                "failed_questions": folder.failed_questions, "attempt": folder.attempt.number if folder.attempt else 0,
+                "seconds": folder.duration if state == "finished" else None,
+                "seconds_left": folder.seconds_left(now) if state == "running" else None,
+                "error": list(failure.lines) if failure is not None and state == "failed" else [],
+            }
+        )  # fmt: skip
+    return rows
+
+
+def print_status(cells: Sequence[Cell], folders: Folders) -> None:
+    """Print the state of each cell, and that of the suite below."""
+    from harness_ext.terminal import console, print_table
+
+    rows = cell_states(cells, folders)
+    out = console()
+    print_table(out, "", ("cell", "no.", "state", "questions", "failed", "time", "left"), map(_row, rows))
+    counts = Counter(row["state"] for row in rows)
+    states = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
+    open_cells = {cell.digest for cell, row in zip(cells, rows, strict=True) if row["state"] != "finished"}
+    left = seconds_left(cells, folders, open_cells, 1)
+    if open_cells:
+        states += f"; time left in one process: {'unknown' if left is None else 'about ' + as_clock(left)}"
+    out.print(f"{count_of(cells)}: {states}")
+    for row in rows:
+        if row["error"]:
+            out.print(f"\n{row['title']} failed (`harness-ext suite logs STUDY {row['index']}` shows more):")
+            for line in row["error"]:
+                out.print(f"  {line}")
+
+
+STATES = ("finished", "running", "failed", "interrupted", "waiting")
+
+
+def _row(row: dict[str, Any]) -> tuple[str, ...]:
+    asked = "" if row["questions"] is None else f"{row['answered']}/{row['questions']}"
+    times = ("" if row[key] is None else as_clock(row[key]) for key in ("seconds", "seconds_left"))
+    return (row["title"], str(row["index"]), row["state"], asked, str(row["failed_questions"] or ""), *times)
+
+
+def find_cell(cells: Sequence[Cell], folders: Folders, text: str) -> Cell:
+    """Return the cell that a user means: by number, by digest, by the name of its folder, or by a part of that.
+
+    Raises ConfigurationError if there is none, or more than one.
+    """
+    if text.isdecimal() and int(text) < len(cells):
+        return cells[int(text)]
+    names = {folders.of(cell).path.name: cell for cell in cells}
+    exact = [cell for name, cell in names.items() if text in (name, cell.digest, cell.title)]
+    found = exact or [cell for name, cell in names.items() if text in name]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ConfigurationError(
+            [f"`{outside(text)}` fits {len(found)} cells: name one of {', '.join(names_of(found, folders))}"]
+        )
+    raise ConfigurationError(
+        [
+            f"there is no cell `{outside(text)}`{suggest(text, list(names))}: the study has cells 0 to "
+            f"{len(cells) - 1}, which `harness-ext suite status` lists"
+        ]
+    )
+
+
+def count_of(cells: Sequence[object]) -> str:
+    """Return how many cells there are, in words."""
+    return "1 cell" if len(cells) == 1 else f"{len(cells)} cells"
+
+
+def names_of(cells: Sequence[Cell], folders: Folders) -> list[str]:
+    """Return the names of the folders of cells."""
+    return [folders.of(cell).path.name for cell in cells]
