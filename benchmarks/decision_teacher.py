@@ -1,6 +1,6 @@
 """Train a chat model to decide, and measure its decisions on unseen rows before and after.
 
-    HARNESS_EXT_DATA=<folder> python benchmarks/decision_teacher.py <model> --output <file>
+    HARNESS_EXT_DATA=<folder> python benchmarks/decision_teacher.py smollm2 --output <file>
 
 The model is asked whether a claim of CREAK is true. Only training rows of CREAK are used, and split by the entity that
 a claim is about: rows to learn, rows to fit the temperature on, and unseen rows to measure on. The training is
@@ -22,13 +22,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from measured import publish_measured
+from measured import model_folder, publish_measured
 
 from harness_ext.analysis.scoring.probabilities import Figure, area_under_roc, binary_statistics, estimates
 from harness_ext.backends.base import DecideRequest
 from harness_ext.backends.hf import HFBackend, make_hf_backend
 from harness_ext.decisions import Predicate, as_state, decision_prompt, labels_of
 from harness_ext.records import Message
+from models import MODELS
 
 QUESTION = Predicate("Is the claim true?")
 Row = Mapping[str, Any]
@@ -37,7 +38,9 @@ Row = Mapping[str, Any]
 def main() -> None:
     """Train, measure and publish."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("model", type=Path, help="the folder of a chat model")
+    parser.add_argument(
+        "model", help=f"a model of benchmarks/models.py ({', '.join(MODELS)}), or a chat model's folder"
+    )
     parser.add_argument("--rows", type=int, default=2000, help="rows to learn (default: 2000)")
     parser.add_argument("--validation", type=int, default=300, help="rows to fit the temperature on (default: 300)")
     parser.add_argument("--unseen", type=int, default=1000, help="rows to measure on (default: 1000)")
@@ -51,15 +54,17 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("harness_ext_runs/decision_teacher"), help="working folder")
     parser.add_argument("--output", type=Path, help="the file to write (default: print)")
     args = parser.parse_args()
+    model = model_folder(args.model)
     parts = split(creak(), {"rows": args.rows, "validation": args.validation, "unseen": args.unseen}, args.seed)
     args.work.mkdir(parents=True, exist_ok=True)
     files = {name: args.work / f"{name}.jsonl" for name in ("rows", "validation")}
     for name, file in files.items():
         file.write_text("".join(json.dumps(decision_row(row)) + "\n" for row in parts[name]), encoding="utf-8")
-    teacher = train(args, files)
+    teacher = train(args, model, files)
     unseen = parts["unseen"]
-    stated = {name: decide(folder, unseen) for name, folder in (("before", args.model), ("after", teacher))}
+    stated = {name: decide(folder, unseen) for name, folder in (("before", model), ("after", teacher))}
     result = {
+        "model": MODELS[args.model].title if args.model in MODELS else args.model,
         "question": QUESTION.instructions,
         "settings": {
             "adapter": args.adapter, "epochs": args.epochs, "batch_size": args.batch_size, "seed": args.seed,
@@ -70,7 +75,7 @@ def main() -> None:
         "temperatures": json.loads((args.work / "run" / "decisions.json").read_text(encoding="utf-8")),
         **figures(stated, unseen),
     }  # fmt: skip
-    publish_measured(result, args.output, {"before": args.model, "after": teacher})
+    publish_measured(result, args.output, {"before": model, "after": teacher})
 
 
 def creak() -> list[dict[str, Any]]:
@@ -118,11 +123,11 @@ def decision_row(row: Row) -> dict[str, Any]:
     return {"state": state(row), "question": asked, "answer": is_true(row)}
 
 
-def train(args: argparse.Namespace, files: Mapping[str, Path]) -> Path:
+def train(args: argparse.Namespace, model: Path, files: Mapping[str, Path]) -> Path:
     """Train with the command that a user would type, and return the folder of the decision teacher."""
     run = args.work / "run"
     settings = {
-        "model": args.model, "train_file": files["rows"], "eval_file": files["validation"], "output_dir": run,
+        "model": model, "train_file": files["rows"], "eval_file": files["validation"], "output_dir": run,
         "adapter": args.adapter, "epochs": args.epochs, "batch_size": args.batch_size, "seed": args.seed,
         "threads": args.threads, "dtype": args.dtype, "device": "cpu", "save_total_limit": 1,
     }  # fmt: skip

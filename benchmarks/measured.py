@@ -23,6 +23,8 @@ from result_records import RECORD, digest_of, file_sha256
 
 from harness_ext.embedded import MODELS, SEATS, model_path
 from harness_ext.records.fingerprint import folder_digest, resolve_folder
+from models import MODELS as PUBLIC
+from models import Unavailable, WrongModel, converted, models_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 SOFTWARE = ("torch", "transformers", "lm_eval")  # its versions affect results
@@ -67,6 +69,19 @@ def named(**specs: str | None) -> dict[str, Path]:
             inside = folder.resolve().parent == _EMBEDDED
             found[f"embedded {folder.resolve().name}" if inside else seat] = folder
     return found
+
+
+def model_folder(model: str) -> Path:
+    """Return the folder of a model, given its name in `benchmarks/models.py` or the folder; exit if it is not there."""
+    folder = Path(model)
+    if model in PUBLIC:
+        try:
+            folder = converted(PUBLIC[model], models_folder())
+        except (Unavailable, WrongModel) as error:
+            sys.exit(str(error))
+    if not folder.is_dir():
+        sys.exit(f"{model} is neither a folder nor one of {', '.join(PUBLIC)}")
+    return folder.resolve()
 
 
 def publish_measured(

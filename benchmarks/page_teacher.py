@@ -10,7 +10,7 @@ from page_tables import load, table
 TEACHER = """\
 ## Can a very small model learn to decide?
 
-    HARNESS_EXT_DATA=<folder> python benchmarks/decision_teacher.py <model> --dtype bfloat16 \\
+    HARNESS_EXT_DATA=<folder> python benchmarks/decision_teacher.py smollm2 --dtype bfloat16 \\
         --output benchmarks/results/decision_teacher.json
 
 SmolLM2-135M-Instruct is asked whether a claim of CREAK is true, before and after it has learned

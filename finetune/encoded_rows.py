@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from harness_ext.backends import hf_decide
 from harness_ext.decisions import prompts, questions
-from harness_ext.finetune import decision_rows, encoding, tokenising
+from harness_ext.finetune import decision_rows, encoding, stop_tokens, tokenising
 from harness_ext.finetune import rows as rows_module
 from harness_ext.finetune.args import PREFERENCE_METHODS, TrainArgs
 from harness_ext.finetune.encoding import IGNORED, BadRow, DataError, Encoded, EncodedPair, parse
 from harness_ext.finetune.readers import cache_errors, cache_folder, quiet
 from harness_ext.finetune.rows import BATCH, Rows
+from harness_ext.finetune.stop_tokens import turn_marks
 from harness_ext.finetune.tokenising import encode_all
 from harness_ext.reading import control_tokens
 
@@ -50,24 +51,28 @@ def trained_columns(args: TrainArgs) -> tuple[str, ...]:
     return TRAINED_PAIR if args.method in PREFERENCE_METHODS else TRAINED
 
 
-def encoded_rows(rows: Rows, tokenizer: PreTrainedTokenizerBase, args: TrainArgs, golden: bool = False) -> Dataset:
+def encoded_rows(
+    rows: Rows, tokenizer: PreTrainedTokenizerBase, args: TrainArgs, stops: frozenset[int], golden: bool = False
+) -> Dataset:
     """Return the tokenised rows, one for each row, also for those that cannot be trained on.
 
     Its columns are those of `trained_columns`; `kind` and `problem` of a bad row, otherwise null; `key`, a hash of the
     tokens; the numbers of `tokens` and `learned` tokens and the length of the `longest` sequence; and whether the row
-    is `truncated`, the end-of-sequence token is learned (`stops`), and it is a `decision`. Raises DataError at a line
-    that is not JSON, and if the cache cannot be written.
+    is `truncated`, a token at which generation ends is learned (`stops`), and it is a `decision`. Where none is learned
+    and a learned turn ends with another special or added token, that is `open_end`; otherwise it is null. Raises
+    DataError at a line that is not JSON, and if the cache cannot be written.
 
     rows: the rows.
     tokenizer: the model's tokenizer.
     args: the run's settings.
+    stops: the ids of the tokens at which generation with the model ends.
     golden: whether to use golden targets whatever `args.targets` says. Default false.
     """
     from datasets import is_caching_enabled
     from filelock import FileLock
     from pyarrow import ArrowInvalid
 
-    key = _key(rows, tokenizer, args, golden)
+    key = _key(rows, tokenizer, args, stops, golden)
     file = cache_folder("tokens", f"{key}.arrow")
     table = rows.table()
     with cache_errors(), quiet():
@@ -77,7 +82,9 @@ def encoded_rows(rows: Rows, tokenizer: PreTrainedTokenizerBase, args: TrainArgs
             cached = file.exists()
             try:
                 return table.map(
-                    functools.partial(_encode_batch, rows=rows, tokenizer=tokenizer, args=args, golden=golden),
+                    functools.partial(
+                        _encode_batch, rows=rows, tokenizer=tokenizer, args=args, stops=stops, golden=golden
+                    ),
                     with_indices=True,
                     batched=True,
                     batch_size=BATCH,
@@ -122,11 +129,12 @@ def _encode_batch(
     rows: Rows,
     tokenizer: PreTrainedTokenizerBase,
     args: TrainArgs,
+    stops: frozenset[int],
     golden: bool,
 ) -> pa.Table:
     parsed = [_or_bad(parse, value, args, golden) for value in rows.values(batch, positions)]
     found = [one if isinstance(one, BadRow) else _or_bad(fit, one, args) for one in encode_all(parsed, tokenizer)]
-    return _as_table(found, trained_columns(args), tokenizer.eos_token_id)
+    return _as_table(found, trained_columns(args), stops, turn_marks(tokenizer))
 
 
 def _or_bad(check: Any, *values: Any) -> Any:
@@ -137,7 +145,10 @@ def _or_bad(check: Any, *values: Any) -> Any:
 
 
 def _as_table(
-    found: Sequence[tuple[Encoded | EncodedPair, bool] | BadRow], columns: Sequence[str], eos: int | None
+    found: Sequence[tuple[Encoded | EncodedPair, bool] | BadRow],
+    columns: Sequence[str],
+    stops: frozenset[int],
+    marks: frozenset[int],
 ) -> pa.Table:
     import pyarrow as pa
 
@@ -149,10 +160,12 @@ def _as_table(
     cells["kind"] = pa.array([one and one.kind for one in bad], pa.string())
     cells["problem"] = pa.array([one and str(one).encode(errors="replace").decode() for one in bad], pa.string())
     cells["key"] = pa.array([hashlib.sha256(b"|".join(parts)).digest() for parts in packed], pa.binary())
-    counted = [_counts(one, eos) for one in good]
+    counted = [_counts(one) for one in good]
     for at, name in enumerate(("tokens", "learned", "longest")):
         cells[name] = pa.array([counts[at] for counts in counted], pa.int64())
-    cells["stops"] = pa.array([bool(counts[3]) for counts in counted], pa.bool_())
+    ends = [_ends(one, stops, marks) for one in good]
+    cells["stops"] = pa.array([stopped for stopped, _ in ends], pa.bool_())
+    cells["open_end"] = pa.array([end for _, end in ends], pa.int64())
     cells["truncated"] = pa.array([not isinstance(one, BadRow) and one[1] for one in found], pa.bool_())
     cells["decision"] = pa.array([isinstance(one, Encoded) and one.decision for one in good], pa.bool_())
     return pa.table(cells)
@@ -167,16 +180,29 @@ def _lists(parts: Sequence[array[int]]) -> pa.ListArray:
     return pa.ListArray.from_arrays(pa.array(ends), pa.array(values))
 
 
-def _counts(one: Encoded | EncodedPair | None, eos: int | None) -> tuple[int, int, int, bool]:
-    """Return the numbers of tokens and of learned ones, the longest sequence, and whether the stop token is learned."""
+def _counts(one: Encoded | EncodedPair | None) -> tuple[int, int, int]:
+    """Return the numbers of tokens and of learned ones, and the length of the longest sequence."""
     if one is None:
-        return 0, 0, 0, False
+        return 0, 0, 0
     if isinstance(one, Encoded):
         tokens = len(one.input_ids)
-        return tokens, tokens - one.labels.count(IGNORED), tokens, eos in one.labels and not one.decision
+        return tokens, tokens - one.labels.count(IGNORED), tokens
     prompt, replies = len(one.prompt_ids), (one.chosen_ids, one.rejected_ids)
     learned = sum(map(len, replies))
-    return 2 * prompt + learned, learned, prompt + max(map(len, replies)), all(ids[-1:] == [eos] for ids in replies)
+    return 2 * prompt + learned, learned, prompt + max(map(len, replies))
+
+
+def _ends(one: Encoded | EncodedPair | None, stops: frozenset[int], marks: frozenset[int]) -> tuple[bool, int | None]:
+    """Return whether a stop token is learned, and if not, the other mark with which turns end, if there is one."""
+    if one is None or (isinstance(one, Encoded) and one.decision):
+        return False, None
+    if isinstance(one, EncodedPair):
+        return all(ids and ids[-1] in stops for ids in (one.chosen_ids, one.rejected_ids)), None
+    if not stops.isdisjoint(one.labels):
+        return True, None
+    after = [*one.labels[1:], IGNORED]
+    ends = [label for label, follows in zip(one.labels, after, strict=True) if label != IGNORED == follows]
+    return False, next((end for end in reversed(ends) if end in marks), None)
 
 
 def _features(args: TrainArgs) -> Any:
@@ -185,15 +211,15 @@ def _features(args: TrainArgs) -> Any:
     types = {
         **dict.fromkeys(("kind", "problem"), "string"),
         "key": "binary",
-        **dict.fromkeys(("tokens", "learned", "longest"), "int64"),
+        **dict.fromkeys(("tokens", "learned", "longest", "open_end"), "int64"),
         **dict.fromkeys(("stops", "truncated", "decision"), "bool"),
     }
     ids = {name: List(Value("int32")) for name in trained_columns(args)}
     return Features({**ids, **{name: Value(kind) for name, kind in types.items()}})
 
 
-def _key(rows: Rows, tokenizer: PreTrainedTokenizerBase, args: TrainArgs, golden: bool) -> str:
-    """Return a hash of everything on which the tokens depend."""
+def _key(rows: Rows, tokenizer: PreTrainedTokenizerBase, args: TrainArgs, stops: frozenset[int], golden: bool) -> str:
+    """Return a hash of everything on which the tokens, and what is said about them, depend."""
     from importlib.metadata import version
 
     facts = {
@@ -202,6 +228,7 @@ def _key(rows: Rows, tokenizer: PreTrainedTokenizerBase, args: TrainArgs, golden
         "settings": {name: getattr(args, name) for name in SETTINGS},
         "teacher_model": bool(args.teacher_model),
         "golden": golden,
+        "stops": sorted(stops),
         # The code itself, so that no changed version of it reads what another one has written.
         "code": [hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in _code()],
         "libraries": {name: version(name) for name in LIBRARIES},
@@ -211,7 +238,9 @@ def _key(rows: Rows, tokenizer: PreTrainedTokenizerBase, args: TrainArgs, golden
 
 def _code() -> list[str]:
     """Return the source files on which the tokens depend."""
-    modules = (rows_module, encoding, tokenising, decision_rows, hf_decide, prompts, questions, control_tokens)
+    modules = (
+        rows_module, encoding, tokenising, stop_tokens, decision_rows, hf_decide, prompts, questions, control_tokens
+    )  # fmt: skip
     return [__file__, *(str(module.__file__) for module in modules)]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from harness_ext.finetune.columns import check_columns
 from harness_ext.finetune.encoded_rows import encoded_rows, trained_columns
 from harness_ext.finetune.encoding import IGNORED, DataError
 from harness_ext.finetune.rows import Rows
+from harness_ext.finetune.stop_tokens import shown, stop_ids
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,8 +45,9 @@ class DataReport:
     duplicates: number of rows that repeat an earlier one.
     tokens, learned: number of tokens in the used rows, and of those that are learned.
     longest: length of the longest used row, in tokens.
-    stop_token: the end-of-sequence token.
-    stops: number of used rows in which the end-of-sequence token is learned.
+    stop_tokens: the tokens at which generation with the model ends.
+    stops: number of used rows in which one of them is learned.
+    open_ends: number of used rows in which none of them is learned, but another token ends the turns, by that token.
     decisions: number of used rows of which only the label of a typed question's answer is learned.
     example: the first row, with the learned part marked.
     digest: hash of the tokenised rows in their order.
@@ -59,8 +62,9 @@ class DataReport:
     tokens: int = 0
     learned: int = 0
     longest: int = 0
-    stop_token: str = ""
+    stop_tokens: list[str] = field(default_factory=list)
     stops: int = 0
+    open_ends: dict[str, int] = field(default_factory=dict)
     decisions: int = 0
     example: str = ""
     digest: str = ""
@@ -83,9 +87,16 @@ class DataReport:
             out.append(f"  decisions, of which only the label is learned: {self.decisions}")
         written = self.used - self.decisions
         if written or not self.used:
-            out.append(f"  the stop token {self.stop_token} is learned in {self.stops} of {written} rows")
-        if self.stops < written:
-            out.append("  WARNING: the other rows do not teach the model to stop")
+            tokens = " or ".join(self.stop_tokens)
+            named = f"a stop token ({tokens})" if len(self.stop_tokens) > 1 else f"the stop token {tokens}"
+            out.append(f"  {named} is learned in {self.stops} of {written} rows")
+        for token, rows in self.open_ends.items():
+            out.append(
+                f"  WARNING: in {rows} of {written} rows, turns end with {token}, at which generation does not stop. "
+                "Remedy: add its id to `eos_token_id` in the model's generation_config.json"
+            )
+        if others := written - self.stops - sum(self.open_ends.values()):
+            out.append(f"  WARNING: {others} of {written} rows do not teach the model to stop")
         out.append("  first row, with the ⟦learned part⟧ marked:")
         out += [f"    {line}" for line in self.example.splitlines()]
         return "\n".join(out)
@@ -109,7 +120,8 @@ def build_dataset(
     import numpy as np
 
     check_columns(rows, args, golden)
-    encoded = encoded_rows(rows, tokenizer, args, golden)
+    stops = stop_ids(tokenizer, args.trust_remote_code)
+    encoded = encoded_rows(rows, tokenizer, args, stops, golden)
     columns = list(trained_columns(args))
     facts = encoded.select_columns([n for n in encoded.column_names if n not in columns]).with_format("arrow")[:]
     good = facts["kind"].is_null().to_numpy()
@@ -140,13 +152,20 @@ def build_dataset(
         tokens=_total(used["tokens"]),
         learned=_total(used["learned"]),
         longest=int(used["longest"].to_numpy().max()),
-        stop_token=str(tokenizer.eos_token),
+        stop_tokens=shown(stops, tokenizer),
         stops=_total(used["stops"]),
+        open_ends=_open_ends(used["open_end"], tokenizer),
         decisions=_total(used["decision"]),
         example=_shown(data[0], tokenizer),
         digest=_digest(used["key"]),
     )
     return data, report
+
+
+def _open_ends(ends: pa.ChunkedArray, tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """Return how often each token occurs, by its text, the most frequent one first."""
+    counted = Counter(ends.drop_null().to_pylist())
+    return {str(tokenizer.convert_ids_to_tokens(end)): rows for end, rows in counted.most_common()}
 
 
 def _dropped(rows: Rows, why: Mapping[int, str]) -> dict[str, Dropped]:

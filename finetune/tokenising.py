@@ -20,6 +20,7 @@ from harness_ext.finetune.encoding import (
     Row,
     Text,
 )
+from harness_ext.finetune.stop_tokens import turn_marks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -64,7 +65,7 @@ def encode_all(
 
     Returns a BadRow for each row that cannot be tokenised, and those among `rows` as they are.
     """
-    marks = _turn_marks(tokenizer) if any(isinstance(row, Dialogue) for row in rows) else frozenset()
+    marks = turn_marks(tokenizer) if any(isinstance(row, Dialogue) for row in rows) else frozenset()
     eos = tokenizer.eos_token_id
     plans = [row if isinstance(row, BadRow) else _plan(row, tokenizer, eos, marks) for row in rows]
     texts = [text for plan in plans if isinstance(plan, _Plan) for text in plan.texts]
@@ -195,13 +196,6 @@ def _turn_end(turn: list[int], tokenizer: PreTrainedTokenizerBase, marks: frozen
     """
     end = max((at + 1 for at, token in enumerate(turn) if token in marks), default=len(turn))
     return len(turn) if end < len(turn) and tokenizer.decode(turn[end:]).strip() else end
-
-
-def _turn_marks(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Return the tokens that a template can end a turn with: special and added ones that are not blank."""
-    special = zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True)
-    texts = {**{at: text for text, at in tokenizer.get_added_vocab().items()}, **dict(special)}
-    return frozenset(at for at, text in texts.items() if text.strip())
 
 
 def _render(messages: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase, **options: bool) -> str:

@@ -18,6 +18,7 @@ from support import instance, instances
 from tasks_support import task_manager
 from tiny_chat import tiny_chat_model
 
+import models
 from harness_ext.backends.base import CANNOT_DECIDE, Backend, DecideRequest
 from harness_ext.backends.registry import make_backend, parse_spec
 from harness_ext.decisions import Choice, Predicate, Score
@@ -230,7 +231,8 @@ def test_decisions_of_llama_cpp_equal_local_ones(tmp_path: Path) -> None:
         backend = make_backend(parse_spec(f"openai:m@{url}", {}))
         there = decided(backend, ("endpoint", "logprobs", "constrained"))
         forced = decided(backend, ("constrained",))
-    here = decided(local(unpacked(weights, tmp_path / "hf")), ("logprobs",))
+    models.convert(weights, tmp_path / "hf")
+    here = decided(local(tmp_path / "hf"), ("logprobs",))
     difference = largest_difference(here, there)
     print(f"the largest difference of a probability is {difference:.2g}")
     assert {decision.source for decision in there} == {"logprobs"}
@@ -264,18 +266,3 @@ def float32_gguf(source: Path, folder: Path) -> Path:
     writer.write_tensors_to_file()
     writer.close()
     return path
-
-
-def unpacked(weights: Path, folder: Path) -> Path:
-    """Write the model of a GGUF file in the form of the transformers library to a folder, and return the folder."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    read = AutoModelForCausalLM.from_pretrained(weights.parent, gguf_file=weights.name, dtype="float32")
-    # A model that was read from GGUF cannot be saved, so its weights are given to a new one.
-    config = read.config
-    del config.quantization_config
-    model = AutoModelForCausalLM.from_config(config, dtype="float32")
-    model.load_state_dict(read.state_dict())
-    model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(weights.parent, gguf_file=weights.name).save_pretrained(folder)
-    return folder

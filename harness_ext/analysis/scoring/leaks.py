@@ -48,15 +48,15 @@ def is_two_way(golds: Sequence[Reading], choices: Sequence[str]) -> bool:
 def names(text: str, gold: Reading) -> bool:
     """Return whether a text contains an answer: a number, the letter of a choice, or whole words.
 
-    Numbers are compared by value. A letter counts only in the forms `(B)`, `B)`, `option B` and `answer: B`. For words,
-    case, articles and spacing are ignored.
+    Numbers are compared by value. A letter counts only in the forms `(B)`, `B)`, `option B`, `answer: B` and `answer
+    should be "B"`, with or without quotation marks. For words, case, articles and spacing are ignored.
     """
     if gold.number is not None:
         return any(_value(m[0]) == gold.number for m in _NUMBER.finditer(text))
     if gold.kind == "choice":
         letter = re.escape(gold.value)
-        marked = rf"(?:\({letter}\)|(?<!\w){letter}\)|\b(?i:option|choice|answer)\s*(?i:is)?\s*:?\s*{letter}(?!\w))"
-        return re.search(marked, text) is not None
+        named = rf"\b(?i:option|choice|answer)\s*(?i:is|(?:should|must|would)\s+be)?\s*:?\s*[\"'“‘`*]*{letter}(?!\w)"
+        return re.search(rf"\({letter}\)|(?<!\w){letter}\)|{named}", text) is not None
     words = _POLAR[gold.value] if gold.kind == "yes_no" else (gold.value,)
     return any(re.search(rf"(?<!\w){re.escape(_plain(word))}(?!\w)", _plain(text)) for word in words)
 
