@@ -16,6 +16,7 @@ from pathlib import Path
 from earlier_results import EARLIER
 from measured import embedded_digests
 from page_decisions import DECISIONS, GPU, HOSTILE, SMOLLM2, decisions_part, gpu_part, hostile_part
+from page_decoding import DECODING, decoding_part
 from page_layout import Section, Topic, index, titled
 from page_protocols import (
     PAIR,
@@ -242,7 +243,7 @@ TOPICS = (
     Topic(
         "speed",
         "Speed",
-        "The cost of the engine, of served seats and of the start-up file.",
+        "The cost of the engine, of served seats and of the start-up file, and how fast `hf` seats decode.",
         (
             Section(("efficiency.json",), EFFICIENCY, lambda: protocol_part("efficiency")),
             Section(
@@ -252,6 +253,7 @@ TOPICS = (
             ),
             Section(("overhead.json",), titled("The cost of a call", OVERHEAD), overhead_part),
             Section(("http_cost.json",), titled("The cost of a served call", HTTP), http_part),
+            Section(("decoding.json",), DECODING, decoding_part),
             Section(("startup.json",), STARTUP),
         ),
     ),

@@ -32,7 +32,7 @@ def decoding_part(name: str = "decoding.json") -> str:
                 "tokens written": found["written"],
                 "tokens/s": found["tokens_per_second"],
                 "tokens/s of a flat batch": found["flat_tokens_per_second"],
-                "rows of the teacher's steps that wrote": f"{found['teacher_rows_that_wrote']:.2f}",
+                "teacher's tokens per row of its steps": f"{found['teacher_rows_that_wrote']:.2f}",
                 "prompt tokens read again": f"{1 - found['cached_tokens'] / found['prompt_tokens']:.2f}",
             }
             for side, found in _sides(result["feedback"]).items()
