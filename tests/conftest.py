@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -45,3 +47,19 @@ def smollm2() -> Path:
 def gemma() -> Path:
     """Return the folder of the base model Gemma 3 270M with two of its layers; skip the test if it cannot be had."""
     return small_model("gemma")
+
+
+# A shell ignores Ctrl-C in what it starts in the background, and processes inherit that. Tests send it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> None:
+    """Undo what another test did to the logging of the whole process: lm-eval sets it up in its own way."""
+    logging.disable(logging.NOTSET)
+    for name, logger in logging.root.manager.loggerDict.items():
+        if isinstance(logger, logging.Logger) and name.startswith(("lm_eval", "harness_ext")):
+            logger.propagate, logger.disabled = True, False
+            if logger.level > logging.WARNING:
+                logger.setLevel(logging.NOTSET)
