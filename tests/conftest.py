@@ -58,6 +58,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 def logging_as_before() -> None:
     """Undo what another test did to the logging of the whole process: lm-eval sets it up in its own way."""
     logging.disable(logging.NOTSET)
+    logging.root.setLevel(logging.WARNING)
     for name, logger in logging.root.manager.loggerDict.items():
         if isinstance(logger, logging.Logger) and name.startswith(("lm_eval", "harness_ext")):
             logger.propagate, logger.disabled = True, False
