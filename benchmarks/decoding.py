@@ -311,14 +311,9 @@ def main() -> None:
     if args.only:
         args.output.write_text(json.dumps(MEASUREMENTS[args.only](args)), encoding="utf-8")
         return
-    from measured import publish_measured
+    from measured import model_folder, publish_measured
 
-    from models import models_folder
-
-    args.student, args.teacher = (
-        str((Path(name) if Path(name).is_dir() else models_folder() / name).resolve())
-        for name in (args.student, args.teacher)
-    )
+    args.student, args.teacher = (str(model_folder(name)) for name in (args.student, args.teacher))
     result: dict[str, Any] = {"questions": args.questions, "batch_size": args.batch_size, "most": args.most}
     for name in args.measure:
         sides = {"before": args.before, "after": ROOT} if args.before else {"after": ROOT}

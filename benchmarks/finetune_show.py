@@ -27,7 +27,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,6 +101,25 @@ class Show:
         points: list[dict[str, Any]] = json.loads((run / "evaluations" / "points.json").read_text(encoding="utf-8"))
         return points
 
+    def scored(self, models: Mapping[str, str | Path], tasks: str, batch_size: int, more: str = "") -> list[Path]:
+        """Answer tasks with models alone, and score their runs; return the run directories.
+
+        models: the models, by the names that comparisons show.
+        tasks: lm-eval tasks, separated by commas.
+        batch_size: the batch size.
+        more: further model arguments, after a comma. Default none.
+        """
+        runs = []
+        for label, model in models.items():
+            folder = self.work / "runs" / label
+            arguments = f"student={model},run_dir={folder},model={label}{more},store=off"
+            words = ["lm-eval", "run", "--model", "baseline", "--model_args", arguments, "--tasks", tasks]
+            how = ["--limit", self.options.limit, "--batch_size", batch_size, "--device", "cpu"]
+            self.ours(f"evaluate {label}", *words, *how, produces=folder)
+            self.ours(f"score {label}", "score", folder)
+            runs.append(folder)
+        return runs
+
     def babi(self) -> Path:
         """Write bAbI's training rows of the six tasks, with the teacher's prompts; return the file."""
         rows = self.work / "rows.jsonl"
@@ -144,15 +163,7 @@ def chain(show: Show) -> None:
     show.checkpoints(run, tasks, "--cluster", FIRST_LINE, "--teacher", TEACHER, "--gate")
     show.options.output.mkdir(parents=True, exist_ok=True)
     picture = Path(shutil.copy(run / "evaluations" / "accuracy.png", show.options.output / "finetune_chain.png"))
-    runs = []
-    for label, model in (("untouched", STUDENT), ("finetuned", run / "final")):
-        folder = show.work / "runs" / label
-        arguments = f"student={model},run_dir={folder},model={label},store=off"
-        words = ["lm-eval", "run", "--model", "baseline", "--model_args", arguments, "--tasks", tasks]
-        more = ["--limit", show.options.limit, "--batch_size", 32, "--device", "cpu"]
-        show.ours(f"evaluate {label}", *words, *more, produces=folder)
-        show.ours(f"score {label}", "score", folder)
-        runs.append(folder)
+    runs = show.scored({"untouched": STUDENT, "finetuned": run / "final"}, tasks, 32)
     compared = show.work / "compared.md"
     words = ["compare", *runs, "--metric", "exact_match", "--cluster", FIRST_LINE, "--output", compared]
     show.ours("compare", *words, produces=compared)

@@ -18,30 +18,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from loopback import serve_chat
+from loopback import serve_reply
 from measured import publish_measured
 
 REPLY = "Reasoning: 2 Mary went there, 4 she took the milk along. So the milk is in the garden.\nAnswer: garden"
 CONTEXT = "\n".join(f"{i} Mary went to the garden and John stayed where he was." for i in range(1, 21))
 CONCURRENT = 64
-
-
-async def serve() -> None:
-    """Print the port, and answer every request immediately with the same reply."""
-    from aiohttp import web
-
-    body = json.dumps(
-        {
-            "choices": [{"index": 0, "message": {"role": "assistant", "content": REPLY}, "finish_reason": "stop"}],
-            "usage": {"prompt_tokens": 300, "completion_tokens": 30},
-        }
-    ).encode()
-
-    async def answer(request: web.Request) -> web.Response:
-        await request.read()
-        return web.Response(body=body, content_type="application/json")
-
-    await serve_chat(answer)
 
 
 def context(number: int) -> str:
@@ -99,7 +81,7 @@ def main() -> None:
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve:
-        asyncio.run(serve())
+        asyncio.run(serve_reply(REPLY, 30))
         return
     server = subprocess.Popen([sys.executable, __file__, "--serve"], stdout=subprocess.PIPE, text=True)
     try:

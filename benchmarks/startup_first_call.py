@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from loopback import serve_chat
+from loopback import serve_reply
 
 HEAVY = ("torch", "transformers", "datasets", "scipy", "pandas", "sklearn")
 TASK = ("--tasks", "babi_stories", "--limit", "1")
@@ -118,28 +118,8 @@ def _summary(reports: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-async def serve() -> None:
-    """Print the port, and answer every request with the same reply."""
-    from aiohttp import web
-
-    body = json.dumps(
-        {
-            "choices": [
-                {"index": 0, "message": {"role": "assistant", "content": "Answer: 1"}, "finish_reason": "stop"},
-            ],
-            "usage": {"prompt_tokens": 300, "completion_tokens": 3},
-        }
-    ).encode()
-
-    async def answer(request: web.Request) -> web.Response:
-        await request.read()
-        return web.Response(body=body, content_type="application/json")
-
-    await serve_chat(answer)
-
-
 if __name__ == "__main__":
     if sys.argv[1:] == ["--serve"]:
-        asyncio.run(serve())
+        asyncio.run(serve_reply("Answer: 1", 3))
     else:
         print(json.dumps(first_call(runs=3), indent=2))

@@ -127,15 +127,7 @@ def comparison(show: Show, models: Mapping[str, Path]) -> dict[str, Any]:
     show: the steps.
     models: the folders of the models, by name.
     """
-    runs = []
-    for label, model in models.items():
-        folder = show.work / "runs" / label
-        arguments = f"student={model},run_dir={folder},model={label},reason=off,store=off"
-        words = ["lm-eval", "run", "--model", "baseline", "--model_args", arguments, "--tasks", TASK]
-        more = ["--limit", show.options.limit, "--batch_size", 16, "--device", "cpu"]
-        show.ours(f"evaluate {label}", *words, *more, produces=folder)
-        show.ours(f"score {label}", "score", folder)
-        runs.append(folder)
+    runs = show.scored(models, TASK, 16, ",reason=off")
     output = show.work / "compared.json"
     show.ours("compare", "compare", *runs, "--metric", METRIC, "--output", output, produces=output)
     (before, after) = json.loads(output.read_text(encoding="utf-8"))["rows"]

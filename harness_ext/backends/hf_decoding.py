@@ -84,8 +84,8 @@ class Decoder:
         size, count = max(1, int(self.lm.batch_size)), len(requests)
         waiting = deque(enumerate(requests))
         while True:
-            if free := size - len(self._open) - len(waiting):
-                added = self.more(free) if free > 0 else ()
+            if (free := size - len(self._open) - len(waiting)) > 0:
+                added = self.more(free)
                 waiting.extend(enumerate(added, count))
                 count += len(added)
             if not (waiting or self._open):
@@ -96,7 +96,7 @@ class Decoder:
             if self._open:
                 logits = self.states.extend([reply.new[-1:] for reply in self._open])
                 self._append(self._open, logits[:, -1])
-                self._retire()
+                self._retire(self._open)
 
     def _reply(self, index: int, request: GenerateRequest) -> Reply | None:
         """Return the reply that a request begins, or None if it has no room for any token."""
@@ -121,7 +121,7 @@ class Decoder:
             reply.cached = read.cached
             self._open.append(reply)
             self._append([reply], read.logits)
-        self._retire()
+        self._retire(joining)
 
     def _append(self, replies: Sequence[Reply], logits: Any) -> None:
         """Choose a token for each reply from the logits, of shape (replies, vocabulary)."""
@@ -134,9 +134,8 @@ class Decoder:
                 groups.setdefault(reply.sampling if reply.sampling.positionwise else reply, []).append(i)
         for members in groups.values():
             one = replies[members[0]]
-            rows = [reply.new[-1:] or [0] for reply in (replies[i] for i in members)]
-            if not one.sampling.positionwise:
-                rows = [[*one.prompt, *one.begun, *one.new]]
+            alike = one.sampling.positionwise  # then the tokens before do not matter, only their number of rows
+            rows = [[0]] * len(members) if alike else [[*one.prompt, *one.begun, *one.new]]
             logits[members] = one.processors(torch.tensor(rows, device=logits.device), logits[members])
         for reply, token in zip(replies, choose(logits, [reply.source for reply in replies]), strict=True):
             reply.new.append(token)
@@ -148,13 +147,11 @@ class Decoder:
                 replies[i].unsure = share < replies[i].request.confidence
         self.lm.meter.wrote(len(replies))
 
-    def _retire(self) -> None:
-        """Hand over the replies that have ended."""
-        tails = [self._tail(reply) for reply in self._open]
+    def _retire(self, written: Sequence[Reply]) -> None:
+        """Hand over those of the open replies with a new token that have ended."""
+        tails = [self._tail(reply) for reply in written]
         texts = self.lm.tokenizer.batch_decode(tails) if any(tails) else [""] * len(tails)
-        ended = [
-            (reply, *end) for reply, text in zip(self._open, texts, strict=True) if (end := self._end(reply, text))
-        ]
+        ended = [(reply, *end) for reply, text in zip(written, texts, strict=True) if (end := self._end(reply, text))]
         for reply, finish in ended:
             # The rows of open replies come first in `states`. What has ended stays behind them, until it is needed
             # again or its room is.
@@ -172,16 +169,13 @@ class Decoder:
     def _tail(self, reply: Reply) -> list[int]:
         """Return the last tokens of a reply, in which a stop sequence that has just been completed must lie.
 
-        Decoding all tokens at each step would take quadratic time. A token has at least one byte, so a stop sequence
-        spans at most as many tokens as it has bytes; four more for a character that is split over tokens. It may begin
-        in the part of the reply that was there before.
+        It may begin in the part of the reply that was there before.
         """
-        longest = max((len(stop.encode()) for stop in reply.sampling.stops), default=0)
-        if not longest:
+        most = reply.sampling.lookback
+        if not most:
             return []
-        tail = reply.new[-(longest + 4) :]
-        missing = longest + 4 - len(tail)
-        return [*reply.begun[len(reply.begun) - min(missing, len(reply.begun)) :], *tail]
+        tail = reply.new[-most:]
+        return [*reply.begun[max(0, len(reply.begun) + len(tail) - most) :], *tail]
 
     def _end(self, reply: Reply, tail: str) -> tuple[Finish | None] | None:
         """Return how a reply ends, in a tuple since that may be None; or None if it goes on."""

@@ -6,6 +6,7 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from harness_ext.backends.hf_stops import lookback
 from harness_ext.backends.settings import effective_settings
 
 # Logits processors that need nothing but the distribution itself. All others also depend on the tokens before it, so
@@ -46,6 +47,7 @@ class Sampling:
 
     def __init__(self, lm: Any, gen_kwargs: Mapping[str, Any]) -> None:
         settings, self.stops = settings_of(lm, gen_kwargs)
+        self.lookback = lookback(self.stops) if self.stops else 0
         self.most = int(settings["max_gen_toks"])
         self.model = lm.model
         self.config, self.unknown = lm.model._prepare_generation_config(None, **generate_settings(settings))

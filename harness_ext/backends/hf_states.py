@@ -103,6 +103,7 @@ def open_states(lm: Any, budget: int) -> tuple[States, str]:
 
 def _difference(lm: Any, states: States, plain: States) -> str:
     """Return how sequences that are read in parts come out differently, or an empty text."""
+    import torch
 
     source = random.Random(0)
     size = lm.model.config.get_text_config().vocab_size
@@ -115,17 +116,11 @@ def _difference(lm: Any, states: States, plain: States) -> str:
     with reading(lm, states):
         order = [read.index for read in states.read(wholes, [1, 1])]
         found = states.extend([ends[i] for i in order])[:, -1].float()
-        expected = plain_logits(plain, [wholes[i] + ends[i] for i in order])
+        whole = [wholes[i] + ends[i] for i in order]
+        expected = torch.stack([read.logits[-1] for read in plain.read(whole, [1] * len(whole))]).float()
     spread = (expected - expected.mean(dim=-1, keepdim=True)).norm()
     error = float((found - expected).norm() / spread)
     return "" if error <= _TOLERANCE else f"sequences that are read in parts differ by {error:.0%}"
-
-
-def plain_logits(plain: States, rows: Sequence[list[int]]) -> Any:
-    """Return the logits after each row, of shape (rows, vocabulary)."""
-    import torch
-
-    return torch.stack([read.logits[-1] for read in plain.read(rows, [1] * len(rows))]).float()
 
 
 @contextmanager

@@ -9,6 +9,15 @@ from harness_ext.reading.stops import cut_at_stop
 from harness_ext.reading.thoughts import Markers
 
 
+def lookback(stops: Collection[str]) -> int:
+    """Return in how many of the last tokens a stop sequence that has just been completed must lie.
+
+    Decoding all tokens at each step would take quadratic time. A token has at least one byte, so a stop sequence spans
+    at most as many tokens as it has bytes; four more for a character that is split over tokens.
+    """
+    return max((len(stop.encode()) for stop in stops), default=0) + 4
+
+
 class AnswerStops:
     """A `StoppingCriteria` of transformers: called with all tokens so far, it returns which rows have ended.
 
@@ -37,9 +46,7 @@ class AnswerStops:
         self.tokenizer, self.width, self.markers = tokenizer, width, markers
         self.wrote, self.end_ids, self.row_ended = wrote, end_ids, row_ended
         self.stops = [stop for stop in stops if stop]
-        # Decoding all tokens at each step would take quadratic time. A token has at least one byte, so a stop sequence
-        # spans at most as many tokens as it has bytes; four more for a character that is split over tokens.
-        self.lookback = max((len(stop.encode()) for stop in self.stops), default=0) + 4
+        self.lookback = lookback(self.stops)
         self.ended: set[int] = set()
         self._full: set[int] = set()  # the rows to which no more tokens are added but padding
 

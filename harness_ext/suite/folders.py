@@ -24,6 +24,8 @@ from harness_ext.terminal import outside
 
 State = Literal["finished", "running", "failed", "interrupted", "waiting"]
 
+TAIL = 20_000  # bytes of a log in which its last lines are looked for
+
 
 @dataclass(frozen=True)
 class Attempt:
@@ -221,16 +223,6 @@ class CellFolder:
             return None
         return (now - last.started) / (done - last.known) * (size.questions - done)
 
-    def last_lines(self, count: int) -> list[str]:
-        """Return the last lines of the log that are not empty."""
-        try:
-            with self.log.open("rb") as file:
-                file.seek(max(0, os.fstat(file.fileno()).st_size - 20_000))
-                text = file.read().decode("utf-8", "replace")
-        except OSError:
-            return []
-        return [outside(line) for line in text.splitlines() if line.strip()][-count:]
-
     def _write(self, name: str, data: Mapping[str, Any]) -> None:
         try:
             write_json(self.path / name, data, private=True)
@@ -302,3 +294,14 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def last_lines(path: Path, count: int) -> list[str]:
+    """Return the last lines of a log that are not empty, safe to print; none if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))
+            text = file.read().decode("utf-8", "replace")
+    except OSError:
+        return []
+    return [outside(line) for line in text.splitlines() if line.strip()][-count:]

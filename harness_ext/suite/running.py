@@ -16,7 +16,7 @@ from typing import TextIO
 from harness_ext.engine.progress import as_clock
 from harness_ext.errors import ConfigurationError, HarnessExtError
 from harness_ext.suite.cells import Cell
-from harness_ext.suite.folders import Folders
+from harness_ext.suite.folders import Folders, last_lines
 from harness_ext.suite.grouping import Group, group_cells
 
 LOOK_EVERY = 0.5  # seconds
@@ -179,7 +179,7 @@ class Runner:
                     self._starts[cell.digest] = 0  # another cell ended the process before this one's turn
                 elif cell in begun or self._starts[cell.digest] >= ATTEMPTS:
                     how = f"signal {-status}" if status < 0 else f"status {status}"
-                    last = folder.last_lines(4) if cell in begun else _last_lines(one.output)
+                    last = last_lines(folder.log if cell in begun else one.output, 4)
                     folder.fail([f"its process ended with {how}", *last])
                     self._started_at[cell.digest] = 0.0
 
@@ -290,13 +290,3 @@ def seconds_left(
             left = sum(alike) / len(alike)
         total += left
     return total / max(1, jobs)
-
-
-def _last_lines(path: Path, count: int = 4) -> list[str]:
-    from harness_ext.terminal import outside
-
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return []
-    return [outside(line) for line in text.splitlines() if line.strip()][-count:]

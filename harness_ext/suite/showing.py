@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 from harness_ext.engine.progress import as_clock
 from harness_ext.errors import ConfigurationError
 from harness_ext.options import suggest
 from harness_ext.suite.cells import Cell
-from harness_ext.suite.folders import Folders
+from harness_ext.suite.folders import Folders, State
 from harness_ext.suite.running import seconds_left
 from harness_ext.terminal import outside
 
@@ -57,7 +57,7 @@ def print_status(cells: Sequence[Cell], folders: Folders) -> None:
                 out.print(f"  {line}")
 
 
-STATES = ("finished", "running", "failed", "interrupted", "waiting")
+STATES = get_args(State)
 
 
 def _row(row: dict[str, Any]) -> tuple[str, ...]:
