@@ -21,7 +21,6 @@ EARLIER = {  # the SHA-256 of each file
     "finetune_creak.json": "caf8df96d15027b365afcd004ca9d964cec12623607140a4d6573e33f29015db",
     "finetune_matrix.json": "5b776b3d33df9ef90cad78e2e32fb9844b8c61f80f203088da8f7c5ca8ece982",
     "finetune_preferences.json": "b7915b6b3becd50ffaeef4d943ad14373ef52801c6f320c3a3c2c76d05efa91d",
-    "finetune_speed.json": "12df4b052403ed4f211489b92e741052cc8cbb66cc143715828d9eec57827719",
     "finetune_targets.json": "47a32c26568b58b286f62f8431fce47bf4e78e4a492a6259a6374c1416135f76",
     "gpu.json": "74fcca2963b1ab963a8a4727f76d2a3ef51727a91cdd77f1c34469da8b6cd43e",
     "hostile_drafts_embedded.json": "49fcb7df920990d2b3a533d8c32b9c096dfa7753b81d01ad90aa1b110eecb25f",
