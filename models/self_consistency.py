@@ -5,17 +5,16 @@ After Wang et al., "Self-Consistency Improves Chain of Thought Reasoning in Lang
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from harness_ext.bridge.protocol_lm import ProtocolLM
+from harness_ext.models.drawing import check_sampling, draw, vote_among
 from harness_ext.protocol import Protocol, Question, Role, Seat, Seats, SeatSetup
-from harness_ext.reading import answer_form, check_pattern, read_answer, vote
-from harness_ext.reading.recorded import to_record
+from harness_ext.reading import check_pattern
 from harness_ext.records import Completion, Solution, Turn, Usage
 from harness_ext.records.costs import Measure, amount, draft_cost, question_cost
 
@@ -47,8 +46,7 @@ class SelfConsistency(Protocol):
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[1-9]\d{0,5}|auto:.+", self.k):
             raise ValueError(f"`k={self.k}`: expected a whole number above 0, or `auto:<run directory>`")
-        if self.temperature < 0 or not 0 < self.top_p <= 1:
-            raise ValueError("`temperature` must be 0 or more, and `top_p` must be above 0 and at most 1")
+        check_sampling(self.temperature, self.top_p)
         check_pattern(self.answer_pattern)
 
     @property
@@ -67,36 +65,17 @@ class SelfConsistency(Protocol):
         return chosen
 
     async def solve(self, question: Question, seats: Seats) -> Solution:
-        seat = seats.student
-        settings = self._settings(question, seat)
-        draws = range(int(self.k))
-        drafts = await asyncio.gather(
-            *(seat.generate(question.context, kind="draft", gen_kwargs=settings) for _ in draws)
-        )
-        form = answer_form(question.text)
-        answers = [
-            read_answer(question.prefix + draft.text, form=form, pattern=self.answer_pattern) for draft in drafts
-        ]
-        for draft, answer in zip(drafts, answers, strict=True):
-            seats.note(draft, **to_record(answer))
-        result = vote(answers)
-        winner = drafts[result.winner or 0]
-        seats.note(winner, kept=winner.completion_tokens)
+        drafts = await draw(question, seats.student, int(self.k), self.temperature, self.top_p)
+        result, winner = vote_among(question, seats, drafts, self.answer_pattern)
         totals = {
             "draws": len(drafts),
             "unparsable": result.unparsable,
             "ties": int(result.tie),
             "unanimous": int(len(result.counts) == 1 and not result.unparsable),
-            **self._costs(seat, drafts),
+            **self._costs(seats.student, drafts),
         }
         stop = "unparsable" if result.winner is None else "tie" if result.tie else "vote"
         return Solution(winner.text, stop, {"votes": [list(count) for count in result.counts], "totals": totals})
-
-    def _settings(self, question: Question, seat: Seat) -> Mapping[str, Any] | None:
-        if seat.samples() or not self.temperature:
-            return None
-        top_p = {"top_p": self.top_p} if self.top_p < 1 else {}
-        return {**question.gen_kwargs, "do_sample": True, "temperature": self.temperature, **top_p}
 
     def _costs(self, seat: Seat, drafts: list[Completion]) -> dict[str, float | None]:
         if self.target is None:
