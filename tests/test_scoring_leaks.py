@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scored_runs import ROWS, make_task, manager_of, said, transcript, write_run
 
-from harness_ext.analysis.scoring.leaks import gold_answers, hints_of, is_two_way, names
+from harness_ext.analysis.scoring.leaks import gold_answers, hints_of, is_two_way, listed_choices, names
 from harness_ext.analysis.scoring.score import score_run
 from harness_ext.records import Completion, Transcript, Turn
 
@@ -60,6 +60,28 @@ def test_two_way_questions() -> None:
     assert is_two_way(gold_answers(["anything"]), ["one", "two"])
     assert not is_two_way(gold_answers(["Answer: maybe"]), [])
     assert not is_two_way([], [])
+
+
+@pytest.mark.parametrize(
+    ("doc", "choices"),
+    [
+        ({"choices": ["yes", "no"]}, ["yes", "no"]),
+        ({"choices": {"text": ["a", "b", "c"], "label": ["A", "B", "C"]}}, ["a", "b", "c"]),
+        ({"choices": "yes or no"}, []),
+        ({"choices": None}, []),
+        ({}, []),
+        ("a text", []),
+    ],
+)
+def test_choices_that_a_document_lists(doc: object, choices: list[str]) -> None:
+    assert listed_choices(doc) == choices
+
+
+def test_a_task_that_shows_two_lettered_choices_is_two_way() -> None:
+    # The gold answer "A" alone does not tell how many choices there were.
+    gold = gold_answers(["A"])
+    assert not is_two_way(gold, listed_choices({"choices": ["one", "two", "three"]}))
+    assert is_two_way(gold, listed_choices({"choices": ["one", "two"]}))
 
 
 def test_leaks_are_counted_and_so_are_the_flips_after_them(tmp_path: Path) -> None:

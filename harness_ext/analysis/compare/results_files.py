@@ -20,7 +20,7 @@ from harness_ext.analysis.compare.runs import (
     mean_usage,
 )
 from harness_ext.analysis.compare.settings import function_name, settings_of_results
-from harness_ext.analysis.scoring.leaks import gold_answers, is_two_way
+from harness_ext.analysis.scoring.leaks import gold_answers, is_two_way, listed_choices
 from harness_ext.records import Usage
 
 DATE = re.compile(r"_?(\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(?:\.\d+)?)\.json$")
@@ -103,7 +103,8 @@ def _samples_of(
                 again.add(question)
         if question not in documents:
             documents[question] = sample.get("doc")
-            choices = [""] * len(sample["resps"]) if config.get("output_type") == "multiple_choice" else []
+            scored = config.get("output_type") == "multiple_choice"
+            choices = [""] * len(sample["resps"]) if scored else listed_choices(sample.get("doc"))
             two_way = two_way and is_two_way(gold_answers([str(sample["target"])]), choices)
     if again:
         numbers = ", ".join(str(doc_id) for doc_id, _ in sorted(again)[:10])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -33,6 +33,16 @@ def choices_of(task: Any, doc: Any) -> list[str]:
     if getattr(task.config, "doc_to_choice", None) is None:
         return []
     return [str(choice) for choice in task.doc_to_choice(doc)]
+
+
+def listed_choices(doc: Any) -> list[str]:
+    """Return the choices that a document lists in its field `choices`, as a list or as a mapping with a list `text`.
+
+    Many tasks that are not multiple choice show them in the prompt all the same. Empty if there are none.
+    """
+    found = doc.get("choices") if isinstance(doc, Mapping) else None
+    found = found.get("text") if isinstance(found, Mapping) else found
+    return [str(choice) for choice in found] if isinstance(found, list | tuple) else []
 
 
 def gold_answers(golds: Sequence[str]) -> list[Reading]:

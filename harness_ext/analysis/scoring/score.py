@@ -14,7 +14,14 @@ from harness_ext.analysis.scoring.choice_decisions import gold_indices, pick_of
 from harness_ext.analysis.scoring.comparisons import comparisons_of
 from harness_ext.analysis.scoring.decisions import challenges_of
 from harness_ext.analysis.scoring.figures import pooled_figures, task_figures
-from harness_ext.analysis.scoring.leaks import choices_of, gold_answers, gold_texts, hints_of, is_two_way
+from harness_ext.analysis.scoring.leaks import (
+    choices_of,
+    gold_answers,
+    gold_texts,
+    hints_of,
+    is_two_way,
+    listed_choices,
+)
 from harness_ext.analysis.scoring.replay import AnsweredDocument, Response, Scores, ScoringError, replay, takes_first
 from harness_ext.analysis.scoring.rounds import Trajectory, trajectory_of
 from harness_ext.analysis.scoring.task_documents import TaskSource, find_documents, load_tasks
@@ -278,7 +285,7 @@ def _row(
         "target": golds,
         "gold": gold_indices(task, document.doc),
         "choices": len(choices),
-        "two_way": is_two_way(answers, choices),
+        "two_way": is_two_way(answers, choices or listed_choices(document.doc)),
         "draws": [_draw_row(draw, answers) for draw in document.draws],
         "filters": filters,
         "doc": document.doc,
