@@ -37,13 +37,13 @@ ROOT = Path(__file__).resolve().parent.parent
 FLAT_TOKENS = 128
 
 
-def questions(count: int, most: int, shots: int = 0) -> list[Any]:
-    """Return GSM8K test questions as conversations, after `shots` training questions with their answers."""
+def questions(count: int, most: int, shots: int = 0, split: str = "test") -> list[Any]:
+    """Return GSM8K's questions of a split as conversations, after `shots` training questions with their answers."""
     from harness_ext.protocol import Question
     from harness_ext.records.chat import ChatContext
 
     folder = Path(os.environ["HARNESS_EXT_DATA"]) / "gsm8k"
-    rows = [json.loads(line) for line in (folder / "test.jsonl").read_text(encoding="utf-8").splitlines()[:count]]
+    rows = [json.loads(line) for line in (folder / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()[:count]]
     examples = [json.loads(line) for line in (folder / "train.jsonl").read_text(encoding="utf-8").splitlines()[:shots]]
     before = [message(*pair) for row in examples for pair in (("user", row["question"]), ("assistant", row["answer"]))]
     settings = {"until": [], "max_gen_toks": most, "do_sample": False}
@@ -278,12 +278,12 @@ MEASUREMENTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
 
 def measured_in(checkout: Path, name: str, args: argparse.Namespace) -> dict[str, Any]:
     """Return a measurement of a checkout, made in a process of its own."""
-    subprocess.run(["make", "-s", "layout"], cwd=checkout, check=True)
+    from measured import environment_of
+
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "result.json"
         command = [sys.executable, __file__, "--only", name, "--output", str(output), *common(args)]
-        environment = {**os.environ, "PYTHONPATH": str(checkout.resolve() / "build" / "layout")}
-        subprocess.run(command, env=environment, check=True, cwd=folder)
+        subprocess.run(command, env=environment_of(checkout), check=True, cwd=folder)
         found: dict[str, Any] = json.loads(output.read_text(encoding="utf-8"))
     return found
 

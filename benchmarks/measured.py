@@ -84,6 +84,12 @@ def model_folder(model: str) -> Path:
     return folder.resolve()
 
 
+def environment_of(checkout: Path) -> dict[str, str]:
+    """Return the environment of processes that import the package from a checkout of this repository."""
+    subprocess.run(["make", "-s", "layout"], cwd=checkout, check=True)
+    return {**os.environ, "PYTHONPATH": str(checkout.resolve() / "build" / "layout")}
+
+
 def publish_measured(
     result: Mapping[str, Any],
     output: Path | None,

@@ -11,7 +11,9 @@ DECODING = """\
 
     git worktree add --detach ../before 67ff529
     HARNESS_EXT_DATA=<folder> python benchmarks/decoding.py --before ../before --student smollm2 --teacher smollm2 \\
-        --output benchmarks/results/decoding.json
+        --questions 8 --alone 3 --most 96 --output benchmarks/results/decoding.json
+    HARNESS_EXT_DATA=<folder> python benchmarks/decoding.py --student smollm2 --teacher smollm2 --measure uneven \\
+        --questions 64 --output benchmarks/results/decoding_uneven.json
 
 `before` is the last commit without continuous batches, kept states and short drafts ([engine.md](engine.md)). Questions
 are GSM8K's, with the model's chat template, in float32 on a CPU. A flat batch is one in which every row writes 128
@@ -19,9 +21,64 @@ tokens. For `speculative_pair` (`unit=token,accept=greedy`), the student is the 
 both seats have the same model.
 """
 
+LENGTHS = """\
+## How long should drafts be?
 
-def decoding_part(name: str = "decoding.json") -> str:
+    HARNESS_EXT_DATA=<folder> python benchmarks/draft_lengths.py --student qwen-0.5b --teacher qwen-1.5b \\
+        --output benchmarks/results/draft_lengths_qwen.json
+    HARNESS_EXT_DATA=<folder> python benchmarks/draft_student.py smollm2 --output_dir <folder>
+    HARNESS_EXT_DATA=<folder> python benchmarks/draft_lengths.py --student <folder>/run --teacher smollm2 \\
+        --output benchmarks/results/draft_lengths_smollm2.json
+
+`speculative_pair` (`unit=token,accept=greedy`) by `draft_tokens`, one GSM8K question at a time, with the chat template.
+`draft_student.py` keeps six of SmolLM2's thirty layers and distils the whole model into them. transformers and our
+seats compute in float32, llama.cpp with the 4-bit weights of the GGUF files, so only their ratios to the teacher alone
+compare.
+"""
+
+DECODING_FILES = ("decoding.json", "decoding_uneven.json")
+LENGTHS_FILES = ("draft_lengths_qwen.json", "draft_lengths_smollm2.json")
+
+
+def lengths_parts() -> str:
+    """Return the figures of `benchmarks/draft_lengths.py` for both pairs."""
+    return "\n".join(map(lengths_part, LENGTHS_FILES))
+
+
+def lengths_part(name: str) -> str:
+    """Return the figures of `benchmarks/draft_lengths.py`."""
+    result = load(name)
+    parts = [f"{result['student']} → {result['teacher']}, {result['questions']} questions:\n"]
+    for engine in ("transformers", "llama.cpp"):
+        if engine not in result:
+            continue
+        alone = result[engine][0]["seconds"] / result[engine][0]["tokens"]
+        rows = [
+            {
+                engine: found["way"],
+                "seconds": found["seconds"],
+                "times the teacher alone": f"{found['seconds'] / found['tokens'] / alone:.2f}",
+                "passes of the teacher per token": _ratio(found.get("teacher_passes"), found["tokens"]),
+                "drafted tokens per token": _ratio(found.get("student_passes", found.get("drafted")), found["tokens"]),
+                "texts equal": found.get("equal", "–"),
+            }
+            for found in result[engine]
+        ]
+        parts.append(table(rows))
+    return "\n".join(parts)
+
+
+def _ratio(count: int | None, tokens: int) -> str:
+    return "–" if count is None else f"{count / tokens:.2f}"
+
+
+def decoding_parts() -> str:
     """Return the figures of `benchmarks/decoding.py`, before and after."""
+    return "\n".join(map(decoding_part, DECODING_FILES))
+
+
+def decoding_part(name: str) -> str:
+    """Return the figures of one result."""
     result = load(name)
     parts = []
     if "feedback" in result:
