@@ -3,7 +3,8 @@
 # make check        run the linters, the type checker and the tests
 # make test-latest  run the tests on the newest releases of all dependencies, in an environment of its own (LATEST)
 # make models       fetch and convert real public models (ARGS="smollm2 gemma" selects some; into HARNESS_EXT_MODELS)
-# make engines      build llama.cpp's server, with which tests drive a real engine (into HARNESS_EXT_MODELS)
+# make engines      build llama.cpp's server, with which tests drive a real engine (into HARNESS_EXT_MODELS);
+#                   ARGS="llamacpp vllm" also installs vLLM for CPUs there, in an environment of its own
 # make clean        remove build outputs and caches, but not the virtual environments or the runs
 #
 # VENV=<folder> uses another virtual environment; PYTHON=<python> creates it with another interpreter (3.11 or later).
@@ -39,7 +40,7 @@ models: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/models.py $(ARGS)
 
 engines: $(VENV)/.installed-dev
-	$(BIN)/python benchmarks/engines.py
+	$(BIN)/python benchmarks/engines.py $(ARGS)
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python $(PYTEST)

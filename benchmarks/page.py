@@ -16,7 +16,7 @@ from pathlib import Path
 from earlier_results import EARLIER
 from measured import embedded_digests
 from page_decisions import DECISIONS, GPU, HOSTILE, SMOLLM2, decisions_part, gpu_part, hostile_part
-from page_decoding import DECODING, decoding_part
+from page_decoding import DECODING, DECODING_FILES, LENGTHS, LENGTHS_FILES, decoding_parts, lengths_parts
 from page_layout import Section, Topic, index, titled
 from page_protocols import (
     PAIR,
@@ -29,6 +29,8 @@ from page_protocols import (
     tasks_part,
 )
 from page_results import readme_part, results_page
+from page_serve import SERVE, THROUGHPUT, serve_part, throughput_part
+from page_suite import SUITE, suite_part
 from page_tables import (
     RESULTS,
     ROOT,
@@ -253,7 +255,9 @@ TOPICS = (
             ),
             Section(("overhead.json",), titled("The cost of a call", OVERHEAD), overhead_part),
             Section(("http_cost.json",), titled("The cost of a served call", HTTP), http_part),
-            Section(("decoding.json",), DECODING, decoding_part),
+            Section(DECODING_FILES, DECODING, decoding_parts),
+            Section(LENGTHS_FILES, LENGTHS, lengths_parts),
+            Section(("serve_throughput.json",), THROUGHPUT, throughput_part),
             Section(("startup.json",), STARTUP),
         ),
     ),
@@ -272,6 +276,8 @@ TOPICS = (
                 ("repeat.json",), titled("What does a repeated run cost?", REPEAT), lambda: protocol_part("repeat")
             ),
             Section(("faults.json",), FAULTS, faults_part),
+            Section(("suite.json",), SUITE, suite_part),
+            Section(("serve.json",), SERVE, serve_part),
         ),
     ),
     Topic(

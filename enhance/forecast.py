@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from harness_ext.analysis.estimate import spread_evenly
+from harness_ext.analysis.sampling import spread_evenly
 from harness_ext.backends.settings import effective_settings
 from harness_ext.config.run_plan import RunPlan
 from harness_ext.decisions import as_state, decision_prompt

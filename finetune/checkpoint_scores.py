@@ -161,7 +161,7 @@ class Scorer:
     def __init__(self, run: Path, settings: EvaluationSettings) -> None:
         """Create the scorer. lm-eval is imported only once something has to be scored."""
         self.run = run
-        self.settings = settings if settings.dtype else replace(settings, dtype=_trained_in(run))
+        self.settings = settings if settings.dtype else replace(settings, dtype=trained_in(run))
         self._manager: Any = None
 
     def path(self, subject: Subject, task: str) -> Path:
@@ -312,7 +312,7 @@ def _identity(checkpoint: Path) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def _trained_in(run: Path) -> str:
+def trained_in(run: Path) -> str:
     """Return the data type in which a run's training computed; float32 if that is unknown."""
     try:
         dtype = json.loads((run / RUN_FILE).read_text(encoding="utf-8")).get("dtype")

@@ -13,6 +13,7 @@ from pathlib import Path
 from harness_ext.errors import HarnessExtError
 from harness_ext.finetune import curve, curve_files
 from harness_ext.finetune.args import ConfigError
+from harness_ext.finetune.checkpoint_list import checkpoint_list, epoch_errors_of
 from harness_ext.finetune.checkpoint_scores import (
     CheckpointScore,
     EvaluationSettings,
@@ -22,7 +23,6 @@ from harness_ext.finetune.checkpoint_scores import (
     precision_notes,
     subjects,
 )
-from harness_ext.finetune.epochs import ERRORS_FILE
 from harness_ext.finetune.folders import why_not_writable
 from harness_ext.finetune.model_card import update_scores
 from harness_ext.finetune.run_record import RUN_FILE
@@ -32,9 +32,15 @@ from harness_ext.terminal import clean
 def main(argv: list[str]) -> int:
     """Score the models that have no scores yet; write the table and the plot.
 
+    With `--list`, only prints which models the run has left.
+
     Returns 0; 1 if a model could not be scored or the gate is closed; 2 for usage errors.
     """
     options = _parser().parse_args(argv)
+    if options.list:
+        return _list(options.run)
+    if not options.tasks:
+        _parser().error("name the tasks to score on: --tasks babi_stories,gsm8k_local")
     if importlib.util.find_spec("matplotlib") is None:
         print("harness-ext checkpoints: matplotlib is not installed. Remedy: pip install matplotlib", file=sys.stderr)
         return 2
@@ -77,7 +83,7 @@ def main(argv: list[str]) -> int:
     passed, verdict = curve.gate(known, scores, labels, options.gate_alpha) if options.gate else (True, "")
     folder = options.run / "evaluations"
     if found:
-        print(curve_files.write(found, _errors(options.run), verdict, folder, options.cluster))
+        print(curve_files.write(found, epoch_errors_of(options.run), verdict, folder, options.cluster))
         _say(f"wrote {folder}/table.md, points.json and accuracy.png")
         for note in precision_notes(scores):
             _say(note)
@@ -120,12 +126,13 @@ def _pass(
     return scores
 
 
-def _errors(run: Path) -> dict[str, list[list[float]]]:
+def _list(run: Path) -> int:
     try:
-        loaded: dict[str, list[list[float]]] = json.loads((run / ERRORS_FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    return loaded
+        print(json.dumps(checkpoint_list(run), indent=2, ensure_ascii=False))
+    except ConfigError as error:
+        print(f"harness-ext checkpoints: {clean(error)}", file=sys.stderr)
+        return 2
+    return 0
 
 
 def _say(text: str) -> None:
@@ -138,7 +145,10 @@ def _parser() -> argparse.ArgumentParser:
         description="Score the checkpoint of every epoch of a training run with lm-eval.",
     )
     parser.add_argument("run", type=Path, help="folder of a training run: {store_dir}/{run}")
-    parser.add_argument("--tasks", required=True, help="lm-eval tasks, separated by commas")
+    parser.add_argument(
+        "--list", action="store_true", help="only print, as JSON, which models the run has left and how to load them"
+    )
+    parser.add_argument("--tasks", default="", help="lm-eval tasks, separated by commas")
     parser.add_argument("--teacher", default="", help="a model to compare with, a folder or a Hub name")
     parser.add_argument(
         "--baseline", action=argparse.BooleanOptionalAction, default=True, help="score the untouched model, too"

@@ -112,19 +112,20 @@ def best_checkpoint(found: Sequence[Point], errors: Errors) -> tuple[str | None,
     The best is the one with the lowest validation error. Its scores do not count: choosing by the questions that are
     reported would make them look better than they are. Without validation errors, none is chosen.
     """
-    validation = {int(epoch): error for epoch, error in errors.get("validation", [])}
-    known = {
-        point.subject.name: validation[epoch]
-        for point in found
-        if (epoch := whole_epoch(point.subject)) is not None and epoch in validation
-    }
-    if not known:
+    best = lowest_error([point.subject for point in found], errors)
+    if best is None:
         return None, (
             "No checkpoint is marked as the best, because the training measured no validation error: give it rows to "
             "choose by (`eval_file` or `eval_fraction`)."
         )
-    best = min(known, key=lambda name: known[name])
-    return best, f"The best checkpoint is the one with the lowest validation error: {best}."
+    return best.name, f"The best checkpoint is the one with the lowest validation error: {best.name}."
+
+
+def lowest_error(subjects: Sequence[Subject], errors: Errors) -> Subject | None:
+    """Return the checkpoint with the lowest validation error; None if the training measured none."""
+    validation: dict[int | None, float] = {int(epoch): error for epoch, error in errors.get("validation", [])}
+    known = [(validation[epoch], one) for one in subjects if (epoch := whole_epoch(one)) in validation]
+    return min(known, key=lambda pair: pair[0])[1] if known else None
 
 
 def whole_epoch(subject: Subject) -> int | None:

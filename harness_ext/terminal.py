@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 # Zero-width joiners belong to the spelling of Persian, Hindi and emoji, and do not move the cursor.
 _HARMLESS = frozenset("\n\u200c\u200d")
+# Most texts have few characters to look at one by one, and a report has millions of harmless ones.
+_UNUSUAL = re.compile(r"[^\n -~]")
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 
@@ -26,7 +29,7 @@ def safe_text(text: str) -> str:
     (C0 and C1, escape included), bidirectional marks and overrides, invisible format characters, line separators,
     private and unassigned characters and lone surrogates are written like `<U+001B>`.
     """
-    return "".join(map(_safe, text.replace("\r\n", "\n")))
+    return _UNUSUAL.sub(_written_out, text.replace("\r\n", "\n"))
 
 
 def safe_line(text: str) -> str:
@@ -58,6 +61,10 @@ def clean(message: object) -> str:
     Unlike with `outside`, its lines and its length stay.
     """
     return safe_text(mask(str(message)))
+
+
+def _written_out(found: re.Match[str]) -> str:
+    return _safe(found[0])
 
 
 @lru_cache(maxsize=65536)

@@ -14,7 +14,8 @@ Its model file is a JSON object that says how it behaves:
     stubborn: whether it ignores SIGTERM.
     child: whether it starts a process in a session of its own, as engines of several processes do.
 
-Each start appends a line to `<model file>.starts`: its process number, the child's, its arguments and its threads.
+It demands the key in LLAMA_API_KEY, if there is one. Each start appends a line to `<model file>.starts`: its process
+number, the child's, its arguments and its threads.
 """
 
 from __future__ import annotations
@@ -108,6 +109,9 @@ def main(arguments: list[str]) -> int:
         def do_POST(self) -> None:
             nonlocal chats
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            key = os.environ.get("LLAMA_API_KEY")
+            if key and self.headers.get("Authorization") != f"Bearer {key}":
+                return self._reply(401, {"error": {"message": "a key is needed"}})
             if behaviour.get("refuses"):
                 return self._reply(behaviour["refuses"], {"error": {"message": "no such model"}})
             if body.get("model") != given["--alias"]:

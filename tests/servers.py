@@ -14,7 +14,7 @@ from typing import Any
 
 from aiohttp import web
 
-from harness_ext.backends.openai_probe import LONGER, SYSTEM, USER
+from harness_ext.backends.openai_probe import BEGUN, LONGER, SYSTEM, USER
 from harness_ext.records import Message
 
 FAULTS = ("http_429", "http_500", "timeout", "connection", "bad_json", "no_choices")
@@ -32,6 +32,9 @@ class Server:
         None.
     drops_system: whether the model's template drops system messages.
     own_system: the system message that the template puts in where there is none. Default: none.
+    continues: whether it continues the beginning of a reply: `yes`, `no` (it ignores the field), or `repeats` (it
+        continues every reply that ends a conversation, and repeats its beginning).
+    counts: whether it reports token counts for probes.
     models: the names that `/models` lists.
 
     Of its attributes, `requests` lists all bodies received, `faults` counts the faults committed, `answered` counts the
@@ -50,8 +53,11 @@ class Server:
         refuses: Callable[[Mapping[str, Any]], tuple[int, str] | None] = lambda body: None,
         drops_system: bool = False,
         own_system: str = "",
+        continues: str = "yes",
+        counts: bool = True,
         models: Sequence[str] = ("m",),
     ) -> None:
+        self.continues, self.counts = continues, counts
         self.refuses, self.drops_system, self.models = refuses, drops_system, models
         self.own_system = own_system
         self.reply, self.plan, self.headers, self.delay, self.status = reply, plan, dict(headers or {}), delay, status
@@ -105,7 +111,13 @@ class Server:
             tokens = sum(len(m["content"].split()) for m in seen)
             if all(m["role"] != "system" for m in seen):
                 tokens += len(self.own_system.split())
-            return web.json_response(completion("yes", body, "length", prompt_tokens=tokens, completion_tokens=1))
+            said = "yes"
+            if seen[-1]["role"] == "assistant":
+                is_open = self.continues == "repeats" or (self.continues == "yes" and body["continue_final_message"])
+                tokens += 0 if is_open else 1  # the end of the turn
+                said = f"{seen[-1]['content']} yes" if self.continues == "repeats" else said
+            data = completion(said, body, "length", prompt_tokens=tokens, completion_tokens=1)
+            return web.json_response(data if self.counts else {**data, "usage": None})
         self.requests.append(body)
         self.seen_headers.append(dict(request.headers))
         self.paths.append(request.path)
@@ -152,9 +164,9 @@ def text_of(body: Mapping[str, Any]) -> str:
 
 
 def is_probe(body: Mapping[str, Any]) -> bool:
-    """Return whether a chat request only finds out what the server does with system messages and limits."""
+    """Return whether a chat request only finds out what the server does with some messages and with limits."""
     said = [Message(**m) for m in body.get("messages", ()) if isinstance(m.get("content"), str)]
-    return said in ([SYSTEM, USER], [LONGER, USER], [USER])
+    return said in ([SYSTEM, USER], [LONGER, USER], [USER], [USER, BEGUN])
 
 
 def completion(text: str, body: Mapping[str, Any], finish: str = "stop", **usage: Any) -> dict[str, Any]:

@@ -58,6 +58,7 @@ PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 SlurmdParameters=config_overrides
 GresTypes=gpu
+MailProg={folder}/mail
 NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory=8000 Gres=gpu:2 Features=fast,blue
 PartitionName=grace Nodes={host} Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime=3600
 PartitionName=requeue Nodes={host} PriorityTier=1 PreemptMode=REQUEUE GraceTime=0
@@ -94,6 +95,9 @@ class Cluster:
             folder=self.folder, host=self.host, user=user, cpus=self.cpus, controller_port=ports[0], node_port=ports[1]
         )
         (self.folder / "slurm.conf").write_text(text, encoding="utf-8")
+        mail = self.folder / "mail"
+        mail.write_text(f"#!/bin/bash\nprintf '%s\\n' \"$*\" >> {self.folder}/mails\n", encoding="utf-8")
+        mail.chmod(0o755)
         for gpu in ("gpu0", "gpu1"):  # Slurm only checks that the devices exist
             (self.folder / gpu).touch()
         (self.folder / "gres.conf").write_text(f"Name=gpu File={self.folder}/gpu[0-1]\n", encoding="utf-8")
@@ -162,6 +166,12 @@ class Cluster:
                 hurried.add(facts["Restarts"])
             time.sleep(0.5)
 
+    @property
+    def mails(self) -> list[str]:
+        """Return the mails that Slurm has sent, each with its subject and who it is for."""
+        path = self.folder / "mails"
+        return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
     def logs(self) -> str:
         """Return the last lines that the daemons wrote."""
         found = []
@@ -218,7 +228,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Return a running cluster. Skips the test where Slurm is not installed."""
     if missing := missing_programs():
         pytest.skip(
-            f"Slurm is not installed ({', '.join(missing)}): apt-get install slurmctld slurmd slurm-client munge"
+            f"Slurm is not installed ({', '.join(missing)}): `tests/slurm/install.sh` installs it, as root on Debian"
         )
     cluster = Cluster(tmp_path_factory.mktemp("slurm"))
     try:

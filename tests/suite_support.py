@@ -10,21 +10,22 @@ import pytest
 import yaml
 
 from harness_ext.errors import ConfigurationError
-from harness_ext.suite.cells import Cell, cells_of
+from harness_ext.suite.cells import Evaluation
+from harness_ext.suite.expanding import cells_of
 from harness_ext.suite.study import read_study
 
 PAIR: dict[str, Any] = {"model": "feedback_pair"}
 LOOP = {"model": "self_consistency"}
 
 
-def cells(folder: Path, study: Mapping[str, Any] | str) -> tuple[Cell, ...]:
-    """Return the cells of a study whose file has this content."""
+def cells(folder: Path, study: Mapping[str, Any] | str) -> tuple[Evaluation, ...]:
+    """Return the evaluations of a study whose file has this content."""
     path = folder / "study.yaml"
     text = (
         study if isinstance(study, str) else yaml.safe_dump({"folder": str(folder / "suite"), **study}, sort_keys=False)
     )
     path.write_text(text, encoding="utf-8")
-    return cells_of(read_study(path))
+    return tuple(cell for cell in cells_of(read_study(path)) if isinstance(cell, Evaluation))
 
 
 def problems(folder: Path, study: Mapping[str, Any] | str) -> tuple[str, ...]:

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from servers import Server
 from support import instance, instances, number_of
 
-from harness_ext.analysis.estimate import Sampler, Total, estimate, main, make_report, render, spread_evenly, wall_time
+from harness_ext.analysis.estimate import Total, estimate, main, make_report, render, wall_time
+from harness_ext.analysis.sampling import Sampler, spread_evenly
 from harness_ext.backends.openai import make_openai_backend
 from harness_ext.backends.scripted import ScriptedBackend
 from harness_ext.errors import HarnessExtError

@@ -22,6 +22,7 @@ from harness_ext.backends.http_client import Client
 from harness_ext.backends.openai import make_openai_backend
 from harness_ext.backends.openai_known import Known, Served
 from harness_ext.backends.openai_probe import Prober, merged, other_limit
+from harness_ext.backends.openai_score import read_score
 from harness_ext.backends.openai_wire import WirePrompt
 from harness_ext.cli import doctor
 from harness_ext.errors import LoadError, RunFailed
@@ -61,6 +62,52 @@ def without_system(status: int, text: str) -> Any:
         return (status, text) if any(m["role"] == "system" for m in body.get("messages", ())) else None
 
     return refuses
+
+
+# -- beginnings of replies ---------------------------------------------------------------------------------------------
+
+OPENED = ChatContext.of([{"role": "user", "content": "Count."}, {"role": "assistant", "content": " 1, 2,\n"}])
+
+
+@pytest.mark.parametrize("counts", [True, False])
+def test_a_server_that_continues_replies_is_asked_once(
+    tmp_path: Path, counts: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Server(lambda text: " 3", counts=counts) as server:
+        lm = make(tmp_path / "r", server, **{"student.continue_final": True})
+        assert lm.generate_until(instances([OPENED] * 5, GREEDY)) == [" 3"] * 5
+    assert [body["continue_final_message"] for body in server.probes] == [True, False]
+    assert ("reports no token counts" in caplog.text) == (not counts)
+
+
+def test_a_beginning_that_is_ignored_ends_the_run_before_it_is_sent(tmp_path: Path) -> None:
+    """The server answers 200, as a new turn after a reply that is complete."""
+    with Server(continues="no") as server:
+        lm = make(tmp_path / "r", server, **{"student.continue_final": True})
+        with pytest.raises(LoadError, match=r"does not continue a reply that the task begins .*`endpoint=completions`"):
+            lm.generate_until(instances([OPENED] * 5, GREEDY))
+    assert server.requests == []
+
+
+def test_a_beginning_that_is_refused_is_told_in_the_servers_words(tmp_path: Path) -> None:
+    def refuses(body: Mapping[str, Any]) -> tuple[int, str] | None:
+        return (400, "unknown field continue_final_message") if "continue_final_message" in body else None
+
+    with Server(refuses=refuses) as server:
+        lm = make(tmp_path / "r", server, **{"student.continue_final": True})
+        with pytest.raises(LoadError, match="unknown field continue_final_message"):
+            lm.generate_until([instance(OPENED, GREEDY)])
+
+
+@pytest.mark.parametrize("before", [" 1, 2,\n", "1, 2,"])
+def test_a_beginning_that_is_repeated_is_removed(tmp_path: Path, before: str) -> None:
+    """llama.cpp replies with it, sometimes trimmed. A stop sequence within it does not end the reply."""
+    with Server(lambda text: f"{before} 3\n4", continues="repeats") as server:
+        lm = make(tmp_path / "r", server, **{"student.continue_final": True})
+        settings = {"until": ["\n"], "max_gen_toks": 8}
+        assert lm.generate_until([instance(OPENED, settings), instance("plain", settings, doc_id=1)]) == [
+            " 3", before.partition("\n")[0] if "\n" in before else f"{before} 3",
+        ]  # fmt: skip
 
 
 # -- system messages ---------------------------------------------------------------------------------------------------
@@ -278,6 +325,21 @@ def test_prompts_that_are_too_long_are_known_as_such(tmp_path: Path, text: str) 
     assert summary(tmp_path / "r")["failures"] == {"overflow": 1}
 
 
+# -- scoring -----------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.text(st.characters(codec="ascii"), min_size=1, max_size=4), min_size=1, max_size=5), st.booleans())
+def test_log_probabilities_are_read_without_offsets(continued: list[str], counts: bool) -> None:
+    """SGLang reports -1 for every offset."""
+    tokens = ["The", " sky", " is", *continued, " new"]
+    values = [None, *(-float(n) for n in range(1, len(tokens)))]
+    logprobs = {"tokens": tokens, "token_logprobs": values, "text_offset": [-1] * len(tokens)}
+    usage = {"prompt_tokens": len(tokens) - 1, "completion_tokens": 1} if counts else None
+    data = {"choices": [{"text": "", "logprobs": logprobs}], "usage": usage}
+    found = read_score("m", data, ScoreRequest("The sky is", "".join(continued)))
+    assert found.logprob == -float(sum(range(3, 3 + len(continued))))
+
+
 # -- the report --------------------------------------------------------------------------------------------------------
 
 
@@ -295,24 +357,25 @@ def test_doctor_says_what_the_server_of_a_seat_does(capsys: pytest.CaptureFixtur
     ) as server:
         said = report(capsys, f"teacher=openai:m@{server.url},teacher.chat=on,teacher.timeout=60")
     assert said[1] == f"ok       teacher: openai:m@{server.url}"
-    assert said[2:9] == [
+    assert said[2:10] == [
         "ok       chat: answers",
         "ok       token counts: reported, without cached tokens",
         "ok       length of replies: limited by `max_tokens`",
         "note     model names: ignored, so check that the server runs m",
         "note     system messages: merged into the first user message "
         '(HTTP 400: {"error": {"message": "System role not supported"}})',
+        "ok       beginnings of replies: continued",
         "ok       thoughts: none apart from the answer",
         "note     decisions endpoint: not offered (`/systemone`: HTTP 501: "
         '{"error": {"message": "This model is not a decision model", "code": 501}}; `/decisions`: HTTP 404: '
         '{"error": {"message": "File Not Found", "code": 404}})',
     ]
-    assert said[9:12] == [
+    assert said[10:13] == [
         "ok       probabilities of the first token: the probabilities of the first token",
         "ok       forced choice: `response_format`",
         "ok       completions: answers",
     ]
-    assert said[12].startswith("note     log-probabilities of a prompt: not offered (")
+    assert said[13].startswith("note     log-probabilities of a prompt: not offered (")
 
 
 def test_doctor_looks_at_every_server_of_a_pool(capsys: pytest.CaptureFixture[str]) -> None:

@@ -54,6 +54,7 @@ def test_a_template_without_system_messages_gets_what_a_local_model_gets(
     for line in (
         "note     system messages: merged into the first user message (",
         "ok       model names: a wrong one is refused",
+        "note     beginnings of replies: not continued (",
         "ok       decisions endpoint: `/systemone`",
         "note     probabilities of the first token: not offered (",
         "note     log-probabilities of a prompt: not offered (",
@@ -82,6 +83,7 @@ def test_llama_cpp_is_seen_as_it_is_and_two_of_them_are_a_pool(
     assert found[0] == found[1]
     for line in (
         "note     model names: ignored, so check that the server runs m",
+        "ok       beginnings of replies: continued, and repeated in the reply",
         "note     decisions endpoint: not offered (`/systemone`: HTTP 501: ",
         "ok       probabilities of the first token: ",
         "ok       forced choice: `response_format`",

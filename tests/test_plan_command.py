@@ -19,7 +19,6 @@ from harness_ext.analysis.compare.comparison import compare
 from harness_ext.analysis.compare.matching import match
 from harness_ext.analysis.compare.runs import CompareError
 from harness_ext.analysis.compare.sources import read_runs
-from harness_ext.analysis.estimate import Sampler
 from harness_ext.analysis.planning import command, drafting
 from harness_ext.analysis.planning.arguments import ArgumentsError, read_arguments
 from harness_ext.analysis.planning.command import main
@@ -29,6 +28,7 @@ from harness_ext.analysis.planning.pilot import Selection, read_pilot
 from harness_ext.analysis.preregistration.plan import Claim, Plan
 from harness_ext.analysis.preregistration.review import planned_notes
 from harness_ext.analysis.preregistration.start_times import start_times
+from harness_ext.analysis.sampling import Sampler
 from harness_ext.analysis.scoring.score import score_run
 from harness_ext.analysis.statistics.intervals import share_interval
 from harness_ext.analysis.statistics.power import mcnemar_power

@@ -11,7 +11,6 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from harness_ext.analysis.estimate import FIGURES
 from harness_ext.analysis.planning.assumptions import (
     independent_answers,
     most_that_change,
@@ -30,6 +29,7 @@ from harness_ext.analysis.planning.models import (
     smallest_gain,
 )
 from harness_ext.analysis.planning.simulation import changing_answers, rejections
+from harness_ext.analysis.sampling import FIGURES
 from harness_ext.analysis.statistics.clusters import Clusters
 from harness_ext.analysis.statistics.power import detectable_share, mcnemar_power
 from harness_ext.analysis.statistics.sign_flip import sign_flip_test

@@ -166,8 +166,8 @@ def test_another_server_at_the_port_is_not_taken_for_the_own_one(
     taken, ports = int(other.ready()[0].split(":")[2].split("/")[0]), []
 
     class Taken(Port):
-        def __init__(self) -> None:
-            super().__init__()
+        def __init__(self, *host: str) -> None:
+            super().__init__(*host)
             self.number = self.number if ports else taken
             ports.append(self.number)
 
@@ -247,7 +247,6 @@ def test_a_failed_start_can_be_repeated(tmp_path: Path) -> None:
         ({"student.serve.engin": "vllm"}, "did you mean `engine`"),
         ({"student.serve.engine": "vllm"}, "`serve.binary` is used by llama.cpp only"),
         ({"student.serve.python": "/nowhere/python"}, "`serve.python` is not used by llama.cpp"),
-        ({"student.continue_final": True}, "does not continue chat replies"),
         ({"student.num_concurent": 3}, "did you mean `num_concurrent`"),
         ({"student": "serve:/nowhere/model.gguf"}, "there is no model at /nowhere/model.gguf"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -107,11 +108,17 @@ def test_credentials_among_the_arguments_are_refused(flag: str) -> None:
 # -- the engine --------------------------------------------------------------------------------------------------------
 
 
-def python_with(folder: Path, *modules: str) -> str:
-    """Write an interpreter to a folder that finds these modules, and no other engine, and return its path."""
+def python_with(folder: Path, *modules: str, unnamed: Collection[str] = ()) -> str:
+    """Write an interpreter to a folder that finds these modules, and no other engine, and return its path.
+
+    unnamed: modules that come in packages of other names.
+    """
     for module in modules:
         (folder / "lib" / module).mkdir(parents=True)
         (folder / "lib" / module / "__init__.py").write_text("raise SystemExit('imported')")
+        if module not in unnamed:
+            (folder / "lib" / f"{module}-1.0.dist-info").mkdir()
+            (folder / "lib" / f"{module}-1.0.dist-info" / "METADATA").write_text(f"Name: {module}\nVersion: 1.0\n")
     python = folder / "python"
     python.write_text(f"#!/bin/sh\nPYTHONPATH='{folder / 'lib'}' exec '{sys.executable}' -S \"$@\"\n")
     python.chmod(0o755)
@@ -129,6 +136,23 @@ def test_the_first_engine_of_the_interpreter_is_chosen(tmp_path: Path, modules: 
     assert why == f"the first of vllm, sglang, transformers in {python}"
     with pytest.raises(ValueError, match="has no vllm" if expected != "vllm" else "has no sglang"):
         choose_engine("m", ServeOptions(python=python, engine="sglang" if expected == "vllm" else "vllm"))
+
+
+def test_vllm_for_cpus_is_started_without_its_own_command(tmp_path: Path) -> None:
+    """That command asks for the version of a package `vllm`, which is not the one that is installed."""
+    python = python_with(tmp_path, "vllm", unnamed=["vllm"])
+    assert installed_engines(python) == {"vllm": False}
+    engine, _, _ = choose_engine("folder", ServeOptions(python=python))
+    command = engine.command(ServeOptions(), python, "folder")
+    assert command[:5] == (python, "-m", "vllm.entrypoints.openai.api_server", "--model", "folder")
+    assert engine.renamed.name == ENGINES["vllm"].name == "vllm"
+    assert ENGINES["transformers"].renamed == ENGINES["transformers"]
+
+
+def test_a_folder_of_an_engines_name_is_no_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "work" / "vllm").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "work")
+    assert installed_engines(python_with(tmp_path, "sglang")) == {"sglang": True}
 
 
 def test_an_interpreter_without_engines_is_refused(tmp_path: Path) -> None:
@@ -260,6 +284,27 @@ def test_servers_on_the_cpu_never_have_more_threads_than_cores(cores: int, serve
     assert sum(threads) <= max(cores, servers)
 
 
+@given(st.floats(0.0, 1.0), st.integers(1, 5), st.booleans())
+def test_servers_on_the_cpu_take_a_part_of_the_free_memory(free: float, servers: int, local: bool) -> None:
+    """By itself, vLLM takes nine tenths of the whole memory there, as it does on a GPU."""
+    specs = {f"agent{n}": BackendSpec(STARTED, f"m{n}") for n in range(servers)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(placement, "free_memory_share", lambda: free)
+        shares = [p["serve.memory"] for p in devices_of(specs, 0, ["cpu"] * local, None).values()]
+    assert all(ServeOptions(memory=share).memory == share for share in shares)
+    assert sum(shares) <= max(free, 0.01 * servers + 0.001)
+
+
+def test_the_free_memory_is_what_the_system_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "meminfo"
+    monkeypatch.setattr(machine, "MEMORY", file)
+    assert machine.free_memory_share.__wrapped__() is None
+    file.write_text("MemTotal:       1000 kB\nMemFree:   10 kB\nMemAvailable:    250 kB\nHugePages_Total:       0\n")
+    assert machine.free_memory_share.__wrapped__() == 0.25
+    file.write_text("odd")
+    assert machine.free_memory_share.__wrapped__() is None
+
+
 def test_fewer_threads_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(placement, "count_cores", lambda: 8)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -295,9 +340,17 @@ def test_a_server_does_not_take_itself_for_a_process_of_the_run() -> None:
     environment = ServerSpec("vllm", "m", (), devices=("0", "2"), threads=3).environment(inherited)
     assert environment == {
         "HF_TOKEN": "y", "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1", "CUDA_VISIBLE_DEVICES": "0,2",
-        "OMP_NUM_THREADS": "3",
+        "OMP_NUM_THREADS": "3", **ENGINES["vllm"].on_cpu,
     }  # fmt: skip
     assert "CUDA_VISIBLE_DEVICES" not in ServerSpec("vllm", "m", ()).environment({})
+
+
+def test_vllm_on_the_cpu_takes_no_more_threads_than_it_is_given() -> None:
+    spec = ServerSpec("vllm", "m", (), devices=(), threads=3)
+    found = spec.environment({})
+    assert (found["OMP_NUM_THREADS"], found["VLLM_CPU_OMP_THREADS_BIND"]) == ("3", "nobind")
+    assert spec.environment({"VLLM_CPU_OMP_THREADS_BIND": "0-2"})["VLLM_CPU_OMP_THREADS_BIND"] == "0-2"
+    assert "VLLM_CPU_OMP_THREADS_BIND" not in ServerSpec("llamacpp", "m", (), devices=(), threads=3).environment({})
 
 
 # -- what identifies the model -----------------------------------------------------------------------------------------
@@ -406,3 +459,32 @@ def test_an_engine_is_built_once_and_from_the_tested_source_only(
     with pytest.raises(engines.NotBuilt, match="it is not what was tested"):
         engines.build(tmp_path / "new", Progress("x"))
     assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_an_environment_with_vllm_is_made_once_and_removed_if_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(command: list[str], environment: Any) -> None:
+        if "venv" in command:
+            Path(command[-1]).mkdir()
+        elif "install" in command:
+            raise engines.NotBuilt("no such release")
+
+    monkeypatch.setattr(engines, "run", fails)
+    with pytest.raises(engines.NotBuilt, match="no such release"):
+        engines.install_vllm(tmp_path, Progress("x"))
+    assert list(tmp_path.iterdir()) == []
+    python = tmp_path / engines.VLLM / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.touch()
+    assert engines.install_vllm(tmp_path, Progress("x")) == python
+    with pytest.raises(SystemExit):
+        engines.main(["triton"])
+    assert "unknown engine triton: choose from llamacpp, vllm" in capsys.readouterr().err
+
+
+def test_a_package_that_is_broken_is_told_from_one_that_is_missing(tmp_path: Path) -> None:
+    python = Path(python_with(tmp_path, "torchvision"))
+    assert not engines.can_import(python, "torchvision")
+    assert engines.can_import(python, "torchaudio")
+    assert engines.can_import(python, "json")

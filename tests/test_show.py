@@ -6,6 +6,7 @@ import io
 import json
 import re
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +20,7 @@ from scored_runs import ROWS, failed, make_task, manager_of, said, transcript, w
 
 from harness_ext.analysis.scoring.score import score_run
 from harness_ext.analysis.show import main, render, word_diff
+from harness_ext.records import Completion
 from harness_ext.terminal import safe_line, safe_text
 
 OURS = re.compile(r"\x1b\[[0-9;]*m")
@@ -62,6 +64,56 @@ def test_the_output_for_one_question(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert positions == sorted(positions)
     assert "document 1" not in out
     assert "\x1b" not in out, "no colours without a terminal"
+
+
+def test_how_a_draft_was_read_stands_below_it_and_verdicts_are_summed_up(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = shown(capsys, run_of_three(tmp_path), "--doc", 0).splitlines()
+    assert lines[lines.index("it is 1") + 1] == "read: 1 (rule whole)"
+    assert "sums, exact_match: 3 of 6 drafts accepted, precision 0.333, recall 0.500" in lines[-1]
+
+
+def test_thoughts_are_folded_unless_they_are_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    thinking = said("student", "draft", "0")
+    result = Completion("0", "stop", thought="Let me see.")
+    run = write_run(tmp_path, transcript(0, replace(thinking, result=result)))
+    folded = shown(capsys, run)
+    assert "thought, 11 characters (--thoughts)" in folded
+    assert "Let me see." not in folded
+    assert "Let me see." in shown(capsys, run, "--thoughts")
+
+
+def test_runs_are_found_by_label_and_a_folder_is_listed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for number, text in enumerate(("older", "newer")):
+        run = tmp_path / "harness_ext_runs" / f"pair-{number}"
+        write_run(run, transcript(0, said("student", "draft", text)), started=f"2026-01-0{number + 1}T00:00:00+0000")
+    out = shown(capsys, "pair")
+    assert "newer" in out
+    assert "the newest of 2 runs with this label" in out
+    assert "older" in shown(capsys, "pair-0")
+    listed = shown(capsys)
+    assert listed == shown(capsys, "harness_ext_runs/")
+    assert [line.split()[0] for line in listed.splitlines()] == ["label", "pair", "pair", "2"]
+    assert "is no run's label" in shown(capsys, "nobody", status=1)
+
+
+def test_long_output_goes_through_the_pager_of_a_terminal_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paged: list[str] = []
+    monkeypatch.setattr("pydoc.pager", paged.append)
+    monkeypatch.setenv("LESS", "FRX")
+    run = run_of_three(tmp_path)
+    for is_terminal, options in ((True, []), (True, ["--no-pager"]), (False, [])):
+        out = Console(force_terminal=is_terminal, file=io.StringIO(), height=10, width=100)
+        monkeypatch.setattr("harness_ext.analysis.show.console", lambda out=out: out)
+        assert main([str(run), *options]) == 0
+    (text,) = paged
+    assert "a [-b-]{+d+} c" in OURS.sub("", text)
 
 
 def test_flips(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ from suite_support import LOOP, PAIR, cells, problems
 
 from harness_ext.suite.command import main
 from harness_ext.suite.reading import deep_merge
-from harness_ext.suite.study import LmEvalOptions
+from harness_ext.suite.settings import LmEvalOptions
 
 # -- expansion -----------------------------------------------------------------------------------------------------
 

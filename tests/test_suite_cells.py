@@ -21,12 +21,12 @@ from harness_ext.config.run_plan import plan_run
 from harness_ext.errors import ConfigurationError
 from harness_ext.models.baseline import Baseline
 from harness_ext.records.run_lock import in_use_by
-from harness_ext.suite.cells import Cell
+from harness_ext.suite.cells import Evaluation
 from harness_ext.suite.checks import check_cells
 from harness_ext.suite.command import main
 from harness_ext.suite.folders import CellFolder, Folders, Size
 from harness_ext.suite.grouping import group_cells
-from harness_ext.suite.study import LmEvalOptions
+from harness_ext.suite.settings import LmEvalOptions
 
 # -- identity and folders ------------------------------------------------------------------------------------------
 
@@ -119,7 +119,7 @@ def test_the_state_of_a_cell_is_that_of_its_files(tmp_path: Path) -> None:
 
 @given(st.lists(st.frozensets(st.sampled_from("stuv"), max_size=3), min_size=1, max_size=8))
 def test_no_process_loads_more_than_its_most_demanding_cell(sets: list[frozenset[str]]) -> None:
-    found = [Cell("s", f"t{i}", None, {}, "m", {}, LmEvalOptions()) for i in range(len(sets))]
+    found = [Evaluation("s", {}, f"t{i}", None, "m", {}, LmEvalOptions()) for i in range(len(sets))]
     models = {cell.digest: sorted(names) for cell, names in zip(found, sets, strict=True)}
     groups = group_cells(found, models)
     assert sorted(cell.task for group in groups for cell in group.cells) == sorted(cell.task for cell in found)

@@ -22,9 +22,10 @@ from harness_ext.embedded import model_path
 from harness_ext.records import Transcript
 from harness_ext.records.run_directory import read_transcripts
 from harness_ext.records.run_lock import in_use_by
-from harness_ext.suite.cells import Cell, cells_of
+from harness_ext.suite.cells import Cell
 from harness_ext.suite.command import main
 from harness_ext.suite.evaluating import Evaluator
+from harness_ext.suite.expanding import cells_of
 from harness_ext.suite.folders import Folders
 from harness_ext.suite.running import Runner, command
 from harness_ext.suite.study import read_study

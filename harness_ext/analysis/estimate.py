@@ -11,21 +11,18 @@ import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from statistics import mean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from harness_ext.analysis.sampling import FIGURES, Sampler, asks_in_batches
 from harness_ext.backends.served import ServedBackend
 from harness_ext.engine.budget import Cap
 from harness_ext.errors import ConfigurationError, HarnessExtError
 from harness_ext.protocol import SeatSetup
-from harness_ext.records import Transcript, Turn, Usage, add
-from harness_ext.records.run_directory import read_transcripts
+from harness_ext.records import add
 
-if TYPE_CHECKING:
-    from harness_ext.bridge.protocol_lm import ProtocolLM
-
-FIGURES = ("calls", "prompt_tokens", "completion_tokens", "flops", "price", "seconds")
+BATCH_HOURS = 24  # within which a batch API answers
 
 
 @dataclass(frozen=True)
@@ -67,77 +64,11 @@ class Total:
         return cls(value, max(low, sum(values)), high)
 
 
-@dataclass
-class Sampler:
-    """Replaces the methods with which a protocol answers requests: it asks a sample of the documents and no others.
-
-    lm: the model whose methods are replaced.
-    size: how many documents to ask per call from lm-eval.
-    documents: how many documents the requests are about.
-    sampled: the documents that were asked, as (task, number).
-    questions: how many requests there were.
-    """
-
-    lm: ProtocolLM
-    size: int
-    documents: int = 0
-    sampled: list[tuple[str, int]] = field(default_factory=list)
-    questions: int = 0
-
-    def install(self) -> None:
-        """Replace the model's own methods."""
-        for method, nothing in (
-            ("generate_until", ""),
-            ("loglikelihood", (0.0, False)),
-            ("loglikelihood_rolling", 0.0),
-        ):
-            setattr(self.lm, method, self._instead_of(getattr(self.lm, method), nothing))
-
-    def _instead_of(self, method: Any, nothing: Any) -> Any:
-        def answer(requests: Sequence[Any], **more: Any) -> list[Any]:
-            found = list(dict.fromkeys(_document(request) for request in requests))
-            chosen = spread_evenly(found, self.size)
-            self.documents += len(found)
-            self.sampled += chosen
-            self.questions += len(requests)
-            method([request for request in requests if _document(request) in set(chosen)], **more)
-            return [nothing] * len(requests)
-
-        return answer
-
-    def usage(self) -> dict[str, dict[str, list[float | None]]]:
-        """Return the values of the sampled documents for each seat and figure. A call that was reused counts once."""
-        calls: dict[tuple[str, int], dict[str, Turn]] = {document: {} for document in self.sampled}
-        for transcript in read_transcripts(self.lm.session.run.path):
-            self._check(transcript)
-            for turn in transcript.turns:
-                calls[transcript.task, transcript.doc_id].setdefault(turn.key, turn)
-        result: dict[str, dict[str, list[float | None]]] = {}
-        for seat, setup in self.lm.plan.seats.items():
-            spent = [
-                Usage.total(setup.cost.usage(turn) for turn in turns.values() if turn.seat == seat)
-                for turns in calls.values()
-            ]
-            result[seat] = {name: [getattr(usage, name) for usage in spent] for name in FIGURES}
-        return result
-
-    def _check(self, transcript: Transcript) -> None:
-        if transcript.failure is not None:
-            raise HarnessExtError(
-                f"harness-ext: {transcript.task}, document {transcript.doc_id}, has no answer, so nothing can be "
-                f"estimated from it: {transcript.failure.message}"
-            )
-
-
-def _document(request: Any) -> tuple[str, int]:
-    return str(request.task_name or ""), int(request.doc_id or 0)
-
-
-def spread_evenly(items: Sequence[Any], size: int) -> list[Any]:
-    """Return at most `size` items at even distances."""
-    size = min(size, len(items))
-    # The items are divided into `size` stretches of equal length; the middle item of each represents it.
-    return [items[(2 * i + 1) * len(items) // (2 * size)] for i in range(size)]
+def is_shown(figure: str, total: Total | None) -> bool:
+    """Return whether a figure is worth a column: FLOPs and price if they are known, thoughts if there were some."""
+    if figure == "thinking_tokens":
+        return total is not None and total.value > 0
+    return total is not None or figure not in ("flops", "price")
 
 
 def estimate(usage: Mapping[str, Mapping[str, Sequence[float | None]]], documents: int) -> dict[str, Any]:
@@ -174,11 +105,15 @@ def _sum(values: Sequence[float | None]) -> float | None:
 def wall_time(totals: Mapping[str, Any], seats: Mapping[str, SeatSetup]) -> tuple[float, float]:
     """Return the shortest and the longest duration of the run: its devices always run in parallel, or never.
 
+    Seats that are asked in batches take as long as the server likes, and are left out.
+
     totals: the estimated totals of each seat.
     seats: the seats of the run.
     """
     queues: dict[object, float] = {}
     for seat, setup in seats.items():
+        if asks_in_batches(setup):
+            continue
         seconds, backend = totals[seat]["seconds"].value, setup.backend
         if isinstance(backend, ServedBackend):
             # A server's seconds are waiting times, and the waiting times of concurrent requests overlap.
@@ -286,6 +221,7 @@ def make_report(sampler: Sampler) -> dict[str, Any]:
             for name, figures in totals.items()
         },
         "wall_seconds": {"least": least, "most": most},
+        "batches": sampler.batches(),
         "run": str(lm.session.run.path),
         "store": lm.plan.options.store,
     }
@@ -308,7 +244,8 @@ def render(report: Mapping[str, Any]) -> str:
     from rich.console import Console
     from rich.table import Table
 
-    figures = [f for f in FIGURES if f not in ("flops", "price") or report["seats"]["total"][f] is not None]
+    whole = {name: None if found is None else Total(**found) for name, found in report["seats"]["total"].items()}
+    figures = [name for name in FIGURES if is_shown(name, whole[name])]
     table = Table("seat", *(name.replace("_", " ") for name in figures), box=None, pad_edge=False)
     for seat, totals in report["seats"].items():
         table.add_row(seat, *(_cell(totals[name]) for name in figures))
@@ -325,6 +262,11 @@ def render(report: Mapping[str, Any]) -> str:
         f"Time: {time}, without loading models. Local models ran with batches no larger than the sample; full batches "
         "are faster.",
     ]
+    for seat, number in report.get("batches", {}).items():
+        lines.append(
+            f"`{seat}` is asked in batches, each within {BATCH_HOURS} hours, which are not counted: up to {number} one "
+            "after the other. The sample was asked without, at the full price."
+        )
     if budget := report.get("budget"):
         lines.append(_budget_line(budget, report["documents"]))
     kept = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,8 +13,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness_ext.analysis.compare.run_directories import is_run
+from harness_ext.analysis.find_runs import entries, find_runs
+from harness_ext.analysis.scoring.score import read_scored
+from harness_ext.analysis.transcript_view import (
+    acceptance_words,
+    decision_words,
+    form_of,
+    how_read,
+    is_review,
+    readable,
+    turn_notes,
+    verdict_words,
+)
+from harness_ext.config.run_options import RUNS
 from harness_ext.errors import FAILED, OK, HarnessExtError
-from harness_ext.records import Completion, Decision, Loglikelihood, Transcript, Turn
+from harness_ext.records import Completion, Decision, Loglikelihood, Transcript
 from harness_ext.records.run_directory import read_transcripts
 from harness_ext.terminal import console, safe_line, safe_text
 
@@ -55,7 +70,10 @@ def main(arguments: Sequence[str]) -> int:
         description="Print a run's transcripts: turns by seat, verdicts, changes between drafts, and correctness.",
         epilog="Scores are shown once `harness-ext score RUN` has written them. See docs/show.md.",
     )
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run directory")
+    parser.add_argument(
+        "run", nargs="?", default=str(RUNS), metavar="RUN",
+        help=f"a run directory or a run's label (its newest run); a folder of runs lists them (default: {RUNS})",
+    )  # fmt: skip
     parser.add_argument(
         "--doc", type=int, action="append", default=[], metavar="N", help="only this document (repeatable)"
     )
@@ -66,9 +84,11 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--limit", type=int, metavar="N", help="print at most N questions")
     parser.add_argument("--full", action="store_true", help="print whole contexts instead of their last lines")
+    parser.add_argument("--thoughts", action="store_true", help="print what reasoning models thought (also: --full)")
+    parser.add_argument("--no-pager", action="store_true", help="print long output at once, also on a terminal")
     args = parser.parse_args(list(arguments))
     try:
-        show(args.run.expanduser(), console(), args)
+        show(args.run, console(), args)
     except HarnessExtError as error:
         print(f"harness-ext show: {safe_text(str(error))}", file=sys.stderr)
         return FAILED
@@ -78,18 +98,59 @@ def main(arguments: Sequence[str]) -> int:
     return OK
 
 
-def show(run: Path, out: Console, args: argparse.Namespace) -> None:
-    """Print the transcripts that the arguments select, in the order of tasks and documents.
+def show(named: str, out: Console, args: argparse.Namespace) -> None:
+    """Print the transcripts that the arguments select, or the list of a folder's runs.
 
-    run: the run directory.
+    named: a run directory, a label, or a folder of runs.
     out: the console to print to.
     args: the parsed command line.
 
     Raises ShowError if there is nothing to print.
     """
-    transcripts = list(read_transcripts(run)) if run.is_dir() else []
+    runs = find_runs(named)
+    if not runs:
+        raise ShowError(
+            f"{named} contains no transcripts and is no run's label: name a run directory ({RUNS}/<label>-<time>), or "
+            f"list the runs with `harness-ext show {RUNS}`"
+        )
+    is_folder = Path(named).expanduser().is_dir() and not is_run(Path(named).expanduser())
+    lines = _listed(runs) if is_folder else list(_transcript_lines(runs[-1], args))
+    if len(runs) > 1 and not is_folder:
+        lines.insert(0, f"{safe_line(str(runs[-1]))}, the newest of {len(runs)} runs with this label")
+    height = sum(str(line).count("\n") + 1 for line in lines)
+    if out.is_terminal and not args.no_pager and height > out.height:
+        # `less` shows colours only if it is told so, and as written: what models say cannot be a colour (`safe_text`).
+        os.environ.setdefault("LESS", "FRX")
+        with out.pager(styles=True):
+            _print(out, lines)
+    else:
+        _print(out, lines)
+
+
+def _print(out: Console, lines: Sequence[Text | str]) -> None:
+    for line in lines:
+        out.print(line)
+
+
+def _listed(runs: Sequence[Path]) -> list[Text | str]:
+    """Return the list of runs as lines of a table."""
+    head = ("label", "protocol", "questions", "scored", "started", "folder")
+    rows = [
+        (e.label, e.protocol, "—" if e.questions is None else str(e.questions), "yes" if e.is_scored else "no",
+         e.started, str(e.path))
+        for e in entries(runs)
+    ]  # fmt: skip
+    cells = [head, *([safe_line(cell) for cell in row] for row in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+    return [*lines, f"{len(runs)} runs: `harness-ext show <label or folder>` prints one"]
+
+
+def _transcript_lines(run: Path, args: argparse.Namespace) -> Iterator[Text | str]:
+    """Yield the lines of a run's transcripts. Raises ShowError if none is selected."""
+    transcripts = list(read_transcripts(run))
     if not transcripts:
-        raise ShowError(f"{run} contains no transcripts: name a run directory (harness_ext_runs/<label>-<time>)")
+        raise ShowError(f"{run} contains no transcripts yet: wait for the first answer, or run it again")
     scores = read_scores(run, args.metric)
     if args.flips and scores is None:
         raise ShowError(f"--flips needs scores: run `harness-ext score {run}` first")
@@ -107,25 +168,35 @@ def show(run: Path, out: Console, args: argparse.Namespace) -> None:
             f"no question matches the given options ({len(transcripts)} questions; tasks of this run: {tasks})"
         )
     for transcript, scored in picked[: args.limit]:
-        for block in render(transcript, scored, seats, args.full):
-            out.print(block)
+        yield from render(transcript, scored, seats, args.full, args.thoughts)
     left = len(picked) - len(picked[: args.limit])
     if left:
-        out.print(f"{left} more questions (--limit)")
+        yield f"{left} more questions (--limit)"
     if scores is None:
-        out.print(f"not scored: run `harness-ext score {safe_line(str(run))}` to see which answers were right")
+        yield f"not scored: run `harness-ext score {safe_line(str(run))}` to see which answers were right"
+    else:
+        yield from _acceptances(run, args.task)
 
 
-REVIEWS = ("review", "critique")
+def _acceptances(run: Path, tasks: Sequence[str]) -> Iterator[str]:
+    """Yield how right the verdicts of a scored run were, by task and metric."""
+    figures = (read_scored(run) or ({}, []))[0]
+    for task, found in figures.get("tasks", {}).items():
+        for metric, one in found["metrics"].items():
+            if one.get("acceptance") and (not tasks or task in tasks):
+                yield safe_line(f"{task}, {metric.removesuffix(',none')}: {acceptance_words(one['acceptance'])}")
 
 
-def render(transcript: Transcript, scored: Scored | None, seats: Mapping[str, str], full: bool) -> Iterator[Text]:
+def render(
+    transcript: Transcript, scored: Scored | None, seats: Mapping[str, str], full: bool, thoughts: bool = False
+) -> Iterator[Text]:
     """Yield a transcript as styled lines.
 
     transcript: the transcript.
     scored: its scores, or None.
     seats: the colour of each seat.
-    full: whether to print the whole context instead of its last lines.
+    full: whether to print the whole context instead of its last lines, and whole thoughts.
+    thoughts: whether to print thoughts instead of their length. Default False.
 
     Text from models is made safe first, so that no style but those set here reaches the terminal.
     """
@@ -134,41 +205,37 @@ def render(transcript: Transcript, scored: Scored | None, seats: Mapping[str, st
     title = f"── {safe_line(transcript.task)}, document {transcript.doc_id}"
     title += f", repeat {transcript.repeat}" if transcript.repeat else ""
     yield Text(f"{title} ──", style="bold")
-    yield Text(_shortened(safe_text(_readable(transcript.context)), full), style="dim")
+    yield Text(_shortened(safe_text(readable(transcript.context)), full), style="dim")
     drafts: dict[str, str] = {}
+    form = form_of(transcript.context)
     for turn in transcript.turns:
         colour = seats.get(turn.seat, "white")
         head = Text(f"\n{safe_line(turn.seat)} {safe_line(turn.kind)}", style=f"bold {colour}")
-        if verdict := _verdict(turn):
+        if verdict := verdict_words(turn):
             accepted = (turn.verdict or {}).get("accepted")
             head.append(f"  {verdict}", style="green" if accepted else "red" if accepted is False else "dim")
-        notes = (*turn.notes, *turn.result.notes, *(["cut at limit"] if turn.finish == "length" else []))
-        if notes:
+        if notes := turn_notes(turn):
             head.append(f"  ({safe_line(', '.join(notes))})", style="dim")
         yield head
         if isinstance(turn.result, Completion) and turn.result.thought:
-            yield Text(_shortened(safe_text(turn.result.thought), full), style="dim italic")
+            thought = safe_text(turn.result.thought)
+            folded = f"thought, {len(turn.result.thought)} characters (--thoughts)"
+            shown = _shortened(thought, full) if full or thoughts else folded
+            yield Text(shown, style="dim italic")
         text = safe_text(turn.text)
         if isinstance(turn.result, Loglikelihood):
             yield Text(f"log-probability {turn.result.logprob:.4f}")
         elif isinstance(turn.result, Decision):
-            yield Text(_decision_line(turn.result))
-        elif turn.seat in drafts and turn.kind not in REVIEWS:
+            yield Text(decision_words(turn.result))
+        elif turn.seat in drafts and not is_review(turn):
             yield word_diff(drafts[turn.seat], text)
         else:
             yield Text(text)
-        if turn.kind not in REVIEWS and isinstance(turn.result, Completion):
+        if (read := how_read(turn, form)) is not None and "accepted" not in (turn.verdict or {}):
+            yield Text(f"read: {safe_line(read.value)} (rule {read.rule})", style="dim")
+        if not is_review(turn) and isinstance(turn.result, Completion):
             drafts[turn.seat] = text
     yield _ending(transcript, scored)
-
-
-def _decision_line(decision: Decision) -> str:
-    """Return a decision as one line: the options with their probabilities, and where these come from."""
-    shares = {o: decision.probability(o) for o in decision.options}
-    listed = [f"{safe_line(o)} {'–' if p is None else f'{p:.3f}'}" for o, p in shares.items()]
-    mass = "" if decision.label_mass is None else f", label mass {decision.label_mass:.3f}"
-    chosen = "refused" if decision.refused else "no decision" if decision.choice is None else safe_line(decision.choice)
-    return f"{chosen}  [{' | '.join(listed)}]  ({decision.source}{mass})"
 
 
 def word_diff(before: str, after: str) -> Text:
@@ -235,34 +302,11 @@ def _seats(transcripts: Sequence[Transcript]) -> list[str]:
     return list(dict.fromkeys(turn.seat for t in transcripts for turn in t.turns))
 
 
-def _readable(context: str) -> str:
-    """Return a context in readable form: messages that are encoded as JSON become lines of `role: content`."""
-    try:
-        messages = [(message["role"], message["content"]) for message in json.loads(context)]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return context
-    return "\n\n".join(f"{role}: {content}" for role, content in messages)
-
-
 def _shortened(text: str, full: bool) -> str:
     lines = text.rstrip("\n").split("\n")
     if full or len(lines) <= CONTEXT_LINES:
         return "\n".join(lines)
     return "\n".join([f"… {len(lines) - CONTEXT_LINES} lines (--full)", *lines[-CONTEXT_LINES:]])
-
-
-def _verdict(turn: Turn) -> str:
-    verdict = turn.verdict or {}
-    if "accepted" not in verdict:
-        shown = [f"{k}: {v}" for k, v in verdict.items() if k in ("answer", "agrees", "closes", "continuation")]
-        return safe_line(", ".join(shown))
-    word = "✓ accepted" if verdict["accepted"] else "✗ rejected"
-    details = ["malformed"] if verdict.get("malformed") else []
-    rule = verdict.get("rule")
-    details += [str(rule)] if rule not in (None, "first_word") else []
-    if isinstance(verdict.get("probability"), int | float):
-        details.append(f"{verdict['probability']:.2f}")
-    return safe_line(f"{word} ({', '.join(details)})" if details else word)
 
 
 def _ending(transcript: Transcript, scored: Scored | None) -> Text:

@@ -199,6 +199,8 @@ class Backend(abc.ABC):
     loaded: whether the weights are loaded.
     passes_through: whether the run only does what lm-eval itself would do, so that its calls must be lm-eval's own.
     meter: what it is doing at the moment.
+    kept_in: the folder for what must outlive the run, so that the next one does not pay for it again: that of the call
+        store, or the run directory. Default `harness_ext_runs` in the current folder.
     """
 
     name: str
@@ -214,6 +216,7 @@ class Backend(abc.ABC):
     decision_sources: tuple[Source, ...] = ()
     loaded: bool = False
     passes_through: bool = False
+    kept_in: Path = Path("harness_ext_runs")
 
     def __init__(self) -> None:
         # An interrupted run may leave a batch running. The next run on the same model waits for it to end.

@@ -26,12 +26,14 @@ from harness_ext.backends.hf_decoding import Decoder, sampling_of
 from harness_ext.backends.hf_lm import lazy_hflm_class
 from harness_ext.backends.hf_rows import GeneratedRow, completion_of, reply_text
 from harness_ext.backends.hf_states import States, open_states, state_budget
+from harness_ext.backends.hf_thinking import NAMES, check_template, template_arguments, with_thinking_tokens
 from harness_ext.backends.hf_tokens import HFTokens
 from harness_ext.backends.registered_calls import call_lm
 from harness_ext.backends.settings import effective_settings
+from harness_ext.backends.thinking import switched
 from harness_ext.errors import CallFailed, RunAborted
 from harness_ext.reading.thoughts import Markers
-from harness_ext.records import Message
+from harness_ext.records import CallResult, Message
 from harness_ext.records.chat import is_utf8, merge_system
 from harness_ext.records.fingerprint import count_parameters, model_fingerprint, resolve_folder
 from harness_ext.terminal import outside
@@ -111,6 +113,18 @@ class HFBackend(Backend):
                     return Prompt(text, notes=notes)
         raise CallFailed("backend", f"the chat template of {self.name} refuses this conversation: {reason}")
 
+    def rendered_with(self, arguments: Mapping[str, Any]) -> str:
+        """Return a short conversation as the chat template renders it with these arguments."""
+        if not self.chat_default:
+            return ""
+        self._template_args = dict(arguments)
+        try:
+            return self.render_chat([Message("user", "Say yes.")]).text
+        except CallFailed as error:  # the template refuses these values
+            return str(error)
+        finally:
+            self._template_args = {}
+
     def _apply_template(self, messages: Sequence[Message]) -> str:
         is_open = messages[-1].role == "assistant"
         text: str = self.lm.tokenizer.apply_chat_template(
@@ -123,7 +137,7 @@ class HFBackend(Backend):
         return text
 
     def render_decision(self, prompt: str | Sequence[Message], chat: ChatMode = "auto") -> Prompt:
-        self._template_args = {"enable_thinking": False}  # templates ignore what they do not know
+        self._template_args = switched(False)
         try:
             return self.render(prompt, chat)
         finally:
@@ -162,6 +176,9 @@ class HFBackend(Backend):
                     batched.append(i)
             return [taken[i] for i in streamed[begin:]]
 
+        def hand_over(index: int, result: CallResult) -> None:
+            deliver(index, with_thinking_tokens(self.lm, taken[index], result))
+
         def more(free: int) -> list[GenerateRequest]:
             begin = len(taken)
             taken.extend(self.waiting(free))
@@ -169,13 +186,14 @@ class HFBackend(Backend):
 
         if joined := sort(range(len(taken))):
             assert self.states is not None
-            Decoder(self.lm, self.states, lambda i, completion: deliver(streamed[i], completion), more).write(joined)
+            Decoder(self.lm, self.states, lambda i, completion: hand_over(streamed[i], completion), more).write(joined)
         # HFLM decides from the first prompt of a batch whether the tokenizer adds BOS to the whole batch.
         for group in groups_by_bos(self.lm, taken, beams):
-            search_beams(self.lm, taken, group, deliver)
+            search_beams(self.lm, taken, group, hand_over)
         for group in groups_by_bos(self.lm, taken, batched):
             for markers in dict.fromkeys(taken[i].thought_markers for i in group):
-                self._generate_group(taken, [i for i in group if taken[i].thought_markers == markers], markers, deliver)
+                own = [i for i in group if taken[i].thought_markers == markers]
+                self._generate_group(taken, own, markers, hand_over)
 
     def _streams(self, request: GenerateRequest) -> bool:
         """Return whether a new reply is written by our own decoding loop, not by lm-eval's call."""
@@ -313,7 +331,11 @@ def make_hf_backend(name: str, args: Mapping[str, Any]) -> HFBackend:
     memory = args.get("kv_cache_gb")
     if memory is not None and (isinstance(memory, bool) or not isinstance(memory, int | float) or memory < 0):
         raise ValueError(f"`kv_cache_gb={outside(memory, 100)}`: expected a number of gigabytes, 0 or more")
-    checked = typed_arguments(HFLM.__init__, {k: v for k, v in args.items() if k != "kv_cache_gb"})
+    thinking = template_arguments(args)
+    checked = typed_arguments(HFLM.__init__, {k: v for k, v in args.items() if k not in NAMES | {"kv_cache_gb"}})
+    if thinking:
+        # Not as `enable_thinking`, with which lm-eval cuts off the thought, and asks for the mark at its end.
+        checked["chat_template_args"] = {**(checked.get("chat_template_args") or {}), **thinking}
     if any(checked.get(name) for name in ("load_in_4bit", "load_in_8bit")) and find_spec("bitsandbytes") is None:
         raise ValueError("`load_in_4bit` and `load_in_8bit` need bitsandbytes: pip install bitsandbytes")
     if looks_like_path(name) and not Path(name).expanduser().is_dir():
@@ -327,13 +349,16 @@ def make_hf_backend(name: str, args: Mapping[str, Any]) -> HFBackend:
             f"the folder {name} contains no weights (*.safetensors or *.bin): is its download or copy complete?"
         )
     try:
-        return HFBackend({**checked, "pretrained": folder}, memory)
+        backend = HFBackend({**checked, "pretrained": folder}, memory)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise ValueError(
             f"the model {name} cannot be read: {reason}. Give a folder with config.json and a tokenizer, or the id "
             "of a model that this machine can download"
         ) from error
+    if thinking:
+        check_template(backend.name, backend.rendered_with, thinking)
+    return backend
 
 
 def looks_like_path(name: str) -> bool:

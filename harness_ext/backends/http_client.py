@@ -8,9 +8,9 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from harness_ext.backends.pool import Pool, PoolServer
 from harness_ext.errors import CallFailed, LoadError
@@ -73,6 +73,21 @@ class NotOffered(Exception):
         self.spent = spent
         self.faults: tuple[str, ...] = ()
         super().__init__(outside(message, LONGEST_MESSAGE))
+
+
+class Poster(Protocol):
+    """Posts JSON and returns the result: one request at a time (`Client`), or many in a batch."""
+
+    async def post(
+        self,
+        path: str,
+        body: bytes,
+        read: Callable[[Any], CallResult],
+        lacks: Lacks | None = None,
+        tokens: int | None = None,
+        affinity: str = "",
+    ) -> CallResult:
+        """Return the result of a request, as `Client.post` does."""
 
 
 @dataclass
@@ -160,7 +175,7 @@ class Client:
                     if waited[server] > self.max_wait or (since is not None and sent + wait - since > self.max_wait):
                         tried.add(server)
                         if not self.pool.others(tried):
-                            raise self._given_up(server, fault, faults, wait)
+                            raise given_up(server.name, self.max_wait, fault, faults, wait)
                         continue
                     server.pace.refused(sent, wait)
                     continue
@@ -180,30 +195,48 @@ class Client:
             wait = backoff(failed) if fault.wait is None else fault.wait
             elsewhere = self.pool.others(tried)
             if failed > self.max_retries or (wait > self.max_wait and not elsewhere):
-                raise self._given_up(server, fault, faults, wait if wait > self.max_wait else None)
+                raise given_up(server.name, self.max_wait, fault, faults, wait if wait > self.max_wait else None)
             if not elsewhere:
                 await asyncio.sleep(wait)
                 tried.clear()
 
-    def _given_up(self, server: PoolServer, fault: Fault, faults: Sequence[str], wait: float | None) -> CallFailed:
-        """Return the failure of a call whose last attempt met `fault`; `wait` if it failed because of a wait."""
-        counts = ", ".join(f"{name} {count}×" for name, count in Counter(faults).items())
-        asked = ""
-        if wait is not None:
-            asks = "asks to wait" if fault.wait is not None else "would have to be left alone for"
-            asked = (
-                f", and the server {asks} {wait:.0f} s: run the same command again later, or allow longer waits "
-                f"(`max_wait`, now {self.max_wait:g} s)"
-            )
-        return CallFailed("backend", f"{server.name}: {fault}; failed attempts: {counts}{asked}", faults=tuple(faults))
-
     async def _attempt(self, server: PoolServer, path: str, body: bytes, lacks: Lacks | None) -> Any:
         """Return the reply's JSON; raises Fault, CallFailed, LoadError or NotOffered."""
+        content = await self.exchange(server, "POST", path, body, lacks)
+        try:
+            return json.loads(content)
+        except ValueError:
+            raise Fault("bad_json", f"a reply that is not JSON ({len(content)} bytes)") from None
+        except RecursionError:
+            raise Fault("bad_json", f"a reply that is nested too deeply ({len(content)} bytes)") from None
+
+    async def exchange(
+        self,
+        server: PoolServer,
+        method: str,
+        path: str,
+        data: Any = None,
+        lacks: Lacks | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> bytes:
+        """Return the content of the response to one attempt.
+
+        server: the server.
+        method: `GET` or `POST`.
+        path: the address, from `/v1/` on.
+        data: what is sent. Default: nothing.
+        lacks: as in `post`.
+        headers: headers of this request. Default: those of the session.
+
+        Raises Fault if it is worth a retry, CallFailed, LoadError or NotOffered.
+        """
         import aiohttp
 
         url = f"{server.url}/{path}"
         try:
-            async with self.session.post(url, data=body, allow_redirects=False) as response:
+            more: dict[str, Any] = {} if headers is None else {"headers": headers}
+            send = self.session.get if method == "GET" else self.session.post
+            async with send(url, data=data, allow_redirects=False, **more) as response:
                 server.reached = True
                 content = await response.read()
         except aiohttp.ConnectionTimeoutError:
@@ -219,28 +252,45 @@ class Client:
         if not is_busy(response.status, response.headers):
             server.pace.refusing_since = None
         if 200 <= response.status < 300:
-            try:
-                return json.loads(content)
-            except ValueError:
-                raise Fault("bad_json", f"a reply that is not JSON ({len(content)} bytes)") from None
-            except RecursionError:
-                raise Fault("bad_json", f"a reply that is nested too deeply ({len(content)} bytes)") from None
-        raise self._refused(server.name, response.status, response.headers, content, lacks)
+            return content
+        raise refusal(server.name, response.status, response.headers, content, lacks)
 
-    def _refused(self, name: str, status: int, headers: Any, content: bytes, lacks: Lacks | None) -> Exception:
-        text = outside(content.decode("utf-8", "replace"))
-        message = f"HTTP {status}: {text}" if text else f"HTTP {status}"
-        too_long = any(mark in text.lower() for mark in TOO_LONG)
-        if lacks is not None and not too_long and (scope := lacks(status, text)) is not None:
-            return NotOffered(scope, message)
-        if status in HOPELESS or "insufficient_quota" in text:
-            remedy = ": is the key in the environment the right one?" if status == 401 else ""
-            return LoadError(f"{name} refuses every request ({message}){remedy}")
-        if 300 <= status < 400:
-            return LoadError(f"{name} has moved to {outside(headers.get('Location', '?'))}: use that address")
-        if status in RETRIED:
-            return Fault(f"http_{status}", message, retry_after(headers), is_busy(status, headers))
-        return CallFailed("overflow" if too_long else "backend", f"{name} refuses this request ({message})")
+
+def refusal(name: str, status: int, headers: Any, content: bytes, lacks: Lacks | None = None) -> Exception:
+    """Return what a response without a reply means: Fault, CallFailed, LoadError or NotOffered.
+
+    name: the server's name in messages.
+    status: the HTTP status.
+    headers: the headers.
+    content: the content.
+    lacks: as in `Client.post`. Default: None.
+    """
+    text = outside(content.decode("utf-8", "replace"))
+    message = f"HTTP {status}: {text}" if text else f"HTTP {status}"
+    too_long = any(mark in text.lower() for mark in TOO_LONG)
+    if lacks is not None and not too_long and (scope := lacks(status, text)) is not None:
+        return NotOffered(scope, message)
+    if status in HOPELESS or "insufficient_quota" in text:
+        remedy = ": is the key in the environment the right one?" if status == 401 else ""
+        return LoadError(f"{name} refuses every request ({message}){remedy}")
+    if 300 <= status < 400:
+        return LoadError(f"{name} has moved to {outside(headers.get('Location', '?'))}: use that address")
+    if status in RETRIED:
+        return Fault(f"http_{status}", message, retry_after(headers), is_busy(status, headers))
+    return CallFailed("overflow" if too_long else "backend", f"{name} refuses this request ({message})")
+
+
+def given_up(name: str, max_wait: float, fault: Fault, faults: Sequence[str], wait: float | None = None) -> CallFailed:
+    """Return the failure of a call whose last attempt met `fault`; `wait` if it failed because of a wait."""
+    counts = ", ".join(f"{kind} {count}×" for kind, count in Counter(faults).items())
+    asked = ""
+    if wait is not None:
+        asks = "asks to wait" if fault.wait is not None else "would have to be left alone for"
+        asked = (
+            f", and the server {asks} {wait:.0f} s: run the same command again later, or allow longer waits "
+            f"(`max_wait`, now {max_wait:g} s)"
+        )
+    return CallFailed("backend", f"{name}: {fault}; failed attempts: {counts}{asked}", faults=tuple(faults))
 
 
 def is_busy(status: int, headers: Any) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -23,11 +22,15 @@ from harness_ext.backends.base import (
     ScoreRequest,
     VerifyRequest,
 )
-from harness_ext.backends.http_client import BYTES_PER_TOKEN, TOKENS_PER_IMAGE, Client
+from harness_ext.backends.batch_client import BatchClient
+from harness_ext.backends.batch_decisions import Kind, TriedFirst
+from harness_ext.backends.batch_records import FOLDER, Records
+from harness_ext.backends.http_client import BYTES_PER_TOKEN, TOKENS_PER_IMAGE, Client, NotOffered, Scope
 from harness_ext.backends.openai_decide import Decider
 from harness_ext.backends.openai_known import Known, Served
-from harness_ext.backends.openai_options import DEFAULT_URL, KEY_VARIABLE, ServerOptions, read_options, split_name
+from harness_ext.backends.openai_options import DEFAULT_URL, ServerOptions, read_options, server_problems, split_name
 from harness_ext.backends.openai_probe import Prober
+from harness_ext.backends.openai_score import read_score, score_body
 from harness_ext.backends.openai_wire import (
     WirePrompt,
     first_choice,
@@ -37,17 +40,19 @@ from harness_ext.backends.openai_wire import (
     thought_of,
     usage_of,
     wire_body,
+    without,
 )
 from harness_ext.backends.pacing import Pace
 from harness_ext.backends.pool import Pool, PoolServer
 from harness_ext.backends.served import Ask, ServedBackend
 from harness_ext.backends.settings import effective_settings
+from harness_ext.backends.thinking import thinking_tokens
 from harness_ext.backends.waiting import Awaited
 from harness_ext.credentials import hide
 from harness_ext.errors import CallFailed, LoadError
 from harness_ext.reading.stops import cut_at_stop
 from harness_ext.reading.thoughts import Markers, split_thought
-from harness_ext.records import CallResult, Completion, Finish, Loglikelihood, Message, Verification, add
+from harness_ext.records import CallResult, Completion, Finish, Message, Verification, add
 from harness_ext.records.chat import ChatContext, is_utf8
 from harness_ext.records.fingerprint import model_fingerprint
 from harness_ext.terminal import clean
@@ -55,6 +60,7 @@ from harness_ext.terminal import clean
 if TYPE_CHECKING:
     from harness_ext.backends.openai_verify import ServedTokens
 
+ALL_AT_ONCE = 10**9  # requests that may wait for a batch
 MOST_STOPS = 4  # OpenAI rejects more; the others are applied to the reply
 FINISH: Mapping[str, Finish] = {"stop": "stop", "length": "length", "eos": "stop"}
 
@@ -79,17 +85,21 @@ class OpenAIBackend(ServedBackend):
         self.name = clean(f"openai:{model}@{self.device}")
         where = {"revision": options.revision} if options.revision else {"base_url": self.device}
         # A server that is not told a setting uses its own.
-        how = {"omit": "+".join(sorted({*filter(None, options.omit.split("+"))})) or None}
+        how: dict[str, Any] = {"omit": "+".join(sorted({*filter(None, options.omit.split("+"))})) or None}
+        how |= options.reasoning.identity()
         if options.endpoint == "completions":  # prompts are sent as the ids of this tokenizer
             how["tokenizer"] = options.tokenizer or None
         self.fingerprint = model_fingerprint("openai", {"served": model, "endpoint": options.endpoint, **where, **how})
+        self._thinking = options.reasoning
         self.parameters = None if options.parameters is None else int(options.parameters)
         self.default_max_gen_toks = options.max_gen_toks
-        self.num_concurrent = len(urls) * options.num_concurrent
+        self.batches = options.batch == "on"
+        self._tried: set[Kind] = set()  # the kinds of decisions that need not be tried any more
+        self.num_concurrent = ALL_AT_ONCE if self.batches else len(urls) * options.num_concurrent
         self._paces = [Pace(options.num_concurrent) for _ in urls]
         self._is_chat = options.endpoint == "chat"
         able: set[Capability] = {"generate", "seeds"}
-        able |= {"images"} if self._is_chat else {"continue", "score"}
+        able |= {"images"} if self._is_chat else {"continue"} if self.batches else {"continue", "score"}
         if options.continue_final:
             able |= {"continue"}
         self.capabilities = frozenset(able)
@@ -99,7 +109,9 @@ class OpenAIBackend(ServedBackend):
             from harness_ext.backends.openai_verify import ServedTokens
 
             self.tokens = self._tokens = ServedTokens(options.tokenizer, options.max_gen_toks)
-            self.capabilities |= {"verify"}
+            self.capabilities |= set() if self.batches else {"verify"}
+        if self.batches:
+            self.remedy = "; with `batch=off` it may"
         self._omit = frozenset(filter(None, options.omit.split("+")))
         self._locate(urls)
         self.decision_sources = tuple(dict.fromkeys(way.source for way in self._served.ways))
@@ -146,6 +158,14 @@ class OpenAIBackend(ServedBackend):
             return CallFailed("undecodable", "the prompt contains lone surrogates: fix the task's data")
         if not request.prompt and not (isinstance(request, DecideRequest) and request.sources == ("endpoint",)):
             return CallFailed("empty", f"{self.name} cannot continue an empty prompt: fix the task's data")
+        if isinstance(request, GenerateRequest) and self._thinking.tokens is not None:
+            most = effective_settings(request.gen_kwargs, self.default_max_gen_toks)["max_gen_toks"]
+            if self._thinking.tokens >= most:
+                return CallFailed(
+                    "backend",
+                    f"`thinking_tokens={self._thinking.tokens}` leaves no room for an answer in the {most} tokens of a "
+                    "reply: raise `gen.max_gen_toks` (and `thought_tokens`, for reviews and ratings), or lower it",
+                )
         if isinstance(request, ScoreRequest) and request.rolling:
             return CallFailed(
                 "backend",
@@ -158,12 +178,15 @@ class OpenAIBackend(ServedBackend):
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[Ask]:
-        async with self.connect_prober() as prober:
+        async with self.connect_prober(self.batches) as prober:
             yield prober.ask
 
     @asynccontextmanager
-    async def connect_prober(self) -> AsyncIterator[Prober]:
-        """Return a context manager for a connection, which provides what asks the server and finds out what it does."""
+    async def connect_prober(self, batches: bool = False) -> AsyncIterator[Prober]:
+        """Return a context manager for a connection, which provides what asks the server and finds out what it does.
+
+        batches: whether requests are sent in batches. Default False.
+        """
         import aiohttp
 
         options, key = self.options, self._key()
@@ -193,20 +216,25 @@ class OpenAIBackend(ServedBackend):
                 options.max_wait,
                 ended=self._ended,
             )
-            yield self._prober(client)
+            if not batches:
+                yield self._prober(client)
+                return
+            records = Records(self.kept_in / FOLDER, self.urls[0], self.model)
+            async with BatchClient(client, records, self.run, options.batch_poll) as batched:
+                yield self._prober(client, batched)
 
-    def _prober(self, client: Client) -> Prober:
-        decider = Decider(self._served, client)
+    def _prober(self, client: Client, batched: BatchClient | None = None) -> Prober:
+        decider = Decider(self._served, client if batched is None else TriedFirst(client, batched, self._tried))
 
         async def answer(request: Request) -> CallResult:
             if isinstance(request, DecideRequest):
                 return await decider.decide(request)
             if isinstance(request, GenerateRequest):
-                return await self._generate(client, request)
+                return await self._generate(client, batched, request)
             if isinstance(request, VerifyRequest):
                 verified, body = partial(self._verified, request=request), self._verify_body(request)
                 return await client.post(self._path, body, verified, affinity=request.affinity)
-            scored, body = partial(self._scored, request=request), self._score_body(request)
+            scored, body = partial(read_score, self.name, request=request), score_body(self.model, request)
             return await client.post(self._path, body, scored, affinity=request.affinity)
 
         return Prober(self._served, client, answer)
@@ -222,21 +250,28 @@ class OpenAIBackend(ServedBackend):
     @property
     def limited_to(self) -> int | None:
         allowed = sum(pace.allowed for pace in self._paces)
-        return None if allowed >= self.num_concurrent else allowed
+        return None if self.batches or allowed >= self.num_concurrent else allowed
 
-    async def _generate(self, client: Client, request: GenerateRequest) -> Completion:
+    async def _generate(self, client: Client, batched: BatchClient | None, request: GenerateRequest) -> Completion:
         stops = stops_of(request.gen_kwargs)
         most = int(effective_settings(request.gen_kwargs, self.default_max_gen_toks)["max_gen_toks"])
         estimate = len(request.prompt) // BYTES_PER_TOKEN + len(request.images) * TOKENS_PER_IMAGE + most
 
         async def post(sent: list[str]) -> Completion:
-            result = await client.post(
-                self._path,
-                self._body(request, sent),
-                lambda data: self._generated(data, stops, request.thought_markers),
-                tokens=estimate,
-                affinity=request.affinity,
-            )
+            body = self._body(request, sent)
+            begun = self._served.known.repeated(request.prompt)
+            read = partial(self._generated, stops=stops, markers=request.thought_markers, begun=begun)
+            lacks = self._refuses_thinking if self._thinking.fields else None
+            try:
+                if batched is not None:
+                    result = await batched.post(self._path, body, read, lacks, request.seed)
+                else:
+                    result = await client.post(self._path, body, read, lacks, estimate, request.affinity)
+            except NotOffered as refusal:
+                raise LoadError(
+                    f"{self.name} does not take {' and '.join(self._thinking.identity())} ({refusal}): leave that out, "
+                    "or leave out a field of it (`omit`)"
+                ) from None
             assert isinstance(result, Completion)
             return result
 
@@ -255,6 +290,9 @@ class OpenAIBackend(ServedBackend):
             notes=(*again.notes, "stopped_in_thought"),
         )
 
+    def _refuses_thinking(self, status: int, text: str) -> Scope | None:
+        return "server" if self._thinking.refused_by(status, text) else None
+
     def _body(self, request: GenerateRequest, stops: list[str]) -> bytes:
         settings = effective_settings(request.gen_kwargs, self.default_max_gen_toks)
         settings.pop("until", None)
@@ -269,6 +307,7 @@ class OpenAIBackend(ServedBackend):
             self._served.known.limit: settings.pop("max_gen_toks"),
             "temperature": settings.pop("temperature", None) if sampled else 0.0,
             "stop": stops[:MOST_STOPS] or None,
+            **self._thinking.fields,
             **settings,
         }
         if sampled:
@@ -281,7 +320,7 @@ class OpenAIBackend(ServedBackend):
             prompt = messages_field(request.prompt, request.images)
         return wire_body(prompt, fields, self._omit)
 
-    def _generated(self, data: Any, stops: Sequence[str], markers: Markers | None) -> Completion:
+    def _generated(self, data: Any, stops: Sequence[str], markers: Markers | None, begun: str = "") -> Completion:
         choice = first_choice(data)
         thought = ""
         if self._is_chat:
@@ -293,8 +332,13 @@ class OpenAIBackend(ServedBackend):
         reason = choice.get("finish_reason")
         notes = tuple(n for n in ("refused" if refusal else "", reason if reason == "content_filter" else "") if n)
         finish = FINISH.get(str(reason))
-        text, stopped = cut_at_stop(text, stops, markers)
-        return Completion(text, "stop" if stopped else finish, **usage_of(data), notes=notes, thought=thought)
+        text, stopped = cut_at_stop(without(begun, text) if begun else text, stops, markers)
+        count = thinking_tokens(data.get("usage") or {})
+        finish = "stop" if stopped else finish
+        reply = Completion(text, finish, **usage_of(data), notes=notes, thought=thought, thinking_tokens=count)
+        if self._thinking.fields and (note := self._thinking.note(reply, markers)):
+            reply = replace(reply, notes=(*notes, note))
+        return reply
 
     # -- verifying -----------------------------------------------------------------------------------------------
 
@@ -310,37 +354,6 @@ class OpenAIBackend(ServedBackend):
 
         assert self._tokens is not None
         return replace(read_verification(self.name, first_choice(data), self._tokens, request), **usage_of(data))
-
-    # -- scoring -------------------------------------------------------------------------------------------------
-
-    def _score_body(self, request: ScoreRequest) -> bytes:
-        fields = {"model": self.model, "prompt": request.prompt + request.continuation, "max_tokens": 1}
-        return json.dumps({**fields, "temperature": 0.0, "echo": True, "logprobs": 1}).encode()
-
-    def _scored(self, data: Any, request: ScoreRequest) -> Loglikelihood:
-        usage = usage_of(data)
-        new, usage["completion_tokens"] = usage["completion_tokens"], 0  # the one token that must be generated
-        logprobs = first_choice(data).get("logprobs") or {}
-        values, tokens, offsets = (logprobs.get(n) or [] for n in ("token_logprobs", "tokens", "text_offset"))
-        end = len(tokens) - (1 if new is None else new)
-        if end < 1 or not len(values) == len(tokens) == len(offsets):
-            raise LoadError(
-                f"{self.name} returns no log-probabilities of a prompt (`echo` with `logprobs`), which this run needs: "
-                "choose options that need no scoring, or a server that returns them (vLLM does)"
-            )
-        # The boundary is counted from the end, since a BOS token in front may have a text that shifts all offsets.
-        boundary = offsets[end - 1] + len(tokens[end - 1]) - len(request.continuation)
-        first = next(i for i in range(end) if offsets[i] + len(tokens[i]) > boundary)
-        if not "".join(tokens[first:end]).endswith(request.continuation) or None in values[first:end]:
-            raise CallFailed(
-                "backend",
-                f"the tokens that {self.name} returned do not match the text to score: use a local model for scoring",
-            )
-        tops = (logprobs.get("top_logprobs") or [None] * len(tokens))[first:end]
-        greedy = (
-            all(v >= max(top.values()) for v, top in zip(values[first:end], tops, strict=True)) if all(tops) else None
-        )
-        return replace(Loglikelihood(float(sum(values[first:end])), greedy), **usage)
 
     def info(self) -> dict[str, Any]:
         return super().info() | {"backend": "openai", "model": self.model, "args": vars(self.options)}
@@ -362,19 +375,7 @@ def make_openai_backend(name: str, args: Mapping[str, Any]) -> OpenAIBackend:
     problems: list[str] = []
     options = read_options(args, problems)
     if options is not None:
-        has_key = bool(os.environ.get(options.api_key_env))
-        if not has_key and (options.api_key_env != KEY_VARIABLE or urls == (DEFAULT_URL,)):
-            problems.append(f"the environment variable {options.api_key_env} is not set: export it with the API key")
-        if not re.fullmatch(r"[\x21-\x7e]*", os.environ.get(options.api_key_env, "")):
-            problems.append(
-                f"the environment variable {options.api_key_env} contains white space, a line break or characters that "
-                "no key has: export the key alone"
-            )
-        if len(urls) > 1 and not options.revision:
-            problems.append(
-                "several servers need `revision=<name of the weights>`, since addresses do not say that all of them "
-                "run the same ones; the call store knows the model by it"
-            )
+        problems += server_problems(options, urls)
     if problems or options is None:
         raise ValueError("; ".join(problems))
     return OpenAIBackend(model, urls, options)

@@ -16,7 +16,7 @@ from harness_ext.backends.base import CANNOT_DECIDE, DecideRequest
 from harness_ext.backends.decision_wire import Format
 from harness_ext.backends.first_token import read_first_token
 from harness_ext.backends.forced_choice import Constraint, frequencies, read_forced, room_for, seed_of
-from harness_ext.backends.http_client import Client, Lacks, NotOffered, Scope
+from harness_ext.backends.http_client import Lacks, NotOffered, Poster, Scope
 from harness_ext.backends.openai_known import Served, Shape, Way
 from harness_ext.backends.openai_wire import WirePrompt, messages_field, wire_body
 from harness_ext.errors import CallFailed
@@ -57,7 +57,7 @@ class Decider:
     client: the connection.
     """
 
-    def __init__(self, served: Served, client: Client) -> None:
+    def __init__(self, served: Served, client: Poster) -> None:
         self.served = served
         self.client = client
         self._locks: defaultdict[Way, asyncio.Lock] = defaultdict(asyncio.Lock)

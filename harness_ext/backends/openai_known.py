@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from harness_ext.backends.decision_wire import DECISIONS, SYSTEM_ONE, Format
 from harness_ext.backends.forced_choice import OBJECT, TEXT, VLLM, Constraint
+from harness_ext.backends.openai_wire import WirePrompt
 from harness_ext.records import Source
 
 
@@ -35,6 +36,8 @@ class Known:
     refused_limits: fields with that limit which it rejects.
     merged: why system messages are merged into the first user message; empty if they are not. Default None: not known
         yet.
+    not_continued: why it does not continue a reply that is begun; empty if it does. Default None: not known yet.
+    repeats: whether its replies repeat the beginning that they continue. Default False.
     seen: the kinds of requests whose effect was seen.
     missing: what the server said about each way that it has not got, for every question (None) or those of one shape.
     proven: the ways that have answered.
@@ -47,6 +50,8 @@ class Known:
     limit: str
     refused_limits: set[str] = field(default_factory=set)
     merged: str | None = None
+    not_continued: str | None = None
+    repeats: bool = False
     seen: set[str] = field(default_factory=set)
     missing: dict[Matter, str] = field(default_factory=dict)
     proven: set[Way] = field(default_factory=set)
@@ -54,6 +59,10 @@ class Known:
     dropped: set[str] = field(default_factory=set)
     top_tokens: int | None = None
     said: set[Matter] = field(default_factory=set)
+
+    def repeated(self, prompt: str) -> str:
+        """Return the beginning of a reply to a prompt that the server repeats in the reply; empty if there is none."""
+        return prompt.begun if self.repeats and isinstance(prompt, WirePrompt) else ""
 
     def lacks(self, way: Way, shape: Shape) -> str | None:
         """Return what the server said about a way that it has not got for such questions, or None."""

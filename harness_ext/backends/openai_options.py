@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from harness_ext.backends.thinking import Effort, Switch, Thinking
 from harness_ext.credentials import has_credential
 from harness_ext.options import build, known_names, suggest
 from harness_ext.terminal import outside
@@ -45,6 +46,12 @@ class ServerOptions:
     omit: request fields that the server rejects, joined by `+` (`stop+temperature`). Default: none.
     tokenizer: the model's tokenizer, a folder or a hub id. If set, a seat with `endpoint=completions` accepts token ids
         and can verify drafts. Default: none.
+    reasoning_effort: how much a reasoning model thinks, as the server's own `reasoning_effort`. Default `auto`: as the
+        server decides.
+    thinking: whether the chat template switches thinking `on` or `off`. Default `auto`: as the template decides.
+    thinking_tokens: how many tokens a thought may have at most. Default None: no limit of its own.
+    batch: whether requests are sent through the server's batch API. Default `off`.
+    batch_poll: the longest time between two questions whether a batch has ended, in seconds. Default 60.
     """
 
     endpoint: Literal["chat", "completions"] = "chat"
@@ -63,6 +70,11 @@ class ServerOptions:
     continue_final: bool = False
     omit: str = ""
     tokenizer: str = ""
+    reasoning_effort: Effort = "auto"
+    thinking: Switch = "auto"
+    thinking_tokens: int | None = None
+    batch: Literal["off", "on"] = "off"
+    batch_poll: float = 60.0
 
     def __post_init__(self) -> None:
         if self.num_concurrent < 1 or self.max_retries < 0 or self.max_gen_toks < 1 or self.timeout <= 0:
@@ -81,6 +93,21 @@ class ServerOptions:
             raise ValueError("`tokenizer` is used with `endpoint=completions` only: set that, or leave it out")
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.api_key_env):
             raise ValueError("`api_key_env` takes the name of an environment variable, not the key itself")
+        if self.endpoint == "completions" and (self.reasoning_effort, self.thinking) != ("auto", "auto"):
+            raise ValueError(
+                "`reasoning_effort` and `thinking` are read by chat templates: use `endpoint=chat`, or leave them out"
+            )
+        if self.thinking == "off" and (self.thinking_tokens or self.reasoning_effort not in ("auto", "none")):
+            raise ValueError("`thinking=off` contradicts `thinking_tokens` and `reasoning_effort`: leave one out")
+        if self.thinking_tokens is not None and self.thinking_tokens < 0:
+            raise ValueError("`thinking_tokens` must be 0 or more")
+        if self.batch_poll <= 0:
+            raise ValueError("`batch_poll` must be above 0")
+
+    @property
+    def reasoning(self) -> Thinking:
+        """Return how much the model is to think."""
+        return Thinking(self.reasoning_effort, self.thinking, self.thinking_tokens)
 
 
 def read_options(args: Mapping[str, Any], problems: list[str]) -> ServerOptions | None:
@@ -90,6 +117,8 @@ def read_options(args: Mapping[str, Any], problems: list[str]) -> ServerOptions 
     problems: receives one message for each problem, a missing package included.
     """
     own = {k: v for k, v in args.items() if k not in NOT_FOR_SERVERS}
+    if "reasoning_effort" in own and own["reasoning_effort"] is None:
+        own["reasoning_effort"] = "none"  # lm-eval reads this word as None
     known = known_names(ServerOptions)
     problems += [
         f"there is no argument `{n}`{suggest(n, known)}; the arguments are {', '.join(known)}"
@@ -100,6 +129,34 @@ def read_options(args: Mapping[str, Any], problems: list[str]) -> ServerOptions 
     if missing:
         problems.append(f"{' and '.join(missing)} is not installed: pip install 'harness-ext[openai]'")
     return build(ServerOptions, own, problems)
+
+
+def server_problems(options: ServerOptions, urls: Sequence[str]) -> list[str]:
+    """Return why these options do not fit the servers at these addresses, or the environment.
+
+    options: the options of the seat.
+    urls: the addresses.
+    """
+    problems = []
+    key = os.environ.get(options.api_key_env, "")
+    if not key and (options.api_key_env != KEY_VARIABLE or tuple(urls) == (DEFAULT_URL,)):
+        problems.append(f"the environment variable {options.api_key_env} is not set: export it with the API key")
+    if not re.fullmatch(r"[\x21-\x7e]*", key):
+        problems.append(
+            f"the environment variable {options.api_key_env} contains white space, a line break or characters that no "
+            "key has: export the key alone"
+        )
+    hosted = urlsplit(urls[0]).hostname == urlsplit(DEFAULT_URL).hostname
+    if hosted and (options.thinking != "auto" or options.thinking_tokens is not None):
+        problems.append("OpenAI has no `thinking` and no `thinking_tokens`: set `reasoning_effort` instead")
+    if len(urls) > 1 and options.batch == "on":
+        problems.append("`batch=on` needs a single server, since a batch belongs to the one that has made it")
+    if len(urls) > 1 and not options.revision:
+        problems.append(
+            "several servers need `revision=<name of the weights>`, since addresses do not say that all of them run "
+            "the same ones; the call store knows the model by it"
+        )
+    return problems
 
 
 def split_name(name: str) -> tuple[str, tuple[str, ...]]:

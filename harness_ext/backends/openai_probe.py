@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import re
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from harness_ext.backends.base import DecideRequest, GenerateRequest, Request, ScoreRequest, VerifyRequest
 from harness_ext.backends.http_client import Client, NotOffered, Scope
 from harness_ext.backends.openai_known import Known, Served
-from harness_ext.backends.openai_wire import WirePrompt, first_choice, messages_field, usage_of, wire_body
+from harness_ext.backends.openai_wire import WirePrompt, first_choice, messages_field, text_of, usage_of, wire_body
 from harness_ext.backends.served import Ask
-from harness_ext.errors import CallFailed
-from harness_ext.records import CallResult, Completion, Message, TokenCounts
+from harness_ext.errors import CallFailed, LoadError
+from harness_ext.records import CallResult, Completion, Message
 from harness_ext.records.chat import merge_system
+
+log = logging.getLogger("harness_ext")
 
 LIMITS = ("max_tokens", "max_completion_tokens")
 # How servers turn a field down, and not its value ("max_tokens is too large").
@@ -27,6 +31,10 @@ SYSTEM = Message("system", "Follow the instructions of the user, and answer with
 LONGER = replace(SYSTEM, content=f"{SYSTEM.content} {SYSTEM.content}")
 USER = Message("user", "Say yes.")
 PLAIN, CONTINUED = "The sky is", " blue"
+BEGUN = Message("assistant", "one two three four")
+# vLLM's fields for a conversation that ends with the beginning of a reply, and those for one that ends with a reply.
+OPEN = {"continue_final_message": True, "add_generation_prompt": False}
+CLOSED = {**OPEN, "continue_final_message": False}
 # Templates refuse a conversation with 400; some servers report any error of a template as their own (500).
 REFUSED = frozenset({400, 422, 500})
 
@@ -53,6 +61,11 @@ class Prober:
         notes: tuple[str, ...] = ()
         if isinstance(request, GenerateRequest | DecideRequest):
             prompt = request.prompt
+            if isinstance(prompt, WirePrompt) and prompt.is_open and (why := await self.why_not_continued()):
+                raise LoadError(
+                    f"{self.served.name} does not continue a reply that the task begins ({why}): use "
+                    "`endpoint=completions`, or another server (vLLM and SGLang continue replies)"
+                )
             if isinstance(prompt, WirePrompt) and prompt.has_system and await self.merges_system():
                 request, notes = replace(request, prompt=merged(prompt)), ("system_merged",)
         else:
@@ -115,21 +128,59 @@ class Prober:
         # Prompts are counted as the model reads them, so a text that changes no count has not reached it. It is added
         # to a system message, because some templates put in one of their own where there is none (Qwen2.5).
         longer = await self.tiny(LONGER, USER)
-        if read["prompt_tokens"] and longer["prompt_tokens"] and longer["prompt_tokens"] <= read["prompt_tokens"]:
-            return f"its template drops them: {read['prompt_tokens']} tokens, however long they are"
+        if read.prompt_tokens and longer.prompt_tokens and longer.prompt_tokens <= read.prompt_tokens:
+            return f"its template drops them: {read.prompt_tokens} tokens, however long they are"
         return ""
 
-    async def tiny(self, *messages: Message, model: str | None = None) -> TokenCounts:
-        """Return the token counts of a reply of one token. Raises NotOffered if it is refused, CallFailed, LoadError.
+    async def why_not_continued(self) -> str:
+        """Return why the server does not continue the beginning of a reply; empty if it does, or if that is unknown.
+
+        Servers that do not know the fields ignore them, and answer a conversation in which the beginning is complete.
+        """
+        known = self.served.known
+        if known.not_continued is None:
+            async with self._locks["continue"]:
+                if known.not_continued is None:
+                    try:
+                        known.not_continued = await self._why_not_continued()
+                    except CallFailed:
+                        return ""  # not known yet
+        return known.not_continued
+
+    async def _why_not_continued(self) -> str:
+        known = self.served.known
+        try:
+            begun = await self.tiny(USER, BEGUN, fields=OPEN)
+            if begun.text.lstrip().startswith(BEGUN.content):
+                known.repeats = True
+                return ""
+            closed = await self.tiny(USER, BEGUN, fields=CLOSED)
+        except NotOffered as refusal:
+            return str(refusal)
+        if begun.prompt_tokens is None or closed.prompt_tokens is None:
+            log.warning(
+                "%s reports no token counts, so nothing shows whether it continues a reply that is begun",
+                self.served.name,
+            )
+            return ""
+        if begun.prompt_tokens < closed.prompt_tokens:  # without the end of the turn
+            return ""
+        return "it ignores `continue_final_message`, and its prompt is as long as that of a reply that is complete"
+
+    async def tiny(
+        self, *messages: Message, model: str | None = None, fields: Mapping[str, Any] | None = None
+    ) -> Completion:
+        """Return a reply of one token. Raises NotOffered if it is refused, CallFailed, LoadError.
 
         messages: the conversation.
         model: the model's name. Default: that of the seat.
+        fields: further fields of the request. Default: none.
         """
         known, refusals = self.served.known, 0
         while True:
             used = known.limit
-            fields = {"model": model or self.served.model, used: 1, "temperature": 0.0}
-            body = wire_body(messages_field(WirePrompt(messages), ()), fields, self.served.omit)
+            sent = {"model": model or self.served.model, used: 1, "temperature": 0.0, **(fields or {})}
+            body = wire_body(messages_field(WirePrompt(messages), ()), sent, self.served.omit)
             try:
                 result = await self.client.post("chat/completions", body, _read, _refuses)
             except NotOffered as refusal:
@@ -138,11 +189,8 @@ class Prober:
                 if not other_limit(known, used, str(refusal)) and (refusals > 1 or "HTTP 500" not in str(refusal)):
                     raise
                 continue
-            return {
-                "prompt_tokens": result.prompt_tokens,
-                "cached_tokens": result.cached_tokens,
-                "completion_tokens": result.completion_tokens,
-            }
+            assert isinstance(result, Completion)
+            return result
 
 
 def merged(prompt: WirePrompt) -> WirePrompt:
@@ -166,8 +214,8 @@ def other_limit(known: Known, used: str, refusal: str) -> bool:
 
 
 def _read(data: Any) -> CallResult:
-    first_choice(data)
-    return Completion("", **usage_of(data))
+    message = first_choice(data).get("message") or {}
+    return Completion(text_of(message.get("content")), **usage_of(data))
 
 
 def _refuses(status: int, text: str) -> Scope | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from harness_ext.backends.http_client import Fault
 from harness_ext.backends.settings import stop_sequences
+from harness_ext.backends.thinking import thinking_tokens
 from harness_ext.records import Message, TokenCounts
 from harness_ext.records.images import IMAGE_MARK, Image
 from harness_ext.terminal import outside
@@ -19,10 +20,12 @@ class WirePrompt(str):
     """A conversation in its wire format, JSON. It is part of store keys and is inserted into requests unchanged.
 
     is_open: whether the last message is an assistant message, to be continued.
+    begun: the content of that message; empty if there is none.
     has_system: whether there is a system message.
     """
 
     is_open: bool
+    begun: str
     has_system: bool
 
     def __new__(cls, messages: Sequence[Message]) -> WirePrompt:
@@ -30,6 +33,7 @@ class WirePrompt(str):
         prompt = super().__new__(cls, _encode(wire))
         prompt.has_system = any(m.role == "system" for m in messages)
         prompt.is_open = bool(messages) and messages[-1].role == "assistant"
+        prompt.begun = messages[-1].content if prompt.is_open else ""
         return prompt
 
 
@@ -85,6 +89,13 @@ def text_of(content: Any) -> str:
     return content or ""
 
 
+def without(begun: str, text: str) -> str:
+    """Return a reply without its beginning, which some servers repeat (and llama.cpp trims)."""
+    if text.startswith(begun):
+        return text.removeprefix(begun)
+    return text.lstrip().removeprefix(begun.strip())
+
+
 def thought_of(message: Mapping[str, Any]) -> str:
     """Return what a server with a reasoning parser reports as the model's thought.
 
@@ -113,11 +124,12 @@ def usage_of(data: Any) -> TokenCounts:
 
     usage = data.get("usage") or {}
     details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details") or {}
-    return {
-        "prompt_tokens": count(usage.get("prompt_tokens", usage.get("input_tokens"))),
-        "cached_tokens": count(details.get("cached_tokens")),
-        "completion_tokens": count(usage.get("completion_tokens")),
-    }
+    read = count(usage.get("prompt_tokens", usage.get("input_tokens")))
+    written, thought = count(usage.get("completion_tokens")), thinking_tokens(usage)
+    # xAI and Gemini count a thought apart from the completion, and only in the total. It is paid for like the rest.
+    if read is not None and written is not None and thought and usage.get("total_tokens") == read + written + thought:
+        written += thought
+    return {"prompt_tokens": read, "cached_tokens": count(details.get("cached_tokens")), "completion_tokens": written}
 
 
 def decision_usage(data: Any) -> TokenCounts:

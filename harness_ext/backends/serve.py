@@ -13,23 +13,36 @@ import threading
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from harness_ext.backends.openai import OpenAIBackend
 from harness_ext.backends.openai_options import ServerOptions, read_options
 from harness_ext.backends.served import Ask
+from harness_ext.backends.thinking import TEMPLATE
 from harness_ext.options import build, known_names, suggest
 from harness_ext.records.fingerprint import count_parameters, model_fingerprint
 from harness_ext.serving.engines import ENGINES, GGUF, LLAMA_SERVER, ServingEngine
 from harness_ext.serving.options import PREFIX, ServeOptions
 from harness_ext.serving.server import Server, ServerSpec, server_for
+from harness_ext.serving.shared import shared_server
 from harness_ext.terminal import clean, outside
 
 NOWHERE = ("http://127.0.0.1/v1",)  # until the server is started
 LOOK_FOR = tuple(engine.module for engine in ENGINES.values() if engine.module)
-FIND = f"import importlib.util as u; print(*[n for n in {LOOK_FOR!r} if u.find_spec(n)])"
+# Run by the engine's interpreter, which need not have this package.
+FIND = f"""
+import importlib.metadata, importlib.util, json, sys
+sys.path = [folder for folder in sys.path if folder]  # a folder "vllm" in the working directory is no engine
+found = {{}}
+for name in {LOOK_FOR!r}:
+    if importlib.util.find_spec(name):
+        try:
+            found[name] = bool(importlib.metadata.version(name))
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = False
+print(json.dumps(found))
+"""
 _PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
 
 
@@ -59,7 +72,13 @@ class ServeBackend(OpenAIBackend):
         elif self._is_chat:
             self.remedy = "; with `endpoint=completions` it can"
 
+    @property
+    def server(self) -> Server:
+        """Return the server that answers for this seat."""
+        return self._server
+
     def attach(self, folder: Path, seat: str, alone: bool) -> None:
+        self._server = shared_server(seat, self._server.spec) or self._server
         self._server.attach(folder, seat, alone)
 
     @asynccontextmanager
@@ -78,7 +97,7 @@ class ServeBackend(OpenAIBackend):
             yield ask
 
     def _key(self) -> str:
-        return ""  # the server asks for none, and must not see that of another one
+        return self._server.key  # not the user's, which belongs to another server
 
     def _ended(self) -> str | None:
         return self._server.ended()
@@ -117,10 +136,12 @@ def make_serve_backend(name: str, args: Mapping[str, Any]) -> ServeBackend:
     engine, executable, why = choose_engine(model, how)
     if taken := sorted(set(how.flags) & engine.reserved):
         problems.append(f"`serve.args` contains `--{taken[0]}`, which the run sets itself: leave it out")
-    if not engine.continues and own.get("continue_final"):
-        problems.append(f"{engine.title} does not continue chat replies: use `endpoint=completions` instead")
     own = {"num_concurrent": engine.concurrent or engine.slots(how), "continue_final": engine.continues, **own}
     options = read_options(own, problems)
+    if options is not None and options.batch == "on":
+        problems.append("`batch=on` is for servers with a batch API, and one that a run starts has none: leave it out")
+    if engine.name == "transformers" and options is not None and options.reasoning.fields.keys() - {TEMPLATE}:
+        problems.append(f"{engine.title} takes no `reasoning_effort` and no `thinking_tokens`: use another engine")
     command = engine.command(how, executable, model, trusted)
     folder, commit = (Path(model) if Path(model).is_dir() else None), None
     if engine.name == "llamacpp" and not Path(model).is_file():
@@ -145,7 +166,7 @@ def choose_engine(model: str, how: ServeOptions) -> tuple[ServingEngine, str, st
 
     The reason is empty if the user chose the engine. Raises ValueError if there is none, with the remedy.
     """
-    name, why = how.engine, ""
+    name, why = str(how.engine), ""
     if name == "auto" and model.endswith(GGUF):
         name, why = "llamacpp", f"the model is a {GGUF} file"
     if name == "llamacpp":
@@ -161,36 +182,38 @@ def choose_engine(model: str, how: ServeOptions) -> tuple[ServingEngine, str, st
     if how.binary is not None:
         raise ValueError("`serve.binary` is used by llama.cpp only: give `serve.python=<interpreter>` instead")
     python = sys.executable if how.python is None else str(Path(how.python).expanduser())
-    modules = installed_engines(python)
+    found_modules = installed_engines(python)
     if name == "auto":
-        found_name = next((e.name for e in ENGINES.values() if e.module in modules), None)
+        found_name = next((e.name for e in ENGINES.values() if e.module in found_modules), None)
         if found_name is None:
             raise ValueError(
                 f"{outside(python)} has none of {', '.join(LOOK_FOR)}: install one there, or name an interpreter that "
                 "has one (`serve.python=<environment>/bin/python`)"
             )
-        engine = ENGINES[found_name]
-        return engine, python, f"the first of {', '.join(LOOK_FOR)} in {outside(python, 100)}"
-    if ENGINES[name].module not in modules:
+        name, why = found_name, f"the first of {', '.join(LOOK_FOR)} in {outside(python, 100)}"
+    engine = ENGINES[name]
+    if engine.module not in found_modules:
         raise ValueError(
-            f"{outside(python)} has no {ENGINES[name].module}: install it there, or name an interpreter that has it "
+            f"{outside(python)} has no {engine.module}: install it there, or name an interpreter that has it "
             "(`serve.python=<environment>/bin/python`)"
         )
-    return ENGINES[name], python, ""
+    return engine if found_modules[engine.module] else engine.renamed, python, why
 
 
-def installed_engines(python: str) -> list[str]:
-    """Return the packages with engines that an interpreter can import. Raises ValueError if it cannot be run."""
-    if python == sys.executable:
-        return [module for module in LOOK_FOR if find_spec(module) is not None]
+def installed_engines(python: str) -> dict[str, bool]:
+    """Return the packages with engines that an interpreter can import, and whether each is installed under its name.
+
+    Raises ValueError if the interpreter cannot be run.
+    """
     try:
         done = subprocess.run([python, "-c", FIND], capture_output=True, text=True, timeout=120, check=True)
-    except (OSError, subprocess.SubprocessError) as error:
+        found: dict[str, bool] = json.loads(done.stdout.strip().splitlines()[-1])
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError) as error:
         raise ValueError(
             f"`serve.python={outside(python)}` is no Python interpreter that runs ({outside(error)}): give the path "
             "of one, such as <environment>/bin/python"
         ) from None
-    return done.stdout.split()
+    return found
 
 
 def _path_of(name: str, problems: list[str]) -> str:
@@ -265,6 +288,7 @@ def _fingerprint(
             # A server that is not told a setting uses its own.
             "omit": "+".join(sorted({*filter(None, options.omit.split("+"))})) or None,
             "tokenizer": (options.tokenizer or None) if options.endpoint == "completions" else None,
+            **options.reasoning.identity(),
         },
         commit,
     )

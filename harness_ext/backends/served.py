@@ -6,6 +6,7 @@ import abc
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from typing import Protocol
 
 from harness_ext.backends.base import (
     Backend,
@@ -19,15 +20,49 @@ from harness_ext.backends.base import (
 from harness_ext.records import CallResult
 
 Ask = Callable[[Request], Awaitable[CallResult]]
+PAUSE = 0.2  # seconds after which requests that no run coordinates are sent together
+
+
+class Standstill(Protocol):
+    """Tells when a run has come to a standstill: none of its questions can go on before parked calls are answered."""
+
+    def park(self, calls: int) -> None:
+        """Count calls that wait for a standstill, or that a standstill has sent; a negative number takes them off."""
+
+    async def standstill(self) -> None:
+        """Wait for a standstill. All results that were handed over before are stored then."""
+
+    @property
+    def settled(self) -> bool:
+        """Return whether all calls are answered and stored."""
+
+
+class NoRun:
+    """Stands for a run where requests are sent without one (`ServedBackend.generate`)."""
+
+    def park(self, calls: int) -> None:
+        """Do nothing."""
+
+    async def standstill(self) -> None:
+        """Wait for a moment, in which other requests may come."""
+        await asyncio.sleep(PAUSE)
+
+    @property
+    def settled(self) -> bool:
+        return True
 
 
 class ServedBackend(Backend):
     """A backend without a device. Its requests run in the engine's own event loop, at most `num_concurrent` at a time.
 
     New requests are sent while others are in flight, so a reply that never comes delays only its own question.
+
+    num_concurrent: the largest number of requests in flight. Default 64.
+    run: tells when the run cannot go on without this backend. The run's queue sets it.
     """
 
     num_concurrent: int = 64
+    run: Standstill = NoRun()
 
     @property
     def limited_to(self) -> int | None:

@@ -54,6 +54,7 @@ class Session:
         store = CallStore(Path(options.store).expanduser()) if options.store != "off" else None
         run = _open_run(plan, label, ranks)
         for seat, setup in plan.seats.items():
+            setup.backend.kept_in = run.path if store is None else Path(options.store).expanduser()
             setup.backend.attach(run.path, seat, ranks.world == 1)
             setup.backend.passes_through = plan.protocol.passes_through
         budget = open_budget(options.budget, plan.seats, ranks.world)
@@ -124,6 +125,7 @@ def _run_config(plan: RunPlan, label: str) -> dict[str, Any]:
                 "chat": setup.chat,
                 "price_in": setup.price_in,
                 "price_out": setup.price_out,
+                "batch_discount": setup.batch_discount,
                 **setup.own,
                 **setup.backend.info(),
             }

@@ -18,7 +18,7 @@ from harness_ext.config.run_options import SeatOptions
 from harness_ext.decisions import Predicate, decision_prompt, labels_of
 from harness_ext.errors import CallFailed, LoadError
 from harness_ext.options import known_names
-from harness_ext.records import Completion, Decision, Message, Source, TokenCounts
+from harness_ext.records import Completion, Decision, Message, Source
 
 NO_MODEL = "harness-ext-no-such-model"
 STATE, QUESTION = "2 + 2 = 4", Predicate("Is it true?")
@@ -69,7 +69,8 @@ async def _all(backend: OpenAIBackend) -> list[Finding]:
     """Return what is found at both endpoints. What only the endpoint of the seat lacks is a problem."""
     found = []
     for endpoint, look in (("chat", _chat), ("completions", _text)):
-        kept = {} if endpoint == "completions" else {"tokenizer": ""}
+        # Options that the other endpoint does not take.
+        kept = {"reasoning_effort": "auto", "thinking": "auto"} if endpoint == "completions" else {"tokenizer": ""}
         options = replace(backend.options, endpoint=endpoint, max_retries=1, **kept)  # type: ignore[arg-type]
         there = OpenAIBackend(backend.model, backend.urls, options)
         try:
@@ -98,6 +99,7 @@ async def _chat(backend: OpenAIBackend, prober: Prober) -> AsyncIterator[Finding
         yield Finding("note", f"system messages: merged into the first user message ({why})")
     else:
         yield Finding("ok", "system messages: accepted")
+    yield await _continues(prober, counts)
     reply = await prober.ask(GenerateRequest(WirePrompt([USER]), {"max_gen_toks": 32, "until": []}))
     thinks = isinstance(reply, Completion) and reply.thought
     yield Finding("ok", f"thoughts: {'reported apart from the answer' if thinks else 'none apart from the answer'}")
@@ -105,16 +107,27 @@ async def _chat(backend: OpenAIBackend, prober: Prober) -> AsyncIterator[Finding
         yield await _decides(backend, prober, source, title)
 
 
-def _counted(counts: TokenCounts, limit: str) -> Iterator[Finding]:
-    if counts["prompt_tokens"] is None or counts["completion_tokens"] is None:
+def _counted(counts: Completion, limit: str) -> Iterator[Finding]:
+    if counts.prompt_tokens is None or counts.completion_tokens is None:
         yield Finding("note", "token counts: not reported, so they are unknown in the records")
         return
-    cached = "with" if counts["cached_tokens"] is not None else "without"
+    cached = "with" if counts.cached_tokens is not None else "without"
     yield Finding("ok", f"token counts: reported, {cached} cached tokens")
-    if counts["completion_tokens"] > 1:
-        yield Finding("note", f"length of replies: `{limit}=1` gave {counts['completion_tokens']} tokens")
+    if counts.completion_tokens > 1:
+        yield Finding("note", f"length of replies: `{limit}=1` gave {counts.completion_tokens} tokens")
     else:
         yield Finding("ok", f"length of replies: limited by `{limit}`")
+
+
+async def _continues(prober: Prober, counts: Completion) -> Finding:
+    why, known = await prober.why_not_continued(), prober.served.known
+    if why:
+        return Finding("note", f"beginnings of replies: not continued ({why})")
+    if known.not_continued is None:
+        return Finding("note", "beginnings of replies: unknown whether they are continued, since a request failed")
+    if not known.repeats and counts.prompt_tokens is None:
+        return Finding("note", "beginnings of replies: unknown whether they are continued, without token counts")
+    return Finding("ok", f"beginnings of replies: continued{', and repeated in the reply' if known.repeats else ''}")
 
 
 async def _decides(backend: OpenAIBackend, prober: Prober, source: Source, title: str) -> Finding:

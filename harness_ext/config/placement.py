@@ -9,9 +9,10 @@ from typing import Any
 
 from harness_ext.backends.registry import STARTED, BackendSpec
 from harness_ext.serving.engines import gpus_wanted
-from harness_ext.serving.machine import count_cores, count_gpus
+from harness_ext.serving.machine import count_cores, count_gpus, free_memory_share
 from harness_ext.serving.options import CPU, PREFIX, ServeOptions, parse_devices
 
+USED_OF_FREE_MEMORY = 0.7  # of the machine's, by servers on the CPU; engines would take nearly all of it by themselves
 USED_OF_A_GPU = 0.9  # what engines take by themselves; the rest is for CUDA and for activations
 
 
@@ -26,7 +27,8 @@ def place_servers(
 
     Servers get the GPUs that nobody has, as many as their arguments ask for. Where there are too few, the last ones are
     shared, and so is their memory. Servers on the CPU, and the models of this process there, get equal parts of the
-    cores: engines that together have more threads than there are cores wait for each other's threads most of the time.
+    cores and of the free memory: engines that together have more threads than there are cores wait for each other's
+    threads most of the time.
     """
     servers = {_server(spec): spec for spec in specs.values() if spec.backend == STARTED}
     if not servers:
@@ -56,6 +58,8 @@ def place_servers(
         sharing = sum(bool(set(mine) & set(others)) for others in placed.values()) + len(own & set(mine))
         if not mine:
             result[seat]["serve.threads"] = _threads(on_cpu)
+            if (share := free_memory_share()) is not None:
+                result[seat]["serve.memory"] = round(max(0.01, USED_OF_FREE_MEMORY * share / on_cpu), 2)
         elif sharing > 1:
             result[seat]["serve.memory"] = round(USED_OF_A_GPU / sharing, 2)
     return result

@@ -99,6 +99,7 @@ class SeatOptions:
         uses the plain form. Default `auto`.
     price_in: price per million prompt tokens. Default: unknown.
     price_out: price per million completion tokens. Default: unknown.
+    batch_discount: the share of the price that a batch API takes off. Default 0.5.
     system: the seat's own system message, which comes before the task's. Default none.
     gen: generation settings that override those of the task (`gen.temperature=0.7`). Default none.
     images: whether the seat receives a task's images: `auto` sends them, `off` leaves them out. Default `auto`.
@@ -122,6 +123,7 @@ class SeatOptions:
     chat: ChatMode = "auto"
     price_in: float | None = None
     price_out: float | None = None
+    batch_discount: float = 0.5
     system: PromptText | None = None
     gen: Mapping[str, Any] = field(default_factory=dict)
     images: Literal["auto", "off"] = "auto"
@@ -139,6 +141,8 @@ class SeatOptions:
             raise ValueError("`thought_start` and `thought_end` go together, and neither may be empty")
         if min(self.price_in or 0, self.price_out or 0) < 0:
             raise ValueError("`price_in` and `price_out` must be 0 or more")
+        if not 0 <= self.batch_discount <= 1:
+            raise ValueError("`batch_discount` is a share of the price, from 0 to 1")
         if problems := settings_problems(self.gen, "gen."):
             raise ValueError("; ".join(problems))
         if self.thought_tokens < 0:
@@ -173,6 +177,7 @@ class SeatOptions:
             chat=self.chat,
             price_in=self.price_in,
             price_out=self.price_out,
+            batch_discount=self.batch_discount,
             system=self.system,
             gen_kwargs=self.gen,
             images=self.images,

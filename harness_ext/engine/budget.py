@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from harness_ext.backends.base import Backend, DecideRequest, GenerateRequest, Request, ScoreRequest
 from harness_ext.backends.settings import effective_settings
 from harness_ext.protocol import SeatSetup
-from harness_ext.records import CallResult, SeatCost
+from harness_ext.records import BATCHED, CallResult, SeatCost
 
 BudgetUnit = Literal["calls", "tokens", "price"]
 
@@ -107,7 +107,7 @@ class Budget:
         if not self.reserved:
             self._held = 0.0  # drop accumulated rounding errors
         tokens = (0, 0) if result is None else (result.prompt_tokens, result.completion_tokens)
-        cost = self._cost(backend, *tokens)
+        cost = self._cost(backend, *tokens, batched=result is not None and BATCHED in result.notes)
         if cost is None:
             self.unknown = backend.name
         self.spent += cost or 0.0
@@ -154,12 +154,14 @@ class Budget:
             prompt, new = prompt + len(request.reply) + len(request.draft), 1
         return self._cost(backend, prompt, new) or 0.0
 
-    def _cost(self, backend: Backend, prompt: int | None, new: int | None) -> float | None:
+    def _cost(self, backend: Backend, prompt: int | None, new: int | None, batched: bool = False) -> float | None:
         if self.cap.unit == "calls":
             return 1.0
         if prompt is None or new is None:
             return None
-        return float(prompt + new) if self.cap.unit == "tokens" else self.costs[backend].price(prompt, new)
+        if self.cap.unit == "tokens":
+            return float(prompt + new)
+        return self.costs[backend].price(prompt, new, *((prompt, new) if batched else (0, 0)))
 
 
 def open_budget(text: str | None, seats: Mapping[str, SeatSetup], processes: int = 1) -> Budget | None:

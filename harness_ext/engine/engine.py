@@ -113,6 +113,8 @@ class _Run:
         self.open: set[asyncio.Task[None]] = set()
         self.loop: asyncio.AbstractEventLoop | None = None
         self.rest = Rest()
+        # Calls that the budget holds back can only be sent once others are answered.
+        self.rest.outstanding = lambda: len(self.in_flight) - len(self.held)
 
     def thread_main(self) -> None:
         try:
@@ -235,16 +237,16 @@ class _Run:
         stored = self.engine.store.get(key, self.engine.policy.takes) if self.engine.store is not None else None
         if stored is not None:
             return stored, True
-        # The key contains everything that a reply depends on, so an identical call in flight answers this one too. Each
-        # waiter is shielded: a protocol that cancels its own must not cancel the future that others share.
+        # The key contains everything that a reply depends on, so an identical call in flight answers this one too. The
+        # future can be shared, because the tasks that await it are cancelled only when the run ends (see `Turns.call`).
         shared = self.in_flight.get(key)
         if shared is not None:
-            return await asyncio.shield(shared), True
+            return await shared, True
         future: asyncio.Future[CallResult] = asyncio.get_running_loop().create_future()
         self.in_flight[key] = future
         self.held.append(Pending(key, backend, request, future))
         self._send_held()
-        return await asyncio.shield(future), False
+        return await future, False
 
     def _send_held(self) -> None:
         """Send the held calls that the budget admits; once it is spent, end those that remain."""
@@ -277,13 +279,16 @@ class _Run:
             self.in_flight.pop(call.key, None)
             if self.engine.budget is not None:
                 self.engine.budget.settle(call.key, call.backend, out if isinstance(out, CallResult) else None)
+            if not call.future.done():  # it is cancelled when the run ends
+                if isinstance(out, CallResult):
+                    call.future.set_result(out)
+                else:
+                    call.future.set_exception(out)
             if isinstance(out, CallResult):
-                call.future.set_result(out)
                 for observer in self.observers:
                     observer.call_finished(call.backend, out)
-            else:
-                call.future.set_exception(out)
         self._send_held()
+        self.rest.moved()
         self._end_when_idle()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import selectors
+from collections.abc import Callable
 from typing import Any
 
 # A loop that polls (`while not done: await asyncio.sleep(0)`) never rests. After this many passes, it counts as resting
@@ -16,11 +17,17 @@ class Rest:
 
     Then every task waits for something outside the loop: a thread, a connection, another process or a timer. The loop
     must be one that `new_loop` has made.
+
+    The run comes to a standstill if, besides, every call that is not answered yet is parked: it waits to be sent until
+    no other call can be answered. The attribute `outstanding` returns how many calls are not answered yet.
     """
 
     def __init__(self) -> None:
+        self.outstanding: Callable[[], int] = lambda: 0
         self._waiting: list[asyncio.Future[None]] = []
         self._passes = 0
+        self._parked = 0
+        self._moved = asyncio.Event()
 
     def new_loop(self) -> asyncio.AbstractEventLoop:
         """Return a new event loop whose rest this object notices."""
@@ -33,6 +40,29 @@ class Rest:
             self._passes = 0
         self._waiting.append(future)
         await future
+
+    def park(self, calls: int) -> None:
+        """Count calls that wait for a standstill, or that a standstill has sent; a negative number takes them off."""
+        self._parked += calls
+        self._moved.set()
+
+    def moved(self) -> None:
+        """Note that calls have been answered."""
+        self._moved.set()
+
+    async def standstill(self) -> None:
+        """Wait until the loop rests and all calls that are not answered yet are parked."""
+        while True:
+            self._moved.clear()
+            await self.wait()
+            if self.outstanding() <= self._parked:
+                return
+            await self._moved.wait()
+
+    @property
+    def settled(self) -> bool:
+        """Return whether all calls are answered and, with a call store, stored."""
+        return not self.outstanding()
 
     @property
     def wanted(self) -> bool:

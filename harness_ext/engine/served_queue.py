@@ -23,6 +23,7 @@ class ServedQueue(DeviceQueue):
     async def serve(self) -> None:
         call = await self._waiting.get()  # a run that the store answers opens no connection
         backend = cast(ServedBackend, call.backend)
+        backend.run = self._rest
         slots = asyncio.Semaphore(backend.num_concurrent)
         try:
             async with backend.connect() as ask, asyncio.TaskGroup() as group:

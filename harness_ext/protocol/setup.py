@@ -24,6 +24,7 @@ class SeatSetup:
         template if there is one. Default `auto`.
     price_in: the price per million prompt tokens. Default None: unknown.
     price_out: the price per million completion tokens. Default None: unknown.
+    batch_discount: the share of the price that a batch API takes off. Default 0.5.
     system: a system message put before every conversation. Default None.
     gen_kwargs: generation settings that override those of every call. Default: none.
     images: whether a task's images are sent (`auto`) or left out (`off`). Default `auto`.
@@ -46,6 +47,7 @@ class SeatSetup:
     chat: ChatMode = "auto"
     price_in: float | None = None
     price_out: float | None = None
+    batch_discount: float = 0.5
     system: str | None = None
     gen_kwargs: Mapping[str, Any] = field(default_factory=dict)
     images: Literal["auto", "off"] = "auto"
@@ -82,4 +84,4 @@ class SeatSetup:
     @property
     def cost(self) -> SeatCost:
         """Return what turns tokens into FLOPs and money."""
-        return SeatCost(self.backend.parameters, self.price_in, self.price_out)
+        return SeatCost(self.backend.parameters, self.price_in, self.price_out, self.batch_discount)

@@ -118,11 +118,13 @@ class Turns:
         slot = len(self._slots)
         self._slots.append(None)
         key = self._key(backend, request)
-        request = replace(request, affinity=f"{self.question.task}/{self.question.doc_id}")
+        affinity = f"{self.question.task}/{self.question.doc_id}"
         if isinstance(request, GenerateRequest):
             # Taken from the key, the seed differs between draws and is the same for one draw in all runs. It has 31
             # bits, since some servers read a signed 32-bit number.
-            request = replace(request, seed=int(key[:8], 16) >> 1)
+            request = replace(request, affinity=affinity, seed=int(key[:8], 16) >> 1)
+        else:
+            request = replace(request, affinity=affinity)
 
         async def recorded() -> Result:
             result, reused = await self._answer(backend, key, request)

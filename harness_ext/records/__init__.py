@@ -2,6 +2,7 @@
 
 from harness_ext.records.message import Message
 from harness_ext.records.results import (
+    BATCHED,
     CallResult,
     Completion,
     Decision,
@@ -15,6 +16,7 @@ from harness_ext.records.transcript import Failure, Identity, Solution, Transcri
 from harness_ext.records.usage import SeatCost, Usage, add
 
 __all__ = [
+    "BATCHED",
     "CallResult",
     "Completion",
     "Decision",

@@ -68,7 +68,7 @@ def _seats(run: Path) -> Mapping[str, Any]:
 
 
 def _costs(seats: Mapping[str, Any]) -> dict[str, SeatCost]:
-    return {n: SeatCost(s.get("parameters"), s.get("price_in"), s.get("price_out")) for n, s in seats.items()}
+    return {name: SeatCost.read(seat) for name, seat in seats.items()}
 
 
 def _mean(values: list[float | None], what: str, by: Measure) -> float:

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypedDict
 
 Finish = Literal["stop", "length"]
 ROUNDING = 0.01  # by how much a model's probabilities may miss 1 in all, since servers round them
+BATCHED = "batched"  # the note on results that came from a batch API
 Source = Literal["endpoint", "logprobs", "constrained", "text"]
 
 
@@ -53,15 +54,23 @@ class Completion(CallResult):
     finish: `stop` (the model or a stop sequence ended it), `length` (the token limit did) or None (unknown).
     ids: the reply's token ids, including the end token; None unless the request asked for them.
     thought: what a reasoning model thought before it answered, apart from the text. Default: nothing.
+    thinking_tokens: how many of the completion's tokens were a thought, if they were counted. Default None: they were
+        not.
     """
 
     text: str
     finish: Finish | None = None
     ids: tuple[int, ...] | None = field(default=None, kw_only=True)
     thought: str = field(default="", kw_only=True)
+    thinking_tokens: int | None = field(default=None, kw_only=True)
 
     def to_json(self) -> dict[str, Any]:
-        found = {"finish": self.finish, "ids": self.ids, "thought": self.thought or None}
+        found = {
+            "finish": self.finish,
+            "ids": self.ids,
+            "thought": self.thought or None,
+            "thinking_tokens": self.thinking_tokens,
+        }
         # `super()` without arguments does not work here, since `slots=True` replaces the class by a new one.
         return {
             "text": self.text,
@@ -240,6 +249,7 @@ _NUMBER = (int, float)
 _COUNT = (*_NUMBER, type(None))
 _TYPES: Mapping[str, tuple[type, ...]] = {
     **dict.fromkeys(("prompt_tokens", "cached_tokens", "completion_tokens", "end_rank"), _COUNT),
+    "thinking_tokens": _COUNT,
     **dict.fromkeys(("text", "thought", "source"), (str,)),
     **dict.fromkeys(("finish", "choice"), (str, type(None))),
     **dict.fromkeys(("seconds", "logprob", "at_most"), _NUMBER),

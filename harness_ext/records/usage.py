@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from harness_ext.records.results import CallResult, Completion
+from harness_ext.records.results import BATCHED, CallResult, Completion
 from harness_ext.records.transcript import Turn
 
 
@@ -27,8 +27,9 @@ class Usage:
     seconds: shares of wall time.
     flops: 2 · parameters · tokens.
     price: in the currency of the seats' prices.
-    thinking_tokens: those completion tokens in which reasoning models thought, about: the share of a reply's characters
-        that its thought has.
+    thinking_tokens: those completion tokens in which reasoning models thought: as they were counted, or else about, by
+        the share of a reply's characters that its thought has.
+    batched_prompt_tokens, batched_completion_tokens: those tokens that a batch API read and wrote.
     """
 
     calls: int = 0
@@ -40,6 +41,8 @@ class Usage:
     flops: float | None = 0.0
     price: float | None = 0.0
     thinking_tokens: float | None = 0.0
+    batched_prompt_tokens: int | None = 0
+    batched_completion_tokens: int | None = 0
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
@@ -52,6 +55,8 @@ class Usage:
             add(self.flops, other.flops),
             add(self.price, other.price),
             add(self.thinking_tokens, other.thinking_tokens),
+            add(self.batched_prompt_tokens, other.batched_prompt_tokens),
+            add(self.batched_completion_tokens, other.batched_completion_tokens),
         )
 
     @staticmethod
@@ -70,48 +75,77 @@ class SeatCost:
     parameters: the number of the model's weights. Default None: unknown.
     price_in: the price per million prompt tokens. Default None: unknown.
     price_out: the price per million completion tokens. Default None: unknown.
+    batch_discount: the share of the price that a batch API takes off. Default 0.5.
     """
 
     parameters: int | None = None
     price_in: float | None = None
     price_out: float | None = None
+    batch_discount: float = 0.5
+
+    @classmethod
+    def read(cls, seat: Mapping[str, Any]) -> SeatCost:
+        """Return the costs of a seat as `config.json` records it; a run without batches records no discount."""
+        return cls(seat.get("parameters"), seat.get("price_in"), seat.get("price_out"), seat.get("batch_discount", 0.5))
+
+    def in_batches(self) -> SeatCost:
+        """Return the costs of calls that a batch API will answer."""
+        left = 1 - self.batch_discount
+        read, written = (None if price is None else left * price for price in (self.price_in, self.price_out))
+        return replace(self, price_in=read, price_out=written, batch_discount=0.0)
 
     def flops(self, prompt_tokens: int | None, completion_tokens: int | None) -> float | None:
         """Return the FLOPs of this many tokens."""
         tokens = add(prompt_tokens, completion_tokens)
         return None if self.parameters is None or tokens is None else 2.0 * self.parameters * tokens
 
-    def price(self, prompt_tokens: int | None, completion_tokens: int | None) -> float | None:
-        """Return the price of this many tokens."""
+    def price(
+        self,
+        prompt_tokens: int | None,
+        completion_tokens: int | None,
+        batched_prompt_tokens: int | None = 0,
+        batched_completion_tokens: int | None = 0,
+    ) -> float | None:
+        """Return the price of this many tokens, of which a batch API read and wrote some."""
         if self.price_in is None or self.price_out is None or prompt_tokens is None or completion_tokens is None:
             return None
-        return (self.price_in * prompt_tokens + self.price_out * completion_tokens) / 1e6
+        if batched_prompt_tokens is None or batched_completion_tokens is None:
+            return None
+        read = prompt_tokens - self.batch_discount * batched_prompt_tokens
+        written = completion_tokens - self.batch_discount * batched_completion_tokens
+        return (self.price_in * read + self.price_out * written) / 1e6
 
     def usage(self, turn: Turn) -> Usage:
         """Return the usage of one turn."""
         result = turn.result
-        read, written = result.prompt_tokens, result.completion_tokens
-        return Usage(
-            calls=1,
-            reused=int(turn.reused),
-            prompt_tokens=read,
-            cached_tokens=result.cached_tokens,
-            completion_tokens=written,
-            seconds=result.seconds,
-            flops=self.flops(read, written),
-            price=self.price(read, written),
-            thinking_tokens=_thinking_tokens(result),
+        batched = BATCHED in (*turn.notes, *result.notes)
+        return self.priced(
+            Usage(
+                calls=1,
+                reused=int(turn.reused),
+                prompt_tokens=result.prompt_tokens,
+                cached_tokens=result.cached_tokens,
+                completion_tokens=result.completion_tokens,
+                seconds=result.seconds,
+                thinking_tokens=_thinking_tokens(result),
+                batched_prompt_tokens=result.prompt_tokens if batched else 0,
+                batched_completion_tokens=result.completion_tokens if batched else 0,
+            )
         )
 
     def priced(self, usage: Usage) -> Usage:
         """Return a usage with the FLOPs and the price of its tokens."""
         read, written = usage.prompt_tokens, usage.completion_tokens
-        return replace(usage, flops=self.flops(read, written), price=self.price(read, written))
+        price = self.price(read, written, usage.batched_prompt_tokens, usage.batched_completion_tokens)
+        return replace(usage, flops=self.flops(read, written), price=price)
 
 
 def _thinking_tokens(result: CallResult) -> float | None:
-    if not isinstance(result, Completion) or not result.thought:
+    if not isinstance(result, Completion):
         return 0.0
+    # A server without a reasoning parser reports 0 where the thought is a part of the text.
+    if result.thinking_tokens or not result.thought:
+        return result.thinking_tokens or 0.0
     if result.completion_tokens is None:
         return None
     return result.completion_tokens * len(result.thought) / (len(result.thought) + len(result.text))

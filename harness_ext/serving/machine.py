@@ -7,8 +7,10 @@ import shutil
 import subprocess
 import sys
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
+MEMORY = Path("/proc/meminfo")
 QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container; see the documentation of Linux's control groups
 
 
@@ -38,3 +40,16 @@ def count_cores() -> int:
         if quota != "max":
             cores = min(cores, max(1, int(quota) // int(period)))
     return cores
+
+
+@cache
+def free_memory_share() -> float | None:
+    """Return which share of the machine's memory is available to programs; None where the system does not say.
+
+    It is looked up once, so that models of this process that are equal get equal servers, and share one.
+    """
+    with suppress(OSError, ValueError, KeyError, IndexError):
+        lines = MEMORY.read_text(encoding="ascii").splitlines()
+        sizes = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines)}
+        return sizes["MemAvailable"] / sizes["MemTotal"]
+    return None

@@ -33,7 +33,13 @@ _PORT_TAKEN = re.compile(r"address (is )?already in use|couldn't bind|port is al
 # What the last lines of a log say, and what to do about it. The first that applies counts.
 REMEDIES: Sequence[tuple[str, str]] = (
     (
-        r"out of memory|free memory on device|no available memory for the cache|failed to allocate",
+        r"operator torchvision::|could not load this library: .*(torchvision|torchaudio|torchcodec)",
+        "the torchvision, torchaudio and torchcodec of its environment were built for another torch: install them from "
+        "the index that torch came from, or remove them, since text models need none (`<python> -m pip uninstall "
+        "torchvision torchaudio torchcodec`)",
+    ),
+    (
+        r"out of memory|free memory on device|available memory (on node|for the cache)|failed to allocate",
         "give it more GPUs (`serve.devices`, `--tensor-parallel-size` in `serve.args`), less to keep (`serve.context`, "
         "`serve.slots`), or another share of the memory (`serve.memory`)",
     ),
@@ -138,17 +144,19 @@ class ServerProcess:
 
 
 class Port:
-    """A port of the loopback interface on which nobody listens.
+    """A port on which nobody listens.
+
+    host: the address of the interface. Default: that of the loopback interface.
 
     On Linux it stays reserved for programs that are told about it, until it is released: the system gives it to nobody
     else who asks for any port.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = HOST) -> None:
         self._socket = socket.socket()
         # With this option, which servers set as well, they can listen at a port that is taken but not listened at.
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._socket.bind((HOST, 0))
+        self._socket.bind((host, 0))
         self.number = int(self._socket.getsockname()[1])
         if sys.platform != "linux":
             self.release()
@@ -160,33 +168,39 @@ class Port:
 
 def is_healthy(url: str) -> bool:
     """Return whether a server answers 200 at this address."""
-    with suppress(OSError, ValueError), _open(url, None, LOOK_TIMEOUT) as response:
+    with suppress(OSError, ValueError), _open(url, None, LOOK_TIMEOUT, "") as response:
         return bool(response.status == 200)
     return False
 
 
-def has_model(base_url: str, model: str) -> bool:
-    """Return whether the server at an address has a model of this name. Another program may listen there."""
+def has_model(base_url: str, model: str, key: str = "") -> bool:
+    """Return whether the server at an address has a model of this name. Another program may listen there.
+
+    base_url: its address, up to `/v1`.
+    model: the name.
+    key: the key that it demands. Default: none.
+    """
     with (
         suppress(OSError, ValueError, KeyError, TypeError),
-        _open(f"{base_url}/models", None, LOOK_TIMEOUT) as response,
+        _open(f"{base_url}/models", None, LOOK_TIMEOUT, key) as response,
     ):
         return any(entry["id"] == model for entry in json.load(response)["data"])
     return False
 
 
-def answers(base_url: str, model: str, timeout: float) -> str | None:
+def answers(base_url: str, model: str, timeout: float, key: str = "") -> str | None:
     """Ask a server for one token. Return None if it answers, and otherwise what is wrong, safe to print.
 
     base_url: its address, up to `/v1`.
     model: the model's name on it.
     timeout: the time that this may take, in seconds.
+    key: the key that it demands. Default: none.
 
     Raises LoadError if the server refuses the request, as it would refuse all.
     """
     body = json.dumps({"model": model, "prompt": "1", "max_tokens": 1, "temperature": 0}).encode()
     try:
-        with _open(f"{base_url}/completions", body, timeout) as response:
+        with _open(f"{base_url}/completions", body, timeout, key) as response:
             reply = json.load(response)
         return None if isinstance(reply, dict) and reply.get("choices") else f"no completion: {outside(reply)}"
     except urllib.error.HTTPError as error:
@@ -202,10 +216,11 @@ def answers(base_url: str, model: str, timeout: float) -> str | None:
         return outside(error)
 
 
-def _open(url: str, body: bytes | None, timeout: float) -> urllib.request._UrlopenRet:
-    # No proxy leads to this machine's own loopback interface.
+def _open(url: str, body: bytes | None, timeout: float, key: str) -> urllib.request._UrlopenRet:
+    # No proxy leads to this machine's own loopback interface, or to another node of a cluster.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    request = urllib.request.Request(url, body, {"Content-Type": "application/json"} if body else {})
+    headers = {"Content-Type": "application/json"} if body else {}
+    request = urllib.request.Request(url, body, headers | ({"Authorization": f"Bearer {key}"} if key else {}))
     return opener.open(request, timeout=timeout)
 
 

@@ -29,6 +29,7 @@ from harness_ext.serving.process import (
 )
 
 SAY_EVERY = 15.0  # seconds
+ANY_ADDRESS = "0.0.0.0"
 PORTS_TRIED = 3  # another program may take a port before the server does
 NOT_INHERITED = frozenset(
     # Keys that a server would demand of its clients; only processes of this run talk to it.
@@ -69,6 +70,7 @@ class ServerSpec:
             found["CUDA_VISIBLE_DEVICES"] = ",".join(self.devices)
         if self.threads is not None:
             found["OMP_NUM_THREADS"] = str(self.threads)
+            found = dict(ENGINES[self.engine].on_cpu) | found  # what the user has set counts
         return found
 
 
@@ -100,7 +102,21 @@ class Server:
         self._failed: LoadError | None = None
         self._lock = threading.Lock()
         self._state = _State()
+        self._listens, self._host, self._secret = HOST, HOST, ""
         self._end = weakref.finalize(self, _State.end, self._state)
+
+    @property
+    def key(self) -> str:
+        """Return what its clients have to send; empty if it takes requests from anybody."""
+        return self._secret
+
+    def open_to(self, host: str) -> None:
+        """Let the server answer other hosts as well, once it is started. An engine that can demands a key of them.
+
+        host: the name by which they reach this one.
+        """
+        self._listens, self._host = ANY_ADDRESS, host
+        self._secret = secrets.token_urlsafe(32) if self.engine.key_variable else ""
 
     def attach(self, folder: Path, seat: str, alone: bool) -> None:
         """Tell where its log goes, and whether other processes of the run may use it. The first call counts.
@@ -221,13 +237,16 @@ class Server:
                 stack.enter_context(self._turn(device))
             say(f"{self.label}: starting {self.engine.title}{where}{chosen}, log in {log}")
             for attempt in range(PORTS_TRIED):
-                port = Port()
+                port = Port(self._listens)
                 alias = f"{Path(spec.model).stem}-{secrets.token_hex(4)}".replace(",", "_")
                 name = alias if self.engine.alias else spec.model
-                command = self.engine.fill(spec.command, name, HOST, port.number)
-                process = self._state.process = ServerProcess(command, spec.environment(os.environ), log, port)
+                command = self.engine.fill(spec.command, name, self._listens, port.number)
+                environment = spec.environment(os.environ)
+                if self._secret:
+                    environment[self.engine.key_variable] = self._secret
+                process = self._state.process = ServerProcess(command, environment, log, port)
                 if self._becomes_ready(process, name, may_retry=attempt + 1 < PORTS_TRIED):
-                    return _Running(f"http://{HOST}:{port.number}/v1", name, process.pid, process)
+                    return _Running(f"http://{self._host}:{port.number}/v1", name, process.pid, process)
                 process.stop()
         raise AssertionError("the last attempt returns or raises")
 
@@ -256,10 +275,12 @@ class Server:
                         f"{self.label} did not answer within {deadline:.0f} s ({stage}): allow more time "
                         f"(`serve.deadline`), or see why in {self._log_file()}"
                     )
-                if is_healthy(f"{root}{self.engine.health}") and (not self.engine.alias or has_model(url, name)):
+                if is_healthy(f"{root}{self.engine.health}") and (
+                    not self.engine.alias or has_model(url, name, self._secret)
+                ):
                     stage = "it is healthy, and asked for its first token"
                     left = max(1.0, deadline - clock.seconds)
-                    problem = answers(url, name, left)
+                    problem = answers(url, name, left, self._secret)
                     if problem is None and process.status is None:
                         say(f"{self.label}: ready after {clock.seconds:.0f} s, {url}")
                         return True

@@ -1,51 +1,35 @@
-"""The cells of a study: settings × tasks × seeds × axes, less what is excluded."""
+"""The cells of a study: evaluations, and trainings whose checkpoints are evaluated."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import product
 from typing import Any
 
-from harness_ext.errors import ConfigurationError
-from harness_ext.options import suggest
-from harness_ext.suite.reading import deep_merge
-from harness_ext.suite.study import LmEvalOptions, Setting, Study, check_fields
-from harness_ext.terminal import outside
+from harness_ext.suite.settings import LmEvalOptions
 
 OPERATIONAL = ("batch_size", "max_batch_size", "device")
 OPERATIONAL_ARGUMENTS = ("store", "window", "progress", "budget")
+OPERATIONAL_SETTINGS = ("device", "threads", "logging_steps", "tracker", "project", "output_dir", "resume")
 LONGEST = 120  # characters of a folder's readable part
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One evaluation of a study.
+class Cell(ABC):
+    """Something that a study runs, in a folder of its own: an evaluation or a training.
 
-    setting: the name of its setting.
-    task: its task.
-    seed: its seed, or None for lm-eval's own.
-    axes: the values of the axes of its setting's matrix, by name.
-    model: the name of the lm-eval model.
-    model_args: that model's arguments.
-    options: lm-eval's options.
-    control_of: the cell whose cost decides its number of draws. Default None: it is no such control.
-    draws_from: the cell whose drafts show what a draw costs. Default None: `control_of`.
+    setting: the name of its setting, or of its training.
+    axes: the values of the axes of the matrix by name.
+    slurm: how it runs on Slurm, which does not identify it. Default: as the cluster likes.
     """
 
     setting: str
-    task: str
-    seed: int | None
     axes: Mapping[str, str]
-    model: str
-    model_args: Mapping[str, Any]
-    options: LmEvalOptions
-    control_of: Cell | None = None
-    draws_from: Cell | None = None
+    slurm: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
     digest: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -59,17 +43,114 @@ class Cell:
         return " ".join([self.setting, *axes])
 
     @property
+    @abstractmethod
     def title(self) -> str:
         """Return its name in messages."""
-        return f"{self.label}, {self.task}" + ("" if self.seed is None else f", seed {self.seed}")
 
     @property
     def name(self) -> str:
         """Return the name of its folder: readable, followed by the digest of what identifies it."""
-        parts = [self.setting, *(f"{a}-{v}" for a, v in self.axes.items()), self.task]
-        parts += [] if self.seed is None else [f"seed-{self.seed}"]
+        parts = [self.setting, *(f"{a}-{v}" for a, v in self.axes.items()), *self._more()]
         readable = re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(parts))
         return f"{readable[:LONGEST]}-{self.digest}"
+
+    @property
+    @abstractmethod
+    def coordinates(self) -> dict[str, str]:
+        """Return where the cell is in its study."""
+
+    @property
+    def needs(self) -> tuple[Cell, ...]:
+        """Return the cells that must be finished before this one starts."""
+        return ()
+
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """Return what identifies the cell, as JSON values: everything that can change its results."""
+
+    @abstractmethod
+    def _more(self) -> list[str]:
+        """Return what the name of the folder has after the setting and the axes."""
+
+
+@dataclass(frozen=True)
+class TrainingCell(Cell):
+    """One training of a study.
+
+    file: the content of its configuration file; empty if it has none.
+    options: the settings that the study gives, which take precedence.
+    """
+
+    file: Mapping[str, Any]
+    options: Mapping[str, Any]
+
+    @property
+    def title(self) -> str:
+        """Return its name in messages."""
+        return f"training {self.label}"
+
+    @property
+    def coordinates(self) -> dict[str, str]:
+        """Return where the cell is in its study: training and axes."""
+        return {"training": self.setting, **self.axes}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Return the settings of the file with those that replace them."""
+        return {**self.file, **self.options}
+
+    def identity(self) -> dict[str, Any]:
+        """Return what identifies the training, as JSON values: everything that can change what is learned."""
+        found = {"training": {k: v for k, v in self.settings.items() if k not in OPERATIONAL_SETTINGS}}
+        result: dict[str, Any] = json.loads(json.dumps(found, default=str))
+        return result
+
+    def _more(self) -> list[str]:
+        return ["training"]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The model that a cell evaluates, where a training of the study makes it.
+
+    by: the training.
+    checkpoint: which of its checkpoints: `epoch-N`, `step-N`, `best`, `last`, or `untouched` for the model that it
+        started from.
+    seat: the seat that gets the checkpoint; None for a model of lm-eval.
+    """
+
+    by: TrainingCell
+    checkpoint: str
+    seat: str | None
+
+
+@dataclass(frozen=True)
+class Evaluation(Cell):
+    """One evaluation of a study.
+
+    task: its task.
+    seed: its seed, or None for lm-eval's own.
+    model: the name of the lm-eval model.
+    model_args: that model's arguments.
+    options: lm-eval's options.
+    control_of: the cell whose cost decides its number of draws. Default None: it is no such control.
+    draws_from: the cell whose drafts show what a draw costs. Default None: `control_of`.
+    trained: the checkpoint that it evaluates. Default None: its models exist already.
+    """
+
+    task: str
+    seed: int | None
+    model: str
+    model_args: Mapping[str, Any]
+    options: LmEvalOptions
+    control_of: Evaluation | None = None
+    draws_from: Evaluation | None = None
+    trained: Trained | None = None
+
+    @property
+    def title(self) -> str:
+        """Return its name in messages."""
+        return f"{self.label}, {self.task}" + ("" if self.seed is None else f", seed {self.seed}")
 
     @property
     def coordinates(self) -> dict[str, str]:
@@ -80,13 +161,17 @@ class Cell:
     @property
     def needs(self) -> tuple[Cell, ...]:
         """Return the cells that must be finished before this one starts."""
-        return tuple(cell for cell in (self.control_of, self.draws_from) if cell is not None)
+        training = None if self.trained is None else self.trained.by
+        return tuple(cell for cell in (training, self.control_of, self.draws_from) if cell is not None)
 
     def identity(self) -> dict[str, Any]:
         """Return what identifies the evaluation, as JSON values: everything that can change its results."""
         options = {k: v for k, v in self.options.given().items() if k not in OPERATIONAL}
         arguments = {k: v for k, v in self.model_args.items() if k not in OPERATIONAL_ARGUMENTS}
         found = {"model": self.model, "model_args": arguments, "task": self.task, "seed": self.seed, **options}
+        if self.trained is not None:
+            trained = self.trained
+            found["trained"] = {"by": trained.by.digest, "checkpoint": trained.checkpoint, "seat": trained.seat}
         if self.control_of is not None:
             found["control"] = {"of": self.control_of.digest}
             if self.draws_from is not None:
@@ -94,124 +179,5 @@ class Cell:
         result: dict[str, Any] = json.loads(json.dumps(found, default=str))
         return result
 
-
-def cells_of(study: Study) -> tuple[Cell, ...]:
-    """Return the cells of a study: setting by setting in the order of the file, each by task, axes and seed.
-
-    Raises ConfigurationError with all problems at once: exclusions that exclude nothing, cells that are equal, controls
-    of cells that there are not, a reference that is no run.
-    """
-    problems: list[str] = []
-    made: dict[str, list[Cell]] = {}
-    for setting in study.settings:
-        if setting.control is None:
-            made[setting.name] = list(_plain(setting, problems))
-    for setting in study.settings:
-        if setting.control is not None:
-            made[setting.name] = list(_controls(setting, made, problems))
-    every = [cell for setting in study.settings for cell in made[setting.name]]
-    kept = _without_excluded(study, every, problems)
-    _check_equal(kept, problems)
-    there = {id(cell) for cell in kept}
-    problems += [
-        f"{cell.title} needs {needed.title}, which is excluded: exclude both or none"
-        for cell in kept
-        for needed in cell.needs
-        if id(needed) not in there
-    ]
-    labels = list(dict.fromkeys(cell.label for cell in kept))
-    if study.reference is not None and study.reference not in labels:
-        problems.append(
-            f"`reference: {outside(study.reference)}` is no run{suggest(study.reference, labels)}: the runs are "
-            f"{', '.join(labels)}"
-        )
-    if not kept and not problems:
-        problems.append("the study has no cells: everything is excluded")
-    if problems:
-        raise ConfigurationError(problems)
-    return tuple(kept)
-
-
-def _plain(setting: Setting, problems: list[str]) -> Iterator[Cell]:
-    for task, changes in setting.tasks.items():
-        fields = deep_merge(setting.fields, changes)
-        for labels in product(*setting.axes.values()):
-            axes = dict(zip(setting.axes, labels, strict=True))
-            combined = fields
-            for axis, label in axes.items():
-                combined = deep_merge(combined, setting.axes[axis][label])
-            for seed in setting.seeds:
-                yield _cell(setting, task, seed, axes, combined, problems)
-
-
-def _controls(setting: Setting, made: Mapping[str, Sequence[Cell]], problems: list[str]) -> Iterator[Cell]:
-    """Yield a control for each cell of the setting that it controls."""
-    control = setting.control
-    assert control is not None
-    for target in made.get(control.of, ()):
-        draws = None
-        if control.draws_from is not None:
-            draws = next((c for c in made.get(control.draws_from, ()) if _same_place(c, target)), None)
-            if draws is None:
-                seed = "" if target.seed is None else f", seed {target.seed}"
-                problems.append(
-                    f"settings.{setting.name}: `{control.draws_from}` has no cell for {target.task}{seed}, whose "
-                    "drafts would show what a draw costs"
-                )
-        changes = setting.tasks.get(target.task, {})
-        yield _cell(
-            setting, target.task, target.seed, target.axes, deep_merge(setting.fields, changes), problems, target, draws
-        )
-
-
-def _same_place(source: Cell, target: Cell) -> bool:
-    shared = source.axes.keys() & target.axes.keys()
-    return (source.task, source.seed) == (target.task, target.seed) and all(
-        source.axes[axis] == target.axes[axis] for axis in shared
-    )
-
-
-def _cell(
-    setting: Setting, task: str, seed: int | None, axes: Mapping[str, str], fields: Mapping[str, Any],
-    problems: list[str], control_of: Cell | None = None, draws_from: Cell | None = None,
-) -> Cell:  # fmt: skip
-    found: list[str] = []
-    options = check_fields(fields, f"settings.{setting.name}, task {task}", found)
-    problems += [problem for problem in found if problem not in problems]
-    arguments = fields.get("model_args")
-    return Cell(
-        setting.name, task, seed, dict(axes), str(fields.get("model")),
-        dict(arguments) if isinstance(arguments, Mapping) else {}, options, control_of, draws_from,
-    )  # fmt: skip
-
-
-def _without_excluded(study: Study, cells: Sequence[Cell], problems: list[str]) -> list[Cell]:
-    known = {name for cell in cells for name in cell.coordinates}
-    excluded: set[int] = set()
-    for condition in study.exclude:
-        text = ", ".join(f"{name}: {' or '.join(values)}" for name, values in condition.items())
-        if unknown := [name for name in condition if name not in known]:
-            problems.append(
-                f"`exclude` ({outside(text)}): there is no `{outside(unknown[0])}`"
-                f"{suggest(unknown[0], sorted(known))}: cells have {', '.join(sorted(known))}"
-            )
-            continue
-        found = {id(c) for c in cells if all(c.coordinates.get(n) in values for n, values in condition.items())}
-        if not found:
-            problems.append(f"`exclude` ({outside(text)}) excludes nothing: correct it, or remove it")
-        excluded |= found
-    return [cell for cell in cells if id(cell) not in excluded]
-
-
-def _check_equal(cells: Sequence[Cell], problems: list[str]) -> None:
-    first: dict[str, Cell] = {}
-    for cell in cells:
-        other = first.setdefault(cell.digest, cell)
-        if other is not cell:
-            problems.append(
-                f"{other.title} and {cell.title} are the same evaluation: change a field of one, or remove it"
-            )
-    places = Counter((cell.label, cell.task, cell.seed) for cell in cells)
-    for (label, task, _), number in places.items():
-        if number > 1:
-            problems.append(f"{number} cells have the name `{label}`, {task}: rename a value of an axis")
+    def _more(self) -> list[str]:
+        return [self.task] + ([] if self.seed is None else [f"seed-{self.seed}"])

@@ -13,8 +13,10 @@ from typing import Any
 from harness_ext.config.secrets import secrets_in
 from harness_ext.errors import ConfigurationError
 from harness_ext.options import suggest
-from harness_ext.suite.cells import Cell
+from harness_ext.suite.cells import Cell, Evaluation, TrainingCell
 from harness_ext.suite.evaluating import task_manager
+from harness_ext.suite.train import training_problems, with_checkpoint
+from harness_ext.suite.training import base_model
 from harness_ext.terminal import outside
 
 
@@ -27,23 +29,27 @@ def check_cells(cells: Sequence[Cell]) -> dict[str, list[str]]:
     from harness_ext.bridge import startup
 
     startup.enforce()
+    trainings = [cell for cell in cells if isinstance(cell, TrainingCell)]
+    found: dict[str, list[str]] = {cell.digest: [] for cell in trainings}
+    evaluations = [cell for cell in cells if isinstance(cell, Evaluation)]
     problems = [f"{cell.title}: `model_args.{name}` looks like a secret: pass it in an environment variable"
-                for cell in cells for name in secrets_in(cell.model_args, _harmless())]  # fmt: skip
+                for cell in evaluations for name in secrets_in(cell.model_args, _harmless())]  # fmt: skip
     if problems:  # nothing may repeat them
         raise ConfigurationError(list(dict.fromkeys(problems)))
-    found: dict[str, list[str]] = {}
     checked: dict[str, tuple[list[str], list[str]]] = {}
-    for cell in cells:
+    for cell in evaluations:
         options = cell.options
         operational = (options.batch_size, options.max_batch_size, options.device)
-        key = json.dumps([cell.model, cell.model_args, operational], sort_keys=True, default=str)
+        trained = cell.identity().get("trained")
+        key = json.dumps([cell.model, cell.model_args, trained, operational], sort_keys=True, default=str)
         if key not in checked:
             with backends_kept() as kept:  # not longer, since some models of lm-eval load their weights at once
                 checked[key] = _check_model(cell, kept)
         models, wrong = checked[key]
         found[cell.digest] = models
         problems += [f"{cell.label}: {problem}" for problem in wrong]
-    problems += _task_problems(cells)
+    problems += _task_problems(evaluations)
+    problems += [problem for cell in trainings for problem in training_problems(cell)]
     if problems:
         raise ConfigurationError(list(dict.fromkeys(problems)))
     return found
@@ -60,7 +66,7 @@ def _harmless() -> frozenset[str]:
     return frozenset({*names, "max_tokens", "max_gen_toks", "tokenizer", "tokenized_requests", "tokenizer_backend"})
 
 
-def _check_model(cell: Cell, kept: dict[Any, Any]) -> tuple[list[str], list[str]]:
+def _check_model(cell: Evaluation, kept: dict[Any, Any]) -> tuple[list[str], list[str]]:
     """Return what identifies the models of a cell, and what is wrong with it.
 
     cell: the cell.
@@ -83,19 +89,27 @@ def _check_model(cell: Cell, kept: dict[Any, Any]) -> tuple[list[str], list[str]
     except Exception as error:  # whatever a package raises that is missing or broken
         return [], [f"`{cell.model}` cannot be imported: {outside(error)}"]
     options = cell.options
+    arguments, made = dict(cell.model_args), []
+    if (trained := cell.trained) is not None:
+        if problem := _takes_checkpoints(cell, cls):
+            return [], [problem]
+        # The checkpoint does not exist yet, so the model that the training starts from stands for it.
+        base = base_model(trained.by)
+        arguments = with_checkpoint(cell, {} if base is None else {"pretrained": base})
+        made = [_digest([trained.by.digest, trained.checkpoint])]
     if not issubclass(cls, ProtocolLM):
         try:
-            typed_arguments(cls.__init__, cell.model_args)
+            typed_arguments(cls.__init__, arguments)
         except ValueError as error:
             return [], [str(error)]
         given = {
             "model": cell.model,
-            "args": dict(cell.model_args),
+            "args": arguments,
+            "checkpoint": made,
             "batch_size": [options.batch_size, options.max_batch_size],
             "device": options.device,
         }
         return [_digest(given)], []
-    arguments = dict(cell.model_args)
     if cell.control_of is not None:
         arguments = {**arguments, "k": "1"}  # the real one is known once the other cell is finished
         arguments.pop("draws_from", None)
@@ -107,11 +121,32 @@ def _check_model(cell: Cell, kept: dict[Any, Any]) -> tuple[list[str], list[str]
     except ConfigurationError as error:
         return [], list(error.problems)
     identities = {id(backend): identity for identity, backend in kept.items()}
-    backends = {id(setup.backend): setup.backend for setup in plan.seats.values()}
-    return sorted(_digest([identities.get(key), backend.fingerprint]) for key, backend in backends.items()), []
+    seats = {name: setup for name, setup in plan.seats.items() if trained is None or name != trained.seat}
+    backends = {id(setup.backend): setup.backend for setup in seats.values()}
+    existing = [_digest([identities.get(key), backend.fingerprint]) for key, backend in backends.items()]
+    return sorted([*existing, *made]), []
 
 
-def _task_problems(cells: Iterable[Cell]) -> list[str]:
+def _takes_checkpoints(cell: Evaluation, cls: Any) -> str:
+    """Return why a model cannot be given the checkpoint of a training, or an empty text."""
+    from lm_eval.models.huggingface import HFLM
+
+    from harness_ext.bridge.protocol_lm import ProtocolLM
+
+    assert cell.trained is not None
+    name, seat = cell.trained.by.setting, cell.trained.seat
+    if issubclass(cls, ProtocolLM) and seat is None:
+        return f"say which seat of `{cell.model}` gets the checkpoint: `checkpoints_of: {{student: {name}}}`"
+    if issubclass(cls, ProtocolLM):
+        return ""
+    if seat is not None:
+        return f"`{cell.model}` has no seats: give `checkpoints_of: {name}`"
+    if not issubclass(cls, HFLM):
+        return f"`{cell.model}` cannot be given checkpoints: use `hf`, or a protocol with a seat for it"
+    return ""
+
+
+def _task_problems(cells: Iterable[Evaluation]) -> list[str]:
     problems = []
     folders = {cell.options.include_path: None for cell in cells}
     for folder in folders:

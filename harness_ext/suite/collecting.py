@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness_ext.suite.cells import Cell
+from harness_ext.suite.cells import Cell, Evaluation
 from harness_ext.suite.folders import Folders
 from harness_ext.suite.study import Study
 
@@ -14,7 +14,8 @@ def compare_arguments(study: Study, cells: Sequence[Cell], folders: Folders) -> 
 
     Cells that differ in their task or their seed alone are one run: other tasks of it, or repeats.
     """
-    finished = [cell for cell in cells if folders.of(cell).results.is_dir()]
+    evaluations = [cell for cell in cells if isinstance(cell, Evaluation)]
+    finished = [cell for cell in evaluations if folders.of(cell).results.is_dir()]
     arguments = [f"{cell.label}={folders.of(cell).results}" for cell in finished]
     if study.reference is not None:
         arguments += ["--reference", study.reference]

@@ -13,10 +13,14 @@ from harness_ext.engine.processes import place_of
 from harness_ext.errors import FAILED, OK, USAGE, ConfigurationError, HarnessExtError
 from harness_ext.files import make_private_folder
 from harness_ext.records.run_lock import lock_output
-from harness_ext.suite.cells import Cell, cells_of
+from harness_ext.slurm.queue import NoQueueError
+from harness_ext.suite.cells import Cell, Evaluation
+from harness_ext.suite.expanding import cells_of
 from harness_ext.suite.folders import Folders
 from harness_ext.suite.showing import cell_states, count_of, find_cell, print_status
+from harness_ext.suite.slurm_records import InQueue, in_queue
 from harness_ext.suite.study import Study, read_study
+from harness_ext.suite.submit_command import add_options, submit
 from harness_ext.terminal import clean, safe_text
 
 
@@ -26,6 +30,10 @@ def main(arguments: Sequence[str]) -> int:
     if rest and args.action != "collect":
         _parser().error(f"unrecognized arguments: {' '.join(rest)}")
     try:
+        if args.action == "task":
+            return _task(args)
+        if args.action == "serve":
+            return _serve(args)
         study = read_study(args.study)
         cells, folders = cells_of(study), Folders(study.folder)
         if args.action == "check":
@@ -40,6 +48,8 @@ def main(arguments: Sequence[str]) -> int:
             return _logs(cells, folders, args)
         if args.action == "collect":
             return _collect(study, cells, folders, [*rest])
+        if args.action == "submit":
+            return submit(study, cells, folders, args)
         return _run(cells, folders, args)
     except ConfigurationError as error:
         print(
@@ -85,14 +95,31 @@ def _cell(cells: Sequence[Cell], folders: Folders, args: argparse.Namespace) -> 
     from harness_ext.suite.running import prepare
     from harness_ext.suite.worker import run_cells
 
-    if place_of().world > 1:
-        raise ConfigurationError(
-            ["`suite cell` runs in one process, but a launcher has started several: give the job one task"]
-        )
+    _check_alone()
     chosen = [find_cell(cells, folders, text) for text in args.cells]
     needed = {cell.digest: cell for one in chosen for cell in (*one.needs, one)}
     prepare(args.study, list(needed.values()), folders)
     return run_cells(chosen, Folders(folders.root), args.parent)
+
+
+def _task(args: argparse.Namespace) -> int:
+    from harness_ext.suite.slurm_task import run_task
+
+    _check_alone()
+    return run_task(args.list, args.index, args.since)
+
+
+def _serve(args: argparse.Namespace) -> int:
+    from harness_ext.suite.slurm_servers import serve
+
+    return serve(args.list)
+
+
+def _check_alone() -> None:
+    if place_of().world > 1:
+        raise ConfigurationError(
+            ["cells run in one process, but a launcher has started several: give the job one task (`--ntasks=1`)"]
+        )
 
 
 def _check(cells: Sequence[Cell], folders: Folders, args: argparse.Namespace) -> int:
@@ -131,12 +158,17 @@ def _plan(cells: Sequence[Cell], folders: Folders, args: argparse.Namespace) -> 
 
 
 def _status(cells: Sequence[Cell], folders: Folders, args: argparse.Namespace) -> int:
+    jobs = InQueue()
+    try:
+        jobs = in_queue(folders.root)
+    except NoQueueError as error:
+        print(f"[suite] what follows is from the folders of the cells alone: {error}", file=sys.stderr)
     if args.json:
-        print(json.dumps(cell_states(cells, folders), indent=2, ensure_ascii=False))
+        print(json.dumps(cell_states(cells, folders, jobs.cells), indent=2, ensure_ascii=False))
         return OK
     for line in folders.changes(cells):
         print(clean(line))
-    print_status(cells, folders)
+    print_status(cells, folders, jobs)
     return OK
 
 
@@ -154,14 +186,15 @@ def _collect(study: Study, cells: Sequence[Cell], folders: Folders, rest: list[s
     from harness_ext.analysis.compare.command import main as compare
     from harness_ext.suite.collecting import compare_arguments
 
-    missing = [cell for cell in cells if not folders.of(cell).results.is_dir()]
+    evaluations = [cell for cell in cells if isinstance(cell, Evaluation)]
+    missing = [cell for cell in evaluations if not folders.of(cell).results.is_dir()]
     for cell in missing:
         print(f"[suite] {cell.title} is not finished", file=sys.stderr)
-    if len(missing) == len(cells):
+    if len(missing) == len(evaluations):
         raise HarnessExtError(f"no cell is finished: `harness-ext suite run {study.path}`")
     if missing and "--drop_unmatched" not in rest:
         raise HarnessExtError(
-            f"{len(missing)} of {len(cells)} cells are not finished: finish them (`harness-ext suite run "
+            f"{len(missing)} of {len(evaluations)} cells are not finished: finish them (`harness-ext suite run "
             f"{study.path}`), or give --drop_unmatched to compare what all runs have"
         )
     return compare([*compare_arguments(study, cells, folders), *rest])
@@ -200,6 +233,13 @@ def _parser() -> argparse.ArgumentParser:
     action.add_argument("cell", metavar="CELL", help="its number, or a part of its name")
     action.add_argument("--lines", type=_count, metavar="N", help="only the last N lines")
     add("collect", "compare the cells; further arguments are those of `harness-ext compare`")
+    add_options(add("submit", "run every cell that is not finished as jobs of Slurm"))
+    action = actions.add_parser("task", help="run a task of a job array, as the scripts of `submit` do")
+    action.add_argument("list", type=Path, metavar="LIST", help="the file that lists the cells of each task")
+    action.add_argument("index", type=int, metavar="INDEX", help="which task")
+    action.add_argument("--since", type=float, help=argparse.SUPPRESS)
+    action = actions.add_parser("serve", help="run a server that cells share, as the scripts of `submit` do")
+    action.add_argument("list", type=Path, metavar="FILE", help="the file that describes the server")
     action = add("check", "find problems in a study without running anything")
     action.add_argument("cells", nargs="*", help=argparse.SUPPRESS)
     action.add_argument("--json", action="store_true", help="print JSON")

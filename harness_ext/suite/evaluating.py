@@ -15,13 +15,14 @@ from typing import Any
 
 from harness_ext.errors import StoreError
 from harness_ext.files import atomic_write
-from harness_ext.suite.cells import Cell
+from harness_ext.suite.cells import Evaluation
 from harness_ext.suite.folders import CellFolder, Folders, Size
+from harness_ext.suite.train import checkpoint_arguments, with_checkpoint
 
 logger = logging.getLogger("harness_ext")
 
 
-def write_config(cell: Cell, folders: Folders) -> Path:
+def write_config(cell: Evaluation, folders: Folders) -> Path:
     """Write the file that runs a cell with `lm_eval run --config`, and return its path."""
     import yaml
 
@@ -31,9 +32,11 @@ def write_config(cell: Cell, folders: Folders) -> Path:
     return folder.config
 
 
-def lm_eval_config(cell: Cell, folders: Folders) -> dict[str, Any]:
+def lm_eval_config(cell: Evaluation, folders: Folders) -> dict[str, Any]:
     """Return lm-eval's configuration of a cell."""
     folder, arguments = folders.of(cell), dict(cell.model_args)
+    if cell.trained is not None:
+        arguments = with_checkpoint(cell, checkpoint_arguments(cell.trained, folders))
     found: dict[str, Any] = {"model": cell.model, "model_args": arguments, "tasks": [cell.task], **cell.options.given()}
     if cell.seed is not None:
         found["seed"] = [cell.seed] * 4
@@ -84,7 +87,7 @@ class Evaluator:
     def __init__(self) -> None:
         self._models: dict[str, Any] = {}
 
-    def run(self, cell: Cell, folders: Folders) -> None:
+    def run(self, cell: Evaluation, folders: Folders) -> None:
         """Run a cell, and give its results their name once they are complete.
 
         Raises whatever lm-eval and the model raise, and StoreError if the results cannot be written.

@@ -82,6 +82,11 @@ class CellFolder:
         return self.path / "records"
 
     @property
+    def training(self) -> Path:
+        """Return the folder into which a training writes."""
+        return self.path / "training"
+
+    @property
     def results(self) -> Path:
         """Return the folder of lm-eval's results. It exists only once they are complete."""
         return self.path / "results"
@@ -277,7 +282,7 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str
         old, new = before.get(name), after.get(name)
         if old == new and (name in before) == (name in after):
             continue
-        if prefix == "control.":
+        if prefix == "control." or (prefix, name) == ("trained.", "by"):
             found.append(f"the cell that `{prefix}{name}` refers to was changed")
         elif isinstance(old, Mapping) and isinstance(new, Mapping):
             found += differences(old, new, f"{prefix}{name}.")

@@ -14,7 +14,7 @@ from harness_ext.engine.progress import as_clock
 from harness_ext.errors import ConfigurationError
 from harness_ext.options import suggest
 from harness_ext.records import Usage
-from harness_ext.suite.cells import Cell
+from harness_ext.suite.cells import Cell, Evaluation
 from harness_ext.suite.folders import Folders
 from harness_ext.suite.showing import count_of
 
@@ -44,19 +44,23 @@ def forecast(cells: Sequence[Cell], folders: Folders, pilots: Mapping[str, Path]
     folders: their folders.
     pilots: run directories by the name of the setting that they are pilots of.
 
-    The figures of a cell come from its own records, else from those of a cell with the same label and task and another
-    seed, else from a pilot. Raises ConfigurationError for a pilot that is none.
+    The figures of an evaluation come from its own records, else from those of a cell with the same label and task and
+    another seed, else from a pilot. Raises ConfigurationError for a pilot that is none.
     """
     _check_pilots(cells, pilots)
-    spent = {cell.digest: _usages(folders.of(cell).records, None) for cell in cells}
+    evaluations = [cell for cell in cells if isinstance(cell, Evaluation)]
+    spent = {cell.digest: _usages(folders.of(cell).records, None) for cell in evaluations}
     found = []
     for cell in cells:
-        documents = _documents(cell, cells, folders)
+        if not isinstance(cell, Evaluation):
+            found.append(_of_training(cell, folders))
+            continue
+        documents = _documents(cell, evaluations, folders)
         own, source = spent[cell.digest], "measured"
         if not folders.of(cell).results.is_dir():
             source = f"from its first {len(own)} documents"
         if not own:
-            alike = [c for c in cells if (c.label, c.task) == (cell.label, cell.task) and spent[c.digest]]
+            alike = [c for c in evaluations if (c.label, c.task) == (cell.label, cell.task) and spent[c.digest]]
             if alike:
                 own, source = spent[alike[0].digest], f"from {alike[0].title}"
         if not own and cell.setting in pilots:
@@ -77,8 +81,16 @@ def forecast(cells: Sequence[Cell], folders: Folders, pilots: Mapping[str, Path]
     return found
 
 
+def _of_training(cell: Cell, folders: Folders) -> Forecast:
+    """Return what a training has taken: only its time is known, and only once it is finished."""
+    seconds = folders.of(cell).duration if folders.of(cell).results.is_dir() else None
+    if seconds is None:
+        return Forecast("unknown: a training")
+    return Forecast("measured", None, {**dict.fromkeys(FIGURES), "seconds": Total(seconds)})
+
+
 def _check_pilots(cells: Sequence[Cell], pilots: Mapping[str, Path]) -> None:
-    settings, problems = list(dict.fromkeys(cell.setting for cell in cells)), []
+    settings, problems = list(dict.fromkeys(cell.setting for cell in cells if isinstance(cell, Evaluation))), []
     for setting, path in pilots.items():
         if setting not in settings:
             problems.append(f"--pilot {setting}: there is no such setting{suggest(setting, settings)}")
@@ -95,10 +107,10 @@ def _usages(run: Path, task: str | None) -> list[Usage]:
     return [usage for (name, _), usage in question_costs(run).items() if task in (None, name)]
 
 
-def _documents(cell: Cell, cells: Sequence[Cell], folders: Folders) -> int | None:
+def _documents(cell: Evaluation, cells: Sequence[Evaluation], folders: Folders) -> int | None:
     """Return the number of a cell's documents: as lm-eval found it for this cell or one with the same documents."""
 
-    def chosen(one: Cell) -> str:
+    def chosen(one: Evaluation) -> str:
         options = one.options
         return json.dumps([one.task, options.limit, options.samples, options.include_path], default=str)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from harness_ext.suite.cells import Cell
+from harness_ext.suite.cells import Cell, Evaluation, TrainingCell
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,10 @@ def group_cells(cells: Sequence[Cell], models: Mapping[str, Sequence[str]]) -> l
 
     A cell joins a group if that has all of its models, so that no process holds more models than its most demanding
     cell needs anyway. Within a group, cells with fewer models come first, since the others share their calls, and a
-    control comes after what it needs.
+    control comes after what it needs. A training is a group of its own.
     """
+    trainings = [Group((cell,), frozenset()) for cell in cells if isinstance(cell, TrainingCell)]
+    cells = [cell for cell in cells if not isinstance(cell, TrainingCell)]
     sets = {cell.digest: frozenset(models.get(cell.digest, ())) for cell in cells}
     largest: list[frozenset[str]] = []
     for found in sorted(dict.fromkeys(sets.values()), key=len, reverse=True):
@@ -42,6 +44,10 @@ def group_cells(cells: Sequence[Cell], models: Mapping[str, Sequence[str]]) -> l
     position = {cell.digest: number for number, cell in enumerate(cells)}
 
     def order(cell: Cell) -> tuple[bool, int, int]:
-        return (bool(cell.needs), len(sets[cell.digest]), position[cell.digest])
+        return (
+            isinstance(cell, Evaluation) and cell.control_of is not None,
+            len(sets[cell.digest]),
+            position[cell.digest],
+        )
 
-    return [Group(tuple(sorted(found, key=order)), home) for home, found in members.items()]
+    return trainings + [Group(tuple(sorted(found, key=order)), home) for home, found in members.items()]

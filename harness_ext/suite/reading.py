@@ -26,7 +26,7 @@ def _read(path: Path, above: tuple[Path, ...], problems: list[str]) -> dict[str,
         chain = " -> ".join(file.name for file in (*above[above.index(there) :], there))
         problems.append(f"the files include each other ({chain}): remove one `include`")
         return {}
-    content = _load(path, problems)
+    content = load(path, problems)
     named = content.pop("include", None) or []
     if isinstance(named, str):
         named = [named]
@@ -39,7 +39,8 @@ def _read(path: Path, above: tuple[Path, ...], problems: list[str]) -> dict[str,
     return deep_merge(merged, content)
 
 
-def _load(path: Path, problems: list[str]) -> dict[str, Any]:
+def load(path: Path, problems: list[str]) -> dict[str, Any]:
+    """Return the content of a YAML file; empty, with a message in `problems`, if it cannot be used."""
     import yaml
 
     try:
@@ -53,7 +54,7 @@ def _load(path: Path, problems: list[str]) -> dict[str, Any]:
     if found is None:
         found = {}
     if not isinstance(found, dict):
-        problems.append(f"{path} does not contain a mapping: see docs/suite.md for what a study contains")
+        problems.append(f"{path} does not contain a mapping: write names and values (`name: value`)")
         return {}
     return found
 

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,9 +34,29 @@ def prepare(path: Path, cells: Sequence[Cell], folders: Folders) -> None:
 
     Raises ConfigurationError with all problems at once. Nothing was created then.
     """
+    create(cells, folders, check_new(path, cells, folders))
+
+
+def create(cells: Sequence[Cell], folders: Folders, models: Mapping[str, Sequence[str]]) -> None:
+    """Create the folders of the cells that were checked. `models`: what `check_new` returned."""
+    for cell in cells:
+        if cell.digest in models:
+            folders.of(cell).create(cell, models[cell.digest])
+
+
+def check_new(path: Path, cells: Sequence[Cell], folders: Folders) -> dict[str, list[str]]:
+    """Check the cells that have no folder yet, in a process of its own.
+
+    path: the file of the study.
+    cells: its cells.
+    folders: the folders of the suite.
+
+    Returns what identifies the models of each of them, by its digest. Raises ConfigurationError with all problems at
+    once.
+    """
     new = [cell for cell in cells if not folders.of(cell).description]
     if not new:
-        return
+        return {}
     names = [cell.digest for cell in new]
     done = subprocess.run(command("check", str(path), *names, "--json"), stdout=subprocess.PIPE, text=True, check=False)
     try:
@@ -47,8 +67,8 @@ def prepare(path: Path, cells: Sequence[Cell], folders: Folders) -> None:
         ) from error
     if found["problems"]:
         raise ConfigurationError(found["problems"])
-    for cell in new:
-        folders.of(cell).create(cell, found["models"][cell.digest])
+    models: dict[str, list[str]] = found["models"]
+    return models
 
 
 def command(*arguments: str) -> list[str]:

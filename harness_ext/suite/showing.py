@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from harness_ext.engine.progress import as_clock
 from harness_ext.errors import ConfigurationError
 from harness_ext.options import suggest
+from harness_ext.slurm.queue import Queued
 from harness_ext.suite.cells import Cell
 from harness_ext.suite.folders import Folders, State
 from harness_ext.suite.running import seconds_left
+from harness_ext.suite.slurm_records import InQueue
 from harness_ext.terminal import outside
 
 
-def cell_states(cells: Sequence[Cell], folders: Folders) -> list[dict[str, Any]]:
-    """Return the state of each cell as JSON values: what `suite status --json` prints."""
+def cell_states(cells: Sequence[Cell], folders: Folders, queue: Mapping[str, Queued]) -> list[dict[str, Any]]:
+    """Return the state of each cell as JSON values: what `suite status --json` prints.
+
+    cells: the cells.
+    folders: their folders.
+    queue: the jobs of Slurm that run cells, by the digests of the cells.
+    """
     now, rows = time.time(), []
     for index, cell in enumerate(cells):
-        folder = folders.of(cell)
-        state, size, failure = folder.state, folder.size, folder.failure
+        folder, job = folders.of(cell), queue.get(cell.digest)
+        size, failure = folder.size, folder.failure
+        state = state_in_queue(folder.state, job)
         rows.append(
             {
                 "index": index, "cell": folder.path.name, "title": cell.title, "folder": str(folder.path),
@@ -31,18 +39,20 @@ def cell_states(cells: Sequence[Cell], folders: Folders) -> list[dict[str, Any]]
                 "seconds": folder.duration if state == "finished" else None,
                 "seconds_left": folder.seconds_left(now) if state == "running" else None,
                 "error": list(failure.lines) if failure is not None and state == "failed" else [],
+                "job": None if job is None else {"name": job.name, "state": job.state, "reason": job.reason},
             }
         )  # fmt: skip
     return rows
 
 
-def print_status(cells: Sequence[Cell], folders: Folders) -> None:
+def print_status(cells: Sequence[Cell], folders: Folders, on_slurm: InQueue) -> None:
     """Print the state of each cell, and that of the suite below."""
     from harness_ext.terminal import console, print_table
 
-    rows = cell_states(cells, folders)
+    rows = cell_states(cells, folders, on_slurm.cells)
     out = console()
-    print_table(out, "", ("cell", "no.", "state", "questions", "failed", "time", "left"), map(_row, rows))
+    head = ("cell", "no.", "state", "questions", "failed", "time", "left", *(("job",) if on_slurm.cells else ()))
+    print_table(out, "", head, ((*_row(row), *([_job(row)] if on_slurm.cells else [])) for row in rows))
     counts = Counter(row["state"] for row in rows)
     states = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
     open_cells = {cell.digest for cell, row in zip(cells, rows, strict=True) if row["state"] != "finished"}
@@ -50,6 +60,8 @@ def print_status(cells: Sequence[Cell], folders: Folders) -> None:
     if open_cells:
         states += f"; time left in one process: {'unknown' if left is None else 'about ' + as_clock(left)}"
     out.print(f"{count_of(cells)}: {states}")
+    for name, job in on_slurm.others.items():
+        out.print(f"job {job.name} ({name}): {_waiting(job.state, job.reason)}")
     for row in rows:
         if row["error"]:
             out.print(f"\n{row['title']} failed (`harness-ext suite logs STUDY {row['index']}` shows more):")
@@ -57,13 +69,35 @@ def print_status(cells: Sequence[Cell], folders: Folders) -> None:
                 out.print(f"  {line}")
 
 
-STATES = get_args(State)
+STATES = (*get_args(State), "queued", "held", "requeued")
 
 
 def _row(row: dict[str, Any]) -> tuple[str, ...]:
     asked = "" if row["questions"] is None else f"{row['answered']}/{row['questions']}"
     times = ("" if row[key] is None else as_clock(row[key]) for key in ("seconds", "seconds_left"))
     return (row["title"], str(row["index"]), row["state"], asked, str(row["failed_questions"] or ""), *times)
+
+
+def state_in_queue(state: str, job: Queued | None) -> str:
+    """Return the state of a cell, given that in its folder and the job that runs it, or None.
+
+    The folder says whether the cell is finished or running now. Of another one it only says how its last attempt ended,
+    and the queue when the next one will come.
+    """
+    if job is None or state in ("finished", "running"):
+        return state
+    if job.kind == "running":  # another cell of the same task runs
+        return state if state == "failed" else "queued"
+    return job.kind
+
+
+def _job(row: dict[str, Any]) -> str:
+    job = row["job"]
+    return "" if job is None else f"{job['name']} {_waiting(job['state'], job['reason'])}"
+
+
+def _waiting(state: str, reason: str) -> str:
+    return outside(state.lower() if reason in ("None", "") else f"{state.lower()} ({reason})")
 
 
 def find_cell(cells: Sequence[Cell], folders: Folders, text: str) -> Cell:

@@ -3,96 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from harness_ext.config.run_options import RUNS
 from harness_ext.errors import ConfigurationError
-from harness_ext.options import build, known_names, suggest
-from harness_ext.suite.reading import deep_merge, read_files
+from harness_ext.options import suggest
+from harness_ext.suite.reading import deep_merge, load, read_files, set_path
+from harness_ext.suite.settings import OF_A_RUN, SET_BY_SUITE, Control, Setting, check_fields
+from harness_ext.suite.slurm_options import check_slurm
+from harness_ext.suite.training import Training, check_options
 from harness_ext.terminal import outside
 
 KEYS = (
     "name", "folder", "include", "defaults", "presets", "settings", "tasks", "seeds", "matrix", "exclude", "reference",
-    "groups", "metrics", "cluster",
+    "groups", "metrics", "cluster", "trainings", "slurm",
 )  # fmt: skip
-SETTING_KEYS = ("base", "model", "model_args", "tasks", "seeds", "matrix", "control")
-MAPPINGS = ("gen_kwargs", "metadata", "samples")
-OF_A_RUN = frozenset(
-    {"model", "model_args", "gen_kwargs", "system_instruction", "apply_chat_template", "fewshot_as_multiturn"}
-)
-SET_BY_SUITE = {"run_dir": "each cell has its own folder", "k": "`control` chooses it"}
-
-
-@dataclass(frozen=True)
-class LmEvalOptions:
-    """The options of lm-eval that a setting may give, by lm-eval's own names and with its defaults.
-
-    num_fewshot: the number of few-shot examples.
-    limit: how many documents of each task to evaluate, or which share of them.
-    samples: the numbers of the documents to evaluate, by task.
-    gen_kwargs: generation settings that override those of the task.
-    system_instruction: the system message.
-    apply_chat_template: whether to apply the model's chat template, or the name of a template.
-    fewshot_as_multiturn: whether few-shot examples are turns of the conversation.
-    include_path: a folder of task files.
-    metadata: what tasks need besides.
-    trust_remote_code, confirm_run_unsafe_code: lm-eval's consents.
-    batch_size, max_batch_size, device: where and how fast models run; these do not identify a cell.
-    """
-
-    num_fewshot: int | None = None
-    limit: float | None = None
-    samples: Any = None
-    gen_kwargs: Any = None
-    system_instruction: str | None = None
-    apply_chat_template: bool | str | None = None
-    fewshot_as_multiturn: bool | None = None
-    include_path: str | None = None
-    metadata: Any = None
-    trust_remote_code: bool | None = None
-    confirm_run_unsafe_code: bool | None = None
-    batch_size: int | str | None = None
-    max_batch_size: int | None = None
-    device: str | None = None
-
-    def given(self) -> dict[str, Any]:
-        """Return the options that were given."""
-        return {name: value for name, value in vars(self).items() if value is not None}
-
-
-@dataclass(frozen=True)
-class Control:
-    """Self-consistency at equal cost.
-
-    of: the setting whose cost per question decides how many draws a question gets.
-    draws_from: the setting whose drafts show what a draw costs. Default None: `of`.
-    """
-
-    of: str
-    draws_from: str | None = None
-
-
-@dataclass(frozen=True)
-class Setting:
-    """A setting before it is combined with tasks, seeds and axes.
-
-    name: its name in the study.
-    fields: its model, its model's arguments and lm-eval's options, with everything that it inherits.
-    tasks: the tasks with the fields that each one changes.
-    seeds: the seeds; None stands for lm-eval's own.
-    axes: the axes of its matrix by name, each with the fields that each of its values changes, by label.
-    control: what it is an equal-cost control of, or None.
-    """
-
-    name: str
-    fields: Mapping[str, Any]
-    tasks: Mapping[str, Mapping[str, Any]]
-    seeds: tuple[int | None, ...]
-    axes: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
-    control: Control | None = None
 
 
 @dataclass(frozen=True)
@@ -103,22 +31,26 @@ class Study:
     name: its name.
     folder: where its cells are.
     settings: the settings in the order of the file.
+    trainings: the trainings, whose checkpoints settings may evaluate.
     exclude: which combinations to leave out: names of coordinates with the values that an excluded cell has.
     reference: the label of the run that the others are compared with. Default None: the first.
     groups: tasks to pool in comparisons, by name.
     metrics: the metrics to compare. Default none: all.
     cluster: the field of a document by which comparisons resample. Default None.
+    slurm: how its cells run on Slurm, unless they say otherwise. Default: as the cluster likes.
     """
 
     path: Path
     name: str
     folder: Path
     settings: tuple[Setting, ...]
+    trainings: tuple[Training, ...] = ()
     exclude: tuple[Mapping[str, tuple[str, ...]], ...] = ()
     reference: str | None = None
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     metrics: tuple[str, ...] = ()
     cluster: str | None = None
+    slurm: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_study(path: Path) -> Study:
@@ -133,27 +65,7 @@ def read_study(path: Path) -> Study:
     return study
 
 
-def check_fields(fields: Mapping[str, Any], where: str, problems: list[str]) -> LmEvalOptions:
-    """Return the lm-eval options among the fields of a setting.
-
-    fields: the fields.
-    where: where they are, for messages.
-    problems: receives a message for each field that is unknown or has a wrong type.
-    """
-    known = known_names(LmEvalOptions)
-    problems += [
-        f"{where}: there is no field `{outside(name)}`{suggest(str(name), [*SETTING_KEYS, *known])}"
-        for name in fields
-        if name not in (*known, "model", "model_args")
-    ]
-    for name in ("model_args", *MAPPINGS):
-        value = fields.get(name)
-        if value is not None and not isinstance(value, Mapping):
-            problems.append(f"{where}: `{name}` takes names and values (`{name}: {{name: value}}`)")
-    found: list[str] = []
-    options = build(LmEvalOptions, {name: fields[name] for name in known if name in fields}, found)
-    problems += [f"{where}: {problem}" for problem in found]
-    return options or LmEvalOptions()
+Check = Callable[[Mapping[str, Any], str, list[str]], object]
 
 
 class _Reader:
@@ -163,6 +75,7 @@ class _Reader:
         self.content, self.problems = content, problems
         self.presets = self._mapping("presets")
         self.raw = self._mapping("settings")
+        self.raw_trainings = self._mapping("trainings")
 
     def study(self, path: Path) -> Study:
         for key in self.content:
@@ -172,8 +85,10 @@ class _Reader:
             self.problems.append("`include` belongs to the top of a file")
         if not self.raw:
             self.problems.append("the study has no `settings`: name at least one")
-        for name in self.presets.keys() & self.raw.keys():
-            self.problems.append(f"`{name}` is a preset and a setting: rename one of them")
+        for name in self.presets.keys() & (self.raw.keys() | self.raw_trainings.keys()):
+            what = "setting" if name in self.raw else "training"
+            self.problems.append(f"`{name}` is a preset and a {what}: rename one of them")
+        check_slurm(self.content.get("slurm"), "slurm", self.problems, whole=True)
         name = str(self.content.get("name") or path.stem)
         settings = tuple(self._setting(key) for key in self.raw)
         for setting in settings:
@@ -183,11 +98,13 @@ class _Reader:
             name,
             Path(str(self.content.get("folder") or RUNS / "suites" / re.sub(r"[^A-Za-z0-9._-]+", "-", name))),
             settings,
+            tuple(self._training(key) for key in self.raw_trainings),
             self._exclude(),
             self._text("reference"),
             {group: self._names(f"groups.{group}", tasks) for group, tasks in self._mapping("groups").items()},
             self._names("metrics", self.content.get("metrics") or []),
             self._text("cluster"),
+            self._mapping("slurm"),
         )
 
     def _mapping(self, key: str) -> dict[str, Any]:
@@ -216,12 +133,15 @@ class _Reader:
 
     # -- settings --------------------------------------------------------------------------------------------------
 
-    def _setting(self, name: str) -> Setting:
-        where = f"settings.{name}"
+    def _check_name(self, name: str, where: str) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
             self.problems.append(f"{where}: a name consists of letters, digits, `.`, `_` and `-`")
+
+    def _setting(self, name: str) -> Setting:
+        where = f"settings.{name}"
+        self._check_name(name, where)
         top = {key: self.content[key] for key in ("tasks", "seeds", "matrix") if self.content.get(key) is not None}
-        own = self._inherited(name, ())
+        own = self._inherited("settings", self.raw, name, ())
         control = self._control(own.get("control"), where)
         fields = deep_merge(deep_merge(top, self._mapping("defaults")), own)
         for key in ("tasks", "seeds", "matrix"):
@@ -245,14 +165,14 @@ class _Reader:
         axes = self._axes(fields.get("matrix"), where)
         return Setting(name, plain, tasks, self._seeds(fields.get("seeds"), where), axes, control)
 
-    def _inherited(self, name: str, below: tuple[str, ...]) -> dict[str, Any]:
-        """Return the fields of a setting or preset over those of its bases."""
+    def _inherited(self, key: str, entries: Mapping[str, Any], name: str, below: tuple[str, ...]) -> dict[str, Any]:
+        """Return the fields of an entry of `settings` or `trainings`, or of a preset, over those of its bases."""
         if name in below:
             chain = " -> ".join((*below[below.index(name) :], name))
-            self.problems.append(f"settings are based on each other ({chain}): remove one `base`")
+            self.problems.append(f"{key} are based on each other ({chain}): remove one `base`")
             return {}
-        where = f"presets.{name}" if name in self.presets else f"settings.{name}"
-        own = self.presets.get(name, self.raw.get(name))
+        where = f"presets.{name}" if name in self.presets else f"{key}.{name}"
+        own = self.presets.get(name, entries.get(name))
         if own is None:
             own = {}
         if not isinstance(own, dict):
@@ -262,13 +182,13 @@ class _Reader:
         base = own.pop("base", None)
         if base is None:
             return own
-        known = [*self.presets, *self.raw]
+        known = [*self.presets, *entries]
         if not isinstance(base, str) or base not in known:
             self.problems.append(
-                f"{where}: `base: {outside(base, 60)}` is neither a preset nor a setting{suggest(str(base), known)}"
+                f"{where}: `base: {outside(base, 60)}` is neither a preset nor a {key[:-1]}{suggest(str(base), known)}"
             )
             return own
-        return deep_merge(self._inherited(base, (*below, name)), own)
+        return deep_merge(self._inherited(key, entries, base, (*below, name)), own)
 
     def _tasks(self, value: Any, where: str) -> dict[str, Mapping[str, Any]]:
         if isinstance(value, str):
@@ -295,13 +215,13 @@ class _Reader:
                 )
         return found
 
-    def _fields(self, value: Any, where: str) -> Mapping[str, Any]:
+    def _fields(self, value: Any, where: str, check: Check = check_fields) -> Mapping[str, Any]:
         if value is None:
             return {}
         if not isinstance(value, dict):
             self.problems.append(f"{where}: takes names and values, not {outside(value, 60)}")
             return {}
-        check_fields(value, where, self.problems)
+        check(value, where, self.problems)
         return value
 
     def _seeds(self, value: Any, where: str) -> tuple[int | None, ...]:
@@ -317,9 +237,10 @@ class _Reader:
             self.problems.append(f"{where}: `seeds` is empty: name some, or leave it out for lm-eval's own")
         return tuple(values)
 
-    def _axes(self, value: Any, where: str) -> dict[str, dict[str, Mapping[str, Any]]]:
-        from harness_ext.suite.reading import set_path
-
+    def _axes(
+        self, value: Any, where: str, taken: Sequence[str] = ("setting", "task", "seed", "checkpoint"),
+        check: Check = check_fields,
+    ) -> dict[str, dict[str, Mapping[str, Any]]]:  # fmt: skip
         if value is None:
             return {}
         if not isinstance(value, dict):
@@ -330,14 +251,14 @@ class _Reader:
             place, name = f"{where}, axis {axis}", str(axis).removeprefix("model_args.")
             if values is None:
                 continue  # an inherited axis that the setting does not want
-            if name in ("setting", "task", "seed") or name in axes:
+            if name in taken or name in axes:
                 self.problems.append(f"{place}: the name is taken: choose another")
             if isinstance(values, list) and values:
                 changes = [(str(item), set_path({}, str(axis), item)) for item in values]
-                check_fields(changes[0][1], place, self.problems)
+                check(changes[0][1], place, self.problems)
             elif isinstance(values, dict) and values:
                 changes = [
-                    (str(label), dict(self._fields(item, f"{place}, {label}"))) for label, item in values.items()
+                    (str(label), dict(self._fields(item, f"{place}, {label}", check))) for label, item in values.items()
                 ]
             else:
                 self.problems.append(f"{place}: takes a list of values for one field, or named values with fields")
@@ -346,6 +267,23 @@ class _Reader:
                 self.problems.append(f"{place}: a value is given twice: remove one")
             axes[name] = dict(changes)
         return axes
+
+    # -- trainings -------------------------------------------------------------------------------------------------
+
+    def _training(self, name: str) -> Training:
+        where = f"trainings.{name}"
+        self._check_name(name, where)
+        own = self._inherited("trainings", self.raw_trainings, name, ())
+        config, matrix, slurm = own.pop("config", None), own.pop("matrix", None), own.pop("slurm", None)
+        check_slurm(slurm, f"{where}.slurm", self.problems)
+        file: dict[str, Any] = {}
+        if isinstance(config, str):
+            file = load(Path(config).expanduser(), self.problems)
+        elif config is not None:
+            self.problems.append(f"{where}: `config` takes the path of a file of `harness-ext finetune`")
+        axes = self._axes(matrix, where, ("training", "setting", "task", "seed", "checkpoint"), check_options)
+        check_options(own, where, self.problems)
+        return Training(name, file, own, axes, slurm if isinstance(slurm, dict) else {})
 
     # -- what refers to settings -----------------------------------------------------------------------------------
 

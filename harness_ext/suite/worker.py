@@ -9,24 +9,29 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from harness_ext.errors import FAILED, OK, HarnessExtError, StoreError
-from harness_ext.suite.cells import Cell
+from harness_ext.suite.cells import Cell, Evaluation, TrainingCell
 from harness_ext.suite.folders import CellFolder, Folders
 from harness_ext.terminal import clean, outside
 
 LAST_LINES = 5
 
 
-def run_cells(cells: Sequence[Cell], folders: Folders, parent: int | None = None) -> int:
+def run_cells(
+    cells: Sequence[Cell], folders: Folders, parent: int | None = None,
+    servers: Mapping[str, Mapping[str, Path]] | None = None,
+) -> int:  # fmt: skip
     """Run cells and return the exit status: 1 if one of them failed.
 
     cells: the cells, whose folders exist.
     folders: the folders of the suite.
     parent: the process without which this one ends; None for none.
+    servers: the files with the addresses of servers that other processes run, by the seats that use them, by the
+        digests of the cells. Default None: there are none.
 
     A failure does not stop the other cells, unless it is an error that this package did not expect. That may have left
     the process in a bad state (a GPU without memory, for example), so the rest is left to a new process.
@@ -34,6 +39,7 @@ def run_cells(cells: Sequence[Cell], folders: Folders, parent: int | None = None
     from harness_ext.backends.kept import backends_kept
     from harness_ext.bridge import startup
     from harness_ext.engine.endings import ends_by_signal
+    from harness_ext.serving.shared import servers_shared
 
     if parent is not None:
         _end_with(parent)
@@ -49,7 +55,8 @@ def run_cells(cells: Sequence[Cell], folders: Folders, parent: int | None = None
             if folder.state == "finished":
                 print(f"[suite] {cell.title} is finished", file=sys.stderr)
                 continue
-            expected = _run_cell(cell, folder, folders, evaluator)
+            with servers_shared((servers or {}).get(cell.digest, {})):
+                expected = _run_cell(cell, folder, folders, evaluator)
             gc.collect()  # a run directory is locked as long as its model exists
             if expected is None:
                 continue
@@ -63,6 +70,7 @@ def run_cells(cells: Sequence[Cell], folders: Folders, parent: int | None = None
 def _run_cell(cell: Cell, folder: CellFolder, folders: Folders, evaluator: object) -> bool | None:
     """Run a cell. Return None if it is finished, and otherwise whether this package expects failures like its own."""
     from harness_ext.suite.evaluating import Evaluator
+    from harness_ext.suite.train import train
 
     assert isinstance(evaluator, Evaluator)
     print(f"[suite] {cell.title}: see {folder.log}", file=sys.stderr)
@@ -81,7 +89,10 @@ def _run_cell(cell: Cell, folder: CellFolder, folders: Folders, evaluator: objec
         with _logged(folder.log):
             print(f"[suite] attempt {attempt.number}, {time.strftime('%Y-%m-%d %H:%M:%S %z')}", file=sys.stderr)
             try:
-                evaluator.run(cell, folders)
+                if isinstance(cell, TrainingCell):
+                    train(cell, folder)
+                elif isinstance(cell, Evaluation):
+                    evaluator.run(cell, folders)
             except Exception as error:
                 failure = error
                 traceback.print_exc()

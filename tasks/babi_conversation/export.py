@@ -30,8 +30,8 @@ COLUMNS = (
 
 
 def file(doc: Mapping[str, Any], label: str) -> str:
-    """Return the path of the table: `test_<model>_results.csv`."""
-    return f"test_{re.sub(r'[^A-Za-z0-9._-]+', '_', label)}_results.csv"
+    """Return the path of the table: `<split>_<model>_results.csv`."""
+    return f"{doc.get('split', 'test')}_{re.sub(r'[^A-Za-z0-9._-]+', '_', label)}_results.csv"
 
 
 def rows(doc_id: int, doc: Mapping[str, Any], reply: str) -> list[dict[str, Any]]:

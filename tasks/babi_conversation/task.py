@@ -48,7 +48,7 @@ class BabiConversation(ConfigurableTask):  # type: ignore[misc]
     ) -> str:
         """Return the context with the parts of the story. There are no few-shot examples."""
         assert chat_template is not None  # build_all_requests guarantees it
-        system = "\n\n".join(text for text in (system_instruction, INSTRUCTION) if text)
+        system = "\n\n".join(text for text in (system_instruction, self.config.description or INSTRUCTION) if text)
         parts = [{"role": PART, "content": part_text(part)} for part in doc["parts"]]
         return chat_template([{"role": "system", "content": system}, *parts])
 

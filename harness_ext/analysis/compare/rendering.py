@@ -80,23 +80,23 @@ def as_markdown(comparison: Comparison, cost: str | None = None) -> str:
     cost: the measure of cost for comparisons at equal cost. Default: the first known one of `BY_DEFAULT`.
     """
     lines: list[str] = []
-    for title, head, cells in _tables(comparison, cost):
+    for title, head, cells in tables(comparison, cost):
         lines += [f"**{_escaped(title)}**", "", f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
         lines += [f"| {' | '.join(_escaped(cell) for cell in row)} |" for row in cells]
         lines.append("")
-    return "\n".join([*lines, *(f"- {_escaped(note)}" for note in _remarks(comparison))]) + "\n"
+    return "\n".join([*lines, *(f"- {_escaped(note)}" for note in remarks(comparison))]) + "\n"
 
 
 def to_terminal(comparison: Comparison, cost: str | None = None) -> None:
     """Print the tables; the arguments are those of `as_markdown`."""
     out = console()
-    for title, head, cells in _tables(comparison, cost):
+    for title, head, cells in tables(comparison, cost):
         print_table(out, title, head, cells)
-    for note in _remarks(comparison):
+    for note in remarks(comparison):
         out.print(f"- {safe_line(note)}")
 
 
-def _tables(comparison: Comparison, cost: str | None) -> list[tuple[str, list[str], Cells]]:
+def tables(comparison: Comparison, cost: str | None) -> list[tuple[str, list[str], Cells]]:
     """Return title, column heads and cells of each table.
 
     For each pool and metric there is one of scores and one of comparisons at equal cost; for each pool one of cost.
@@ -182,17 +182,18 @@ def _cost_cells(row: ComparisonRow) -> list[str]:
     return [row.run, *map(_amount, figures), _amount(cost.seconds)]
 
 
-def _remarks(comparison: Comparison) -> list[str]:
+def remarks(comparison: Comparison) -> list[str]:
+    """Return the sentences below the tables: reference, tests, clusters, controls, and what was noted."""
     tests = list(dict.fromkeys(row.difference.test for row in comparison.rows if row.difference))
     others = len(comparison.runs) - 1
-    remarks = [f"Reference: {comparison.runs[0]}; {', '.join(tests)}; Holm over {others} runs."] if tests else []
+    found = [f"Reference: {comparison.runs[0]}; {', '.join(tests)}; Holm over {others} runs."] if tests else []
     if not others:
-        remarks.append("One run: there is nothing to compare it with.")
+        found.append("One run: there is nothing to compare it with.")
     if comparison.clusters:
-        remarks.append(f"Clusters: {comparison.clusters}.")
+        found.append(f"Clusters: {comparison.clusters}.")
     if comparison.controls:
-        remarks.append(f"Controls at equal cost: {', '.join(comparison.controls)}, and mixes of them.")
-    return [*remarks, *comparison.notes]
+        found.append(f"Controls at equal cost: {', '.join(comparison.controls)}, and mixes of them.")
+    return [*found, *comparison.notes]
 
 
 def _ends(interval: Interval | None) -> tuple[float | None, float | None]:

@@ -135,7 +135,7 @@ def question_costs(run: Path) -> dict[tuple[str, str], Usage]:
         total = ((summary.get("usage") or {}).get(name) or {}).get("total") or {}
         tokens = (total.get("prompt_tokens") or 0) + (total.get("completion_tokens") or 0)
         derived = round(total["flops"] / 2 / tokens) if tokens and total.get("flops") else None
-        seats[name] = SeatCost(seat.get("parameters") or derived, seat.get("price_in"), seat.get("price_out"))
+        seats[name] = SeatCost.read({**seat, "parameters": seat.get("parameters") or derived})
     by_document: dict[tuple[str, str], list[Usage]] = {}
     for transcript in read_transcripts(run):
         usage = Usage.total(seats.get(turn.seat, SeatCost()).usage(turn) for turn in transcript.turns)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from harness_ext.analysis.estimate import FIGURES, Sampler, Total, ask_sample, estimate
+from harness_ext.analysis.estimate import Total, ask_sample, estimate
+from harness_ext.analysis.sampling import FIGURES, Sampler
 from harness_ext.errors import ConfigurationError
 from harness_ext.records import Usage
 

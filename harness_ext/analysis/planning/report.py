@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from harness_ext.analysis.estimate import FIGURES, Total
+from harness_ext.analysis.estimate import Total, is_shown
 from harness_ext.analysis.planning.clustered import LARGEST, ClusterShape
 from harness_ext.analysis.planning.costs import Cost
 from harness_ext.analysis.planning.design import Answers, Design, Row, Table
 from harness_ext.analysis.planning.models import MOST
 from harness_ext.analysis.planning.pilot import Pilot
+from harness_ext.analysis.sampling import FIGURES
 from harness_ext.terminal import console, print_table, safe_line
 
 
@@ -146,7 +147,7 @@ def cost_tables(report: Report) -> Iterator[tuple[str, list[str], list[list[str]
     """Yield title, column heads and cells of the table of costs, if anything is known about them."""
     if not report.costs:
         return
-    used = [f for f in FIGURES if f not in ("flops", "price") or any(c.figures[f] is not None for c in report.costs)]
+    used = [name for name in FIGURES if any(is_shown(name, cost.figures[name]) for cost in report.costs)]
     rows = [[cost.run, f"{cost.sample:,}", *(_total(cost.figures[name]) for name in used)] for cost in report.costs]
     number = report.costs[0].questions
     title = f"Cost of {number:,} questions in each run (95 % intervals):"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from harness_ext.analysis.transcript_view import acceptance_words
 from harness_ext.terminal import safe_line
 
 if TYPE_CHECKING:
@@ -68,16 +69,7 @@ def show_estimate(estimate: Mapping[str, Any], digits: int = 3) -> str:
 
 def _lines(figures: Mapping[str, Any]) -> Iterator[str]:
     if found := figures.get("acceptance"):
-        accepted, wrong = (
-            found["accepted_right"] + found["accepted_wrong"],
-            found["accepted_wrong"] + found["rejected_wrong"],
-        )
-        total = accepted + found["rejected_right"] + found["rejected_wrong"]
-        yield (
-            f"{accepted} of {total} drafts accepted, precision {_show(found['precision'])}, recall "
-            f"{_show(found['recall'])}; {found['rejected_wrong']} of {wrong} wrong drafts rejected; "
-            f"{found['malformed']} reviews malformed"
-        )
+        yield acceptance_words(found)
     if found := figures.get("probabilities"):
         yield from _probability_lines(found)
     if found := figures.get("conformity"):

@@ -123,14 +123,14 @@ def metric_figures(
     ups = [better * (unit[-1] - unit[0]) for unit in units]
     figures |= {
         "flips": {
-            "wrong_to_right": sum(up > 0 for up in ups),
-            "right_to_wrong": sum(up < 0 for up in ups),
-            "wrong_to_right_after_leak": sum(up > 0 and leak for up, leak in zip(ups, hinted, strict=True)),
+            "wrong_to_right": int(sum(up > 0 for up in ups)),
+            "right_to_wrong": int(sum(up < 0 for up in ups)),
+            "wrong_to_right_after_leak": int(sum(up > 0 and leak for up, leak in zip(ups, hinted, strict=True))),
         },
         "flips_by_round": [
             {
-                "wrong_to_right": sum(better * (b - a) > 0 for a, b in zip(before, after, strict=True)),
-                "right_to_wrong": sum(better * (b - a) < 0 for a, b in zip(before, after, strict=True)),
+                "wrong_to_right": int(sum(better * (b - a) > 0 for a, b in zip(before, after, strict=True))),
+                "right_to_wrong": int(sum(better * (b - a) < 0 for a, b in zip(before, after, strict=True))),
             }
             for before, after in pairwise(frozen)
         ],

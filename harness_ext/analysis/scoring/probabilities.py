@@ -108,6 +108,25 @@ def area_under_roc(probabilities: Sequence[float], outcomes: Sequence[bool]) -> 
     return Figure(statistic, _UNIT)
 
 
+def roc_curve(probabilities: Sequence[float], outcomes: Sequence[bool]) -> list[tuple[float, float, float]]:
+    """Return the points of the ROC curve, from the highest threshold to the lowest.
+
+    Each point is the share of the false outcomes and the share of the true ones whose probability reaches a threshold,
+    and the threshold. Empty unless there are both true and false outcomes.
+    """
+    stated, true = _floats(probabilities), _floats(outcomes)
+    trues = float(true.sum())
+    falses = len(true) - trues
+    if not trues or not falses:
+        return []
+    points = [(0.0, 0.0, 1.0)]
+    for threshold in np.unique(stated)[::-1]:
+        reached = stated >= threshold
+        hits = float(true[reached].sum())
+        points.append(((float(reached.sum()) - hits) / falses, hits / trues, float(threshold)))
+    return points
+
+
 def squared_error(probabilities: Sequence[float], outcomes: Sequence[bool]) -> Figure:
     """Return the Brier score: the mean squared difference of probabilities and outcomes."""
     return mean((_floats(probabilities) - _floats(outcomes)) ** 2, _UNIT)

@@ -1,0 +1,1 @@
+"""The report: runs as one self-contained page for a browser."""

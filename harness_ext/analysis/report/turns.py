@@ -1,0 +1,79 @@
+"""One transcript as plain JSON values whose every text is safe to show."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from harness_ext.analysis.transcript_view import (
+    decision_words,
+    form_of,
+    how_read,
+    is_review,
+    messages_of,
+    turn_notes,
+    verdict_words,
+)
+from harness_ext.records import Completion, Decision, Loglikelihood, Transcript, Turn
+from harness_ext.terminal import safe_line, safe_text
+
+USAGE = ("prompt_tokens", "cached_tokens", "completion_tokens")
+
+
+def context_json(context: str) -> list[list[str]]:
+    """Return a context as pairs of role and text."""
+    return [[safe_line(role), safe_text(content)] for role, content in messages_of(context)]
+
+
+def transcript_json(transcript: Transcript) -> dict[str, Any]:
+    """Return a transcript without its context.
+
+    The entries are `repeat`, `index`, `stop`, `text`, `turns`, and where they apply `failure` and `details`, which is
+    JSON as a text.
+    """
+    form = form_of(transcript.context)
+    found: dict[str, Any] = {
+        "repeat": transcript.repeat,
+        "index": transcript.index,
+        "stop": safe_line(transcript.stop),
+        "text": safe_text(transcript.text),
+        "turns": [_turn(turn, how_read(turn, form)) for turn in transcript.turns],
+    }
+    if transcript.failure is not None:
+        found["failure"] = safe_line(transcript.failure.message)
+    if transcript.details:
+        found["details"] = safe_text(json.dumps(dict(transcript.details), ensure_ascii=False, default=str))
+    return found
+
+
+def _turn(turn: Turn, read: Any) -> dict[str, Any]:
+    """Return a turn. Missing entries have their usual value: no thought, no verdict, no notes, …"""
+    result = turn.result
+    accepted = (turn.verdict or {}).get("accepted")
+    found: dict[str, Any] = {"seat": safe_line(turn.seat), "kind": safe_line(turn.kind)}
+    if isinstance(result, Completion):
+        found["parts"] = _parts(turn.text, read.span if read else None)
+        found |= {"thought": safe_text(result.thought)} if result.thought else {}
+        found |= {"rule": safe_line(read.rule), "read": safe_line(read.value)} if read else {}
+    elif isinstance(result, Loglikelihood):
+        found["note"] = f"log-probability {result.logprob:.4f}"
+    elif isinstance(result, Decision):
+        found["note"] = decision_words(result)
+    else:
+        found["note"] = "checked a draft token by token"
+    found |= {"review": 1} if is_review(turn) else {}
+    found |= {"verdict": words} if (words := verdict_words(turn)) else {}
+    found |= {"accepted": int(accepted)} if isinstance(accepted, bool) else {}
+    found |= {"notes": [safe_line(note) for note in notes]} if (notes := turn_notes(turn)) else {}
+    counts = [getattr(result, name) for name in USAGE]
+    found["usage"] = [*counts, round(result.seconds, 3), int(turn.reused)]
+    return found
+
+
+def _parts(text: str, span: Sequence[int] | None) -> list[str]:
+    """Return a text in one part, or in three of which the second is what was read."""
+    if span is None:
+        return [safe_text(text)]
+    start, end = span
+    return [safe_text(text[:start]), safe_text(text[start:end]), safe_text(text[end:])]
