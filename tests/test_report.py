@@ -22,6 +22,7 @@ from harness_ext.analysis.report.comparison_charts import pareto_front
 from harness_ext.analysis.report.encoding import inert_json, packed
 from harness_ext.analysis.report.records import Records, RunRecords
 from harness_ext.analysis.report.round_charts import round_charts, token_charts
+from harness_ext.analysis.report.turns import transcript_json
 from harness_ext.analysis.scoring.probabilities import area_under_roc, roc_curve
 from harness_ext.analysis.scoring.score import score_run
 
@@ -215,6 +216,15 @@ def test_debates_and_speculative_runs_have_charts_of_their_own(tmp_path: Path) -
         "corrections": [["both", "3", "33.3%", *["0.0%"] * 4, "33.3%", *["0.0%"] * 3, "33.3%"]],
         "authors": [["both", "75.0%", "25.0%"]],
     }
+
+
+def test_a_text_of_two_authors_is_split_where_they_take_turns() -> None:
+    units = {"authors": "sstt", "characters": [2, 3, 1, 4], "probabilities": [None] * 4}
+    turns = (said("student", "draft", "12345"), said("teacher", "correct", "6789\u202e"))
+    found = transcript_json(transcript(0, *turns, text="123456789\u202e", details={"units": units}))
+    assert found["authors"] == [["student", "12345"], ["teacher", "6789<U+202E>"]]
+    assert "read" not in found["turns"][1]  # a part of an answer is not read as one
+    assert "authors" not in transcript_json(transcript(0, *turns, details={"units": "unknown"}))
 
 
 def test_a_training_is_shown_by_epoch(tmp_path: Path) -> None:

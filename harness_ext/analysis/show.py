@@ -21,7 +21,7 @@ from harness_ext.analysis.transcript_view import (
     decision_words,
     form_of,
     how_read,
-    is_review,
+    is_whole,
     readable,
     turn_notes,
     verdict_words,
@@ -227,13 +227,13 @@ def render(
             yield Text(f"log-probability {turn.result.logprob:.4f}")
         elif isinstance(turn.result, Decision):
             yield Text(decision_words(turn.result))
-        elif turn.seat in drafts and not is_review(turn):
+        elif turn.seat in drafts and is_whole(turn):
             yield word_diff(drafts[turn.seat], text)
         else:
             yield Text(text)
         if (read := how_read(turn, form)) is not None and "accepted" not in (turn.verdict or {}):
             yield Text(f"read: {safe_line(read.value)} (rule {read.rule})", style="dim")
-        if not is_review(turn) and isinstance(turn.result, Completion):
+        if is_whole(turn):
             drafts[turn.seat] = text
     yield _ending(transcript, scored)
 

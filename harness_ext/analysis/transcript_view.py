@@ -10,10 +10,10 @@ from typing import Any
 
 from harness_ext.reading import AnswerForm, answer_form, read_answer, read_verdict
 from harness_ext.records import Completion, Decision, Turn
-from harness_ext.records.summary import WRITTEN
 from harness_ext.terminal import safe_line
 
-REVIEWS = ("review", "critique", "verdict")
+# Kinds of turns whose text is a whole answer, so that it can be read, and compared with an earlier one.
+WHOLE = ("draft", "refine", "reply", "ruling")
 _SHOWN = ("answer", "agrees", "closes", "continuation")
 
 
@@ -66,7 +66,7 @@ def how_read(turn: Turn, form: AnswerForm) -> HowRead | None:
     if "accepted" in verdict:
         found = _read_verdict(turn.text)
         return found if found is not None and verdict.get("rule") == found.rule else None
-    if turn.kind not in WRITTEN:
+    if not is_whole(turn):
         return None
     answer = _read_answer(turn.text, form)
     if answer is None or ("answer" in verdict and verdict["answer"] != answer.value):
@@ -116,9 +116,9 @@ def turn_notes(turn: Turn) -> list[str]:
     return [*turn.notes, *turn.result.notes, *(["cut at limit"] if turn.finish == "length" else [])]
 
 
-def is_review(turn: Turn) -> bool:
-    """Return whether a turn judges a draft instead of writing one."""
-    return turn.kind in REVIEWS
+def is_whole(turn: Turn) -> bool:
+    """Return whether a turn is a whole answer, and neither a part of one nor a review."""
+    return turn.kind in WHOLE and isinstance(turn.result, Completion)
 
 
 def acceptance_words(figures: Mapping[str, Any]) -> str:

@@ -74,7 +74,7 @@ def _values(rows: Sequence[ComparisonRow], runs: Sequence[str]) -> Drawing:
     traces = [_interval_trace(row.run, row.value, row.interval, runs) for row in reversed(rows)]
     better = "" if rows[0].higher_is_better else " (lower is better)"
     layout = {
-        "xaxis": axis(f"{rows[0].metric.removesuffix(',none')} {better}"),
+        "xaxis": axis(f"{rows[0].metric.removesuffix(',none')}{better}"),
         "yaxis": axis("", type="category"),
         "showlegend": False,
         "height": 110 + 30 * len(rows),

@@ -209,7 +209,10 @@ def _snippets(questions: Sequence[Question]) -> dict[Key, str]:
             start = text.rfind(" ", 0, before) + 1
             end = len(text) if not after else (text.find(" ", len(text) - after) + 1 or len(text) + 1) - 1
             line = text[start:end] if start < end else text
-            found[task, digest] = line if len(line) <= SNIPPET else f"…{line[-SNIPPET:]}"
+            if len(line) > SNIPPET:
+                words = line[-SNIPPET:]
+                line = f"… {words[words.find(' ') + 1 :]}"
+            found[task, digest] = line
     return found
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness_ext.analysis.transcript_view import (
     decision_words,
     form_of,
     how_read,
-    is_review,
+    is_whole,
     messages_of,
     turn_notes,
     verdict_words,
@@ -29,8 +29,8 @@ def context_json(context: str) -> list[list[str]]:
 def transcript_json(transcript: Transcript) -> dict[str, Any]:
     """Return a transcript without its context.
 
-    The entries are `repeat`, `index`, `stop`, `text`, `turns`, and where they apply `failure` and `details`, which is
-    JSON as a text.
+    The entries are `repeat`, `index`, `stop`, `text`, `turns`, and where they apply `failure`, `authors` (who wrote
+    which part of the text) and `details`, which is JSON as a text.
     """
     form = form_of(transcript.context)
     found: dict[str, Any] = {
@@ -42,8 +42,28 @@ def transcript_json(transcript: Transcript) -> dict[str, Any]:
     }
     if transcript.failure is not None:
         found["failure"] = safe_line(transcript.failure.message)
+    if authors := _authors(transcript):
+        found["authors"] = authors
     if transcript.details:
         found["details"] = safe_text(json.dumps(dict(transcript.details), ensure_ascii=False, default=str))
+    return found
+
+
+def _authors(transcript: Transcript) -> list[list[str]]:
+    """Return a text that two seats wrote in turns as pairs of author and text; empty for any other."""
+    units = (transcript.details or {}).get("units")
+    if not isinstance(units, Mapping) or not isinstance(units.get("authors"), str):
+        return []
+    names = {"s": "student", "t": "teacher"}
+    found: list[list[str]] = []
+    start = 0
+    for author, length in zip(units["authors"], units.get("characters") or (), strict=False):
+        written = safe_text(transcript.text[start : start + length])
+        start += length
+        if found and found[-1][0] == names.get(author, author):
+            found[-1][1] += written
+        elif written:
+            found.append([names.get(author, author), written])
     return found
 
 
@@ -62,7 +82,7 @@ def _turn(turn: Turn, read: Any) -> dict[str, Any]:
         found["note"] = decision_words(result)
     else:
         found["note"] = "checked a draft token by token"
-    found |= {"review": 1} if is_review(turn) else {}
+    found |= {"whole": 1} if is_whole(turn) else {}
     found |= {"verdict": words} if (words := verdict_words(turn)) else {}
     found |= {"accepted": int(accepted)} if isinstance(accepted, bool) else {}
     found |= {"notes": [safe_line(note) for note in notes]} if (notes := turn_notes(turn)) else {}

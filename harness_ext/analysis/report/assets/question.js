@@ -75,14 +75,22 @@ function transcriptOf([, context, said], scores, contexts) {
   const drafts = new Map();
   const made = [];
   if (contexts.length > 1) made.push(element('p', { class: 'note' }, `asked in form ${context + 1} of ${contexts.length}`));
+  const turns = [];
   for (const turn of said.turns) {
-    const writes = turn.parts && !turn.review;
-    made.push(turnOf(turn, writes ? drafts.get(turn.seat) : undefined));
-    if (writes) drafts.set(turn.seat, textOf(turn));
+    turns.push(turnOf(turn, turn.whole ? drafts.get(turn.seat) : undefined));
+    if (turn.whole) drafts.set(turn.seat, textOf(turn));
   }
+  if (said.authors) {
+    made.push(element('div', { class: 'turn' },
+      element('header', {}, element('h4', {}, 'the text, by author'),
+        [...new Set(said.authors.map(([author]) => author))].map((author) => element('span', { class: 'cell author', style: { '--seat': seatColour(author) } }, author))),
+      element('div', { class: 'body' }, element('p', { class: 'said', dir: 'auto' },
+        said.authors.map(([author, text]) => element('span', { class: 'author', title: author, style: { '--seat': seatColour(author) } }, text))))));
+    made.push(element('details', {}, element('summary', {}, `the ${turns.length} calls that made it`), turns));
+  } else made.push(...turns);
   made.push(element('p', {}, element('strong', {}, `ended: ${said.stop}`), scores ? ` · ${scores.map(word).join(' → ')}` : ''));
   if (said.failure) made.push(element('p', { class: 'warning' }, said.failure));
-  if (!said.turns.some((turn) => textOf(turn) === said.text)) {
+  if (!said.authors && !said.turns.some((turn) => textOf(turn) === said.text)) {
     made.push(element('details', {}, element('summary', {}, 'the final text'), element('p', { class: 'said', dir: 'auto' }, said.text)));
   }
   if (said.details) made.push(element('details', {}, element('summary', {}, 'what the protocol recorded'), element('pre', {}, said.details)));

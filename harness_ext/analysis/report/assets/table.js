@@ -80,7 +80,7 @@ function rowOf(index) {
   return element('tr', {},
     element('th', { scope: 'row', class: 'left' }, element('a', { href: linkTo(index) }, `${state.table.tasks[task][0]} ${number}`)),
     element('td', { class: 'text', dir: 'auto' }, snippet),
-    element('td', { class: 'text', dir: 'auto' }, targets.join(' | ')),
+    element('td', { class: 'text gold', dir: 'auto' }, targets.join(' | ')),
     cells.map((cell, run) => cellOf(cell, run, index)));
 }
 
