@@ -1,7 +1,7 @@
 // One question: the transcripts of several runs side by side.
 
 const SEATS = ['#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#7f7f7f'];
-const view = { index: null, runs: [], seats: new Map() };
+const view = { index: null, runs: [], seats: new Map(), turn: 0 };
 
 function seatColour(seat) {
   if (!view.seats.has(seat)) view.seats.set(seat, SEATS[view.seats.size % SEATS.length]);
@@ -135,7 +135,9 @@ function chosenRuns(cells) {
 async function showQuestion(index, runs) {
   const place = document.getElementById('question');
   const [task, number, , targets, cells] = state.table.rows[index];
+  const turn = view.turn += 1;
   const question = await questionAt(index);
+  if (turn !== view.turn) return; // another question was opened in the meantime
   view.index = index;
   if (runs) view.runs = runs;
   const chosen = chosenRuns(cells);
