@@ -61,9 +61,6 @@ class Record:
         return record
 
 
-_live: set[Path] = set()  # the records that this process works on
-
-
 @dataclass
 class Records:
     """The records of one model, in a folder that several runs may share.
@@ -118,7 +115,7 @@ class Records:
         """
         found = []
         for path in self.folder.glob("*.json"):
-            if path not in _live:
+            if path.name not in self._locks:
                 with suppress(FileNotFoundError):  # whoever worked on it has just deleted it
                     found.append(Record.read(path))
         own = [record for record in found if (record.url, record.model) == (self.url, self.model)]
@@ -146,9 +143,7 @@ class Records:
 
     def _take(self, path: Path) -> None:
         self._locks[path.name] = lock_output(path)
-        _live.add(path)
 
     def _let_go(self, path: Path) -> None:
-        _live.discard(path)
         if (lock := self._locks.pop(path.name, None)) is not None:
             lock.release()
