@@ -43,9 +43,7 @@ COMMANDS = {
     "calibrate": Command("analysis.calibrate:main", "fit what makes the probabilities of verdicts honest"),
     "show": Command("analysis.show:main", "print transcripts: turns, verdicts, changes, correctness"),
     "compare": Command("analysis.compare.command:main", "compare runs: paired differences, tests, flips, cost"),
-    "report": Command(
-        "analysis.report.command:main", "write runs as a page: charts, questions, transcripts"
-    ),
+    "report": Command("analysis.report.command:main", "write runs as a page: charts, questions, transcripts"),
     "plan": Command(
         "analysis.planning.command:main", "how many questions a claim needs, what they cost, and the plan as a file"
     ),
