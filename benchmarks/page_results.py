@@ -215,7 +215,7 @@ def _auroc(found: Mapping[str, Any] | None) -> str:
 
 
 def _points(difference: float) -> str:
-    return f"{100 * difference:+.0f} points"
+    return f"{100 * difference:+.1f}".removesuffix(".0") + " points"
 
 
 def _judged(verdicts: Mapping[str, Any]) -> int:
