@@ -88,6 +88,7 @@ def test_runs_are_found_by_label_and_a_folder_is_listed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "40")  # lines for other programs are not wrapped
     for number, text in enumerate(("older", "newer")):
         run = tmp_path / "harness_ext_runs" / f"pair-{number}"
         write_run(run, transcript(0, said("student", "draft", text)), started=f"2026-01-0{number + 1}T00:00:00+0000")

@@ -107,7 +107,8 @@ def test_a_suite_that_is_killed_continues(
     assert done.returncode == 1, done.stderr
     by_title = {cell.title: folders.of(cell) for cell in cells}
     states = {title: folder.state for title, folder in by_title.items()}
-    assert states == {title: "failed" if title.startswith("stock") else "finished" for title in by_title}
+    wanted = {title: "failed" if title.startswith("stock") else "finished" for title in by_title}
+    assert states == wanted, done.stderr
     assert {title: by_title[title].attempt for title in finished} == finished, "finished cells are not run again"
     assert "stock, babi_stories, seed 1: FAILED" in done.stderr
     assert "5/6 cells finished; 1 failed" in done.stderr

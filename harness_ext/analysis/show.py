@@ -129,7 +129,7 @@ def show(named: str, out: Console, args: argparse.Namespace) -> None:
 
 def _print(out: Console, lines: Sequence[Text | str]) -> None:
     for line in lines:
-        out.print(line)
+        out.print(line, soft_wrap=not out.is_terminal)  # what another program reads has no line breaks of ours
 
 
 def _listed(runs: Sequence[Path]) -> list[Text | str]:
