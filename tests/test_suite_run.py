@@ -154,6 +154,8 @@ def test_a_suite_that_is_killed_continues(
     comparison = json.loads(capsys.readouterr().out)
     labels = {row["run"] for row in comparison["rows"]}
     assert labels == {"baseline", "pair", "patient", "equal_cost", "refined", "stock"}
+    assert main(["report", str(path), "--output", "page.html"]) == 0
+    assert "page.html: 6 runs, 4 questions" in capsys.readouterr().out
     config = json.loads((by_title["equal_cost, babi_stories, seed 1"].records / "config.json").read_text())
     assert config["identity"]["options"]["target"] > 0
     assert main(["plan", str(path), "--json"]) == 0

@@ -27,7 +27,7 @@ from harness_ext.terminal import clean, safe_text
 def main(arguments: Sequence[str]) -> int:
     """Run `harness-ext suite` and return its exit status."""
     args, rest = _parser().parse_known_args(list(arguments))
-    if rest and args.action != "collect":
+    if rest and args.action not in ("collect", "report"):
         _parser().error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         if args.action == "task":
@@ -46,8 +46,8 @@ def main(arguments: Sequence[str]) -> int:
             return _status(cells, folders, args)
         if args.action == "logs":
             return _logs(cells, folders, args)
-        if args.action == "collect":
-            return _collect(study, cells, folders, [*rest])
+        if args.action in ("collect", "report"):
+            return _collect(study, cells, folders, [*rest], args.action == "report")
         if args.action == "submit":
             return submit(study, cells, folders, args)
         return _run(cells, folders, args)
@@ -182,8 +182,9 @@ def _logs(cells: Sequence[Cell], folders: Folders, args: argparse.Namespace) -> 
     return OK
 
 
-def _collect(study: Study, cells: Sequence[Cell], folders: Folders, rest: list[str]) -> int:
+def _collect(study: Study, cells: Sequence[Cell], folders: Folders, rest: list[str], as_page: bool) -> int:
     from harness_ext.analysis.compare.command import main as compare
+    from harness_ext.analysis.report.command import main as report
     from harness_ext.suite.collecting import compare_arguments
 
     evaluations = [cell for cell in cells if isinstance(cell, Evaluation)]
@@ -197,7 +198,8 @@ def _collect(study: Study, cells: Sequence[Cell], folders: Folders, rest: list[s
             f"{len(missing)} of {len(evaluations)} cells are not finished: finish them (`harness-ext suite run "
             f"{study.path}`), or give --drop_unmatched to compare what all runs have"
         )
-    return compare([*compare_arguments(study, cells, folders), *rest])
+    show = report if as_page else compare
+    return show([*compare_arguments(study, cells, folders, transcripts=as_page), *rest])
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -233,6 +235,7 @@ def _parser() -> argparse.ArgumentParser:
     action.add_argument("cell", metavar="CELL", help="its number, or a part of its name")
     action.add_argument("--lines", type=_count, metavar="N", help="only the last N lines")
     add("collect", "compare the cells; further arguments are those of `harness-ext compare`")
+    add("report", "write the cells as a page for a browser; further arguments are those of `harness-ext report`")
     add_options(add("submit", "run every cell that is not finished as jobs of Slurm"))
     action = actions.add_parser("task", help="run a task of a job array, as the scripts of `submit` do")
     action.add_argument("list", type=Path, metavar="LIST", help="the file that lists the cells of each task")
