@@ -8,6 +8,11 @@ command runs again, until every cell is finished. Each cell has to end with the 
 of the undisturbed suite. No finished call may be paid twice: the calls that were sent have to be as many as those that
 are stored, plus those that were in flight at a kill. Each process has to load the weights of each model at most once.
 
+`--study FOLDER` only writes the study, for instance to submit it to the Slurm of `tests/slurm/start.py`:
+
+    python benchmarks/suite.py --study study && cd study
+    harness-ext suite submit study.yaml --gpus 0 --cpus 1 --cells-per-task 12
+
 All decoding is greedy, because on `hf` seats only the store repeats sampled texts.
 """
 
@@ -65,7 +70,11 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=3, help="stories per task (default: 3)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the moments (default: 0)")
     parser.add_argument("--output", type=Path, help="the file to write (default: print)")
+    parser.add_argument("--study", type=Path, metavar="FOLDER", help="only write the study into a new folder")
     options = parser.parse_args()
+    if options.study is not None:
+        write_study(options.study.resolve(), options.rows)
+        return
     from measured import embedded, publish_measured
 
     with tempfile.TemporaryDirectory() as name:

@@ -84,7 +84,7 @@ class ChainOfVerification(Protocol):
 
     async def _answered(self, question: Question, seats: Seats, draft: str, planned: list[str]) -> str:
         """Return the check questions with their answers, as the student is shown them; empty if there are none."""
-        checker = seats["checker" if "checker" in seats else "student"]
+        checker = seats.either("checker", "student")
         limits = checker.limits(self.check_max_tokens)
 
         async def ask(text: str, kind: str) -> str:

@@ -230,7 +230,7 @@ class FeedbackPair(Protocol):
 
         It must be if the model has no such probabilities, or meant to write neither opening.
         """
-        judge = seats[_decider(seats)]
+        judge = seats.either("judge", "teacher")
         if self.verdict == "decision":
             asked = {"correct": Predicate(self.verdict_question)}
             decision = (await judge.decide(state, asked, kind="verdict"))["correct"]

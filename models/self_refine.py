@@ -45,7 +45,7 @@ class SelfRefine(Protocol):
         check_rounds(self.max_rounds, "max_rounds")
 
     async def solve(self, question: Question, seats: Seats) -> Solution:
-        student, critic = seats.student, seats["critic" if "critic" in seats else "student"]
+        student, critic = seats.student, seats.either("critic", "student")
         draft = await student.generate(question.context, kind="draft")
         earlier: list[Message] = []
         for _ in range(self.max_rounds):

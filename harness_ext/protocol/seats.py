@@ -39,6 +39,10 @@ class Seats(Turns):
     def __getitem__(self, name: str) -> Seat:
         return self._seats[name]
 
+    def either(self, *names: str) -> Seat:
+        """Return the first of several seats that has a model, for a role that another seat may take."""
+        return self._seats[next(name for name in names if name in self._seats)]
+
     def team(self, name: str) -> list[Seat]:
         """Return the seats of a team (`agent1`, `agent2`, …), in the order of their numbers."""
         return [seat for n, seat in self._seats.items() if n.startswith(name) and n[len(name) :].isdecimal()]

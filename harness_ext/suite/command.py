@@ -183,8 +183,6 @@ def _logs(cells: Sequence[Cell], folders: Folders, args: argparse.Namespace) -> 
 
 
 def _collect(study: Study, cells: Sequence[Cell], folders: Folders, rest: list[str], as_page: bool) -> int:
-    from harness_ext.analysis.compare.command import main as compare
-    from harness_ext.analysis.report.command import main as report
     from harness_ext.suite.collecting import compare_arguments
 
     evaluations = [cell for cell in cells if isinstance(cell, Evaluation)]
@@ -198,7 +196,10 @@ def _collect(study: Study, cells: Sequence[Cell], folders: Folders, rest: list[s
             f"{len(missing)} of {len(evaluations)} cells are not finished: finish them (`harness-ext suite run "
             f"{study.path}`), or give --drop_unmatched to compare what all runs have"
         )
-    show = report if as_page else compare
+    if as_page:
+        from harness_ext.analysis.report.command import main as show
+    else:
+        from harness_ext.analysis.compare.command import main as show
     return show([*compare_arguments(study, cells, folders, transcripts=as_page), *rest])
 
 
