@@ -18,11 +18,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import socket
 import subprocess
 import tempfile
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -103,16 +101,16 @@ def by_llamacpp(args: argparse.Namespace) -> list[dict[str, Any]]:
 @contextmanager
 def server(command: Sequence[str]) -> Iterator[str]:
     """Run llama.cpp's server until the block ends; return its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
+    from harness_ext.serving.process import HOST, Port, is_healthy
+
+    port = Port()
+    url = f"http://{HOST}:{port.number}"
     with tempfile.TemporaryFile() as log:
-        words = [*command, "--port", str(port), "--parallel", "1", "--ctx-size", "4096"]
+        words = [*command, "--port", str(port.number), "--parallel", "1", "--ctx-size", "4096"]
         process = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT)
         try:
             deadline = time.monotonic() + STARTED_WITHIN
-            while not ready(url):
+            while not is_healthy(f"{url}/health"):
                 if process.poll() is not None or time.monotonic() > deadline:
                     log.seek(0)
                     raise RuntimeError(f"llama.cpp's server does not start:\n{log.read()[-2000:].decode()}")
@@ -121,15 +119,7 @@ def server(command: Sequence[str]) -> Iterator[str]:
         finally:
             process.terminate()
             process.wait()
-
-
-def ready(url: str) -> bool:
-    """Return whether the server answers."""
-    try:
-        with urllib.request.urlopen(f"{url}/health", timeout=5):
-            return True
-    except (urllib.error.URLError, OSError):
-        return False
+            port.release()
 
 
 def ask(url: str, question: str, most: int) -> dict[str, Any]:

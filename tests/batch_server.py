@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from aiohttp import web
-from servers import completion, is_probe, text_of
+from servers import InThread, completion, is_probe, text_of
 
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions")
 STATES = ("validating", "failed", "in_progress", "finalizing", "completed", "expired", "cancelling", "cancelled")
@@ -27,7 +27,7 @@ class Refused(Exception):
         super().__init__(message)
 
 
-class BatchServer:
+class BatchServer(InThread):
     """A server with `/files`, `/batches` and `/chat/completions`, in a thread of its own, for a `with` block.
 
     reply: called with the text of a prompt; returns the reply's text or the whole JSON body.
@@ -64,17 +64,9 @@ class BatchServer:
         self._left: dict[str, int] = {}
         self._random = random.Random(0)
 
-    def __enter__(self) -> BatchServer:
-        self._ended, self._ready = asyncio.Event(), threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
-        self._thread.start()
-        assert self._ready.wait(30)
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *error: object) -> None:
         self.go_on.set()
-        self._loop.call_soon_threadsafe(self._ended.set)
-        self._thread.join(30)
+        super().__exit__(*error)
 
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()

@@ -8,9 +8,10 @@ import random
 import socket
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 from aiohttp import web
 
@@ -20,7 +21,28 @@ from harness_ext.records import Message
 FAULTS = ("http_429", "http_500", "timeout", "connection", "bad_json", "no_choices")
 
 
-class Server:
+class InThread(ABC):
+    """A server in a thread of its own, for a `with` block."""
+
+    _loop: asyncio.AbstractEventLoop
+
+    def __enter__(self) -> Self:
+        self._ended, self._ready = asyncio.Event(), threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
+        self._thread.start()
+        assert self._ready.wait(30)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._ended.set)
+        self._thread.join(30)
+
+    @abstractmethod
+    async def _serve(self) -> None:
+        """Note the running loop, serve, say so with `_ready`, and wait for `_ended`."""
+
+
+class Server(InThread):
     """An OpenAI-compatible server in a thread of its own, for a `with` block.
 
     reply: called with the text of the prompt or the last message; returns the reply's text or the whole JSON body.
@@ -68,17 +90,6 @@ class Server:
         self.answered: Counter[str] = Counter()
         self.probes: list[dict[str, Any]] = []
         self.now = self.together = self.looks = self._port = 0
-
-    def __enter__(self) -> Server:
-        self._ended, self._ready = asyncio.Event(), threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
-        self._thread.start()
-        assert self._ready.wait(30)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._ended.set)
-        self._thread.join(30)
 
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
