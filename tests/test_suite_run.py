@@ -237,6 +237,41 @@ def test_a_failed_cell_stops_only_what_needs_it(stand_in: Path, capsys: pytest.C
     assert attempts == {"pair, crash": 2, "pair, fine": 1, "pair, raise": 2, "equal, fine": 1}
 
 
+OTHER = """
+import os, sys, time
+from pathlib import Path
+from harness_ext.suite.folders import CellFolder
+
+folder = CellFolder(Path(sys.argv[1]))
+lock = folder.lock()
+folder.begin()
+print("begun", flush=True)
+parent = os.getppid()
+while os.getppid() == parent:
+    time.sleep(0.02)
+time.sleep(0.3)  # until after the runner has looked at what its process left
+"""
+
+
+def test_a_cell_that_another_process_begins_is_run_when_that_process_has_ended(stand_in: Path) -> None:
+    """A process that a killed run left may begin another cell before it notices, and then end without finishing it."""
+    study = {"folder": "suite", "tasks": ["a", "b"], "settings": {"pair": {"model": "feedback_pair"}}}
+    path, cells, folders = created(stand_in, study, {"pair": ["s"]})
+    (stand_in / "other.py").write_text(OTHER)
+    begins = f"""
+        other = {str(folders.of(cells[1]).path)!r}
+        if cell.task == "a":
+            import subprocess
+            left = subprocess.Popen([sys.executable, "other.py", other], stdout=subprocess.PIPE, start_new_session=True)
+            left.stdout.readline()
+"""
+    script = stand_in / "stand_in.py"
+    script.write_text(STAND_IN.replace("        folder.unfinished", begins + "        folder.unfinished"))
+    assert Runner(path, cells, folders, frozenset(cell.digest for cell in cells)).run() == []
+    attempts = [a.number for cell in cells if (a := folders.of(cell).attempt) is not None]
+    assert attempts == [1, 2]
+
+
 @pytest.mark.parametrize("jobs", [1, 3])
 def test_cells_with_other_models_run_in_other_processes(stand_in: Path, jobs: int) -> None:
     study = {

@@ -33,12 +33,14 @@ class Attempt:
 
     number: counts the attempts, from 1.
     started: the time in seconds since 1970.
-    known: how many questions an earlier attempt had answered.
+    known: how many questions an earlier attempt had answered. Default 0.
+    pid: the number of the process that makes it. Default 0: it was not noted.
     """
 
     number: int
     started: float
     known: int = 0
+    pid: int = 0
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,7 @@ class CellFolder:
     def begin(self) -> Attempt:
         """Note that an attempt begins, and return it. Raises StoreError if the folder cannot be written."""
         last = self.attempt
-        found = Attempt(1 if last is None else last.number + 1, time.time(), self.answered)
+        found = Attempt(1 if last is None else last.number + 1, time.time(), self.answered, os.getpid())
         self._write("attempt.json", asdict(found))
         return found
 

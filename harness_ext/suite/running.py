@@ -122,6 +122,7 @@ class Runner:
         self._failed: set[str] = set()
         self._starts: dict[str, int] = {}
         self._started_at: dict[str, float] = {}
+        self._pids: set[int] = set()  # of all processes that this run has started
         self._running: list[_Process] = []
         self._started = self._said = self.clock()
 
@@ -166,9 +167,13 @@ class Runner:
         return self.folders.of(cell).results.is_dir()
 
     def _attempted(self, cell: Cell) -> bool:
-        """Return whether a process of this run has begun the cell's latest attempt."""
+        """Return whether a process of this run has begun the cell's latest attempt.
+
+        A process that an earlier, killed run has left may begin one too, until it notices that it is alone.
+        """
         attempt = self.folders.of(cell).attempt
-        return attempt is not None and attempt.started >= self._started_at.get(cell.digest, float("inf"))
+        since = self._started_at.get(cell.digest, float("inf"))
+        return attempt is not None and attempt.pid in self._pids and attempt.started >= since
 
     def _close(self, cell: Cell, what: str) -> None:
         self._open.discard(cell.digest)
@@ -195,13 +200,15 @@ class Runner:
                 folder = self.folders.of(cell)
                 if self._is_finished(cell) or (cell in begun and folder.failure is not None):
                     continue
-                if cell not in begun and begun:
-                    self._starts[cell.digest] = 0  # another cell ended the process before this one's turn
+                if cell not in begun and (begun or folder.runner is not None):
+                    # Another cell ended the process before this one's turn, or another process has the cell.
+                    self._starts[cell.digest] = 0
                 elif cell in begun or self._starts[cell.digest] >= ATTEMPTS:
                     how = f"signal {-status}" if status < 0 else f"status {status}"
                     last = last_lines(folder.log if cell in begun else one.output, 4)
-                    folder.fail([f"its process ended with {how}", *last])
-                    self._started_at[cell.digest] = 0.0
+                    lines = [f"its process ended with {how}", *last]
+                    folder.fail(lines)
+                    self._fail(cell, lines)
 
     # -- what runs -------------------------------------------------------------------------------------------------
 
@@ -241,6 +248,7 @@ class Runner:
                 command("cell", str(self.path), *(cell.digest for cell in cells), "--parent", str(os.getpid())),
                 stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True,
             )  # fmt: skip
+        self._pids.add(process.pid)
         self._running.append(_Process(group, cells, process, output))
         self._say(f"started {', '.join(cell.title for cell in cells)}")
 
