@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,11 @@ from harness_ext.models.speculative.partial_reply import after
 from harness_ext.models.speculative.policies import POLICIES, table
 from harness_ext.models.speculative.text_policies import Judge
 from harness_ext.models.speculative.token_policies import TopK, TopP
+from harness_ext.models.speculative.units import group, splitter, words
 from harness_ext.models.speculative_pair import SpeculativePair, SpeculativePairLM
 from harness_ext.protocol import Protocol, Question
 from harness_ext.reading.ratings import read_rating
-from harness_ext.records import Loglikelihood, SeatCost, Transcript, Verification
+from harness_ext.records import Completion, Loglikelihood, SeatCost, Transcript, Verification
 from harness_ext.records.call_store import CallStore
 from harness_ext.records.chat import ChatContext
 from harness_ext.records.summary import Summary
@@ -400,6 +402,46 @@ def test_a_teacher_that_cannot_continue_is_asked_for_the_next_step() -> None:
     assert 'beginning of an answer to the task above:\n"""\nMary took the ball.\n"""' in teacher.calls[1][0]
     assert "Rating from 0 to 9:" not in teacher.calls[0][0]
     assert transcript.details["totals"]["seams_blank_added"] == 1  # type: ignore[index]
+
+
+class Counting(ScriptedBackend):
+    """Ends each reply at the length limit, in words, as a server does."""
+
+    def generate(self, requests: Sequence[GenerateRequest], deliver: Deliver) -> None:
+        for i, request in enumerate(requests):
+            pieces = words(str(self.reply(request.prompt)))
+            kept = pieces[: request.gen_kwargs["max_gen_toks"]]
+            finish: Any = "stop" if len(kept) == len(pieces) else "length"
+            deliver(i, Completion("".join(kept), finish, prompt_tokens=1, completion_tokens=len(kept)))
+
+
+@pytest.mark.parametrize("continues", [True, False])
+@pytest.mark.parametrize("limit", range(9, 15))
+def test_a_served_reply_keeps_the_tasks_length_limit(limit: int, continues: bool) -> None:
+    """Nobody knows its tokens, but the server counts them: what follows a correction has what is left."""
+    left = iter([DRAFT, " So it is in the garden. And there it stays for ever and ever."])
+    student = Counting(lambda prompt: next(left), name="student")
+    if not continues:
+        student.capabilities = frozenset({"generate"})
+    gen = {"until": [], "max_gen_toks": limit}
+    teacher = rater({"is in the hall": "2"})
+    transcript = solve(SpeculativePair(unit="step", accept="judge"), student, teacher, gen, context=CHAT)
+    expected = "Mary took the ball. Mary is in the garden. So it is in the garden. And".split(" ")
+    assert spoken(transcript).split(" ") == expected[:limit]
+    assert transcript.stop == "length"
+
+
+@given(st.text(alphabet="ab .\n\t1", max_size=30))
+def test_words_are_the_text_and_end_at_line_breaks(text: str) -> None:
+    pieces = words(text)
+    assert "".join(pieces) == text
+    assert all("\n" not in piece.rstrip("\n") or not piece.strip() for piece in pieces)
+    assert all(piece.endswith("\n") or "\n" not in piece for piece in pieces)
+
+
+def test_a_number_at_the_beginning_of_a_line_belongs_to_its_step() -> None:
+    pieces = words("1. Add two.\n2. Add three.")
+    assert group(pieces, splitter("step")(pieces)) == ["1. Add two.\n", "2. Add three."]
 
 
 def test_all_units_of_a_draft_are_rated_in_one_call() -> None:

@@ -9,9 +9,11 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import ceil
 from typing import Any, Literal
 
 from harness_ext.backends.base import Backend, Tokens
+from harness_ext.backends.settings import effective_settings
 from harness_ext.models.speculative.units import pieces_of, words
 from harness_ext.protocol import Message, Question, Seat
 from harness_ext.records import Completion
@@ -33,23 +35,31 @@ class PartialReply:
     ids: its tokens in the vocabulary of `tokens`. Default None: there is no tokenizer.
     tokens: the tokenizer. Default None.
     settings: the generation settings of the whole reply. Default: none.
+    rest: how many tokens may still follow, as far as servers have counted them; None if they have not, or if the
+        tokens are known. Default None.
     """
 
     text: str = ""
     ids: tuple[int, ...] | None = None
     tokens: Tokens | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    rest: int | None = None
 
     @staticmethod
     def of(seat: Seat, question: Question) -> PartialReply:
         """Return the empty reply, in the tokens of a seat's model and under its settings."""
-        tokens = seat.backend.tokens
-        return PartialReply("", None if tokens is None else (), tokens, seat.rendered(question.context)[1])
+        tokens, settings = seat.backend.tokens, seat.rendered(question.context)[1]
+        if tokens is not None:
+            return PartialReply("", (), tokens, settings)
+        limit = effective_settings(settings, seat.backend.default_max_gen_toks)["max_gen_toks"]
+        return PartialReply(settings=settings, rest=int(limit))
 
     @property
     def room(self) -> int | None:
         """Return how many tokens may still follow; None if tokens are not counted."""
-        return None if self.tokens is None or self.ids is None else self.tokens.limit(self.settings) - len(self.ids)
+        if self.tokens is None or self.ids is None:
+            return self.rest
+        return self.tokens.limit(self.settings) - len(self.ids)
 
     @property
     def final(self) -> str:
@@ -64,7 +74,7 @@ class PartialReply:
         """Return whether the reply has ended."""
         if self.tokens is not None and self.ids is not None:
             return self.tokens.read(self.ids, self.settings)[1]
-        return self.final != self.text
+        return self.final != self.text or (self.rest is not None and self.rest <= 0)
 
     def with_ids(self, new: Sequence[int]) -> PartialReply:
         """Return the reply extended by tokens of its own vocabulary."""
@@ -85,10 +95,15 @@ class PartialReply:
             return whole[count:], False
         return self.tokens.encode(new), self.tokens.encode(self.text) + self.tokens.encode(new) != whole
 
-    def with_text(self, new: str) -> PartialReply:
-        """Return the reply extended by text. Its tokens are kept, unless they would then decode to another text."""
+    def with_text(self, new: str, count: int | None = None) -> PartialReply:
+        """Return the reply extended by text. Its tokens are kept, unless they would then decode to another text.
+
+        new: the text.
+        count: how many tokens it has, for a reply whose tokens are not known. Default None: it was not counted.
+        """
         if self.ids is None or self.tokens is None:
-            return replace(self, text=self.text + new)
+            rest = None if self.rest is None or count is None else self.rest - count
+            return replace(self, text=self.text + new, rest=rest)
         ids = (*self.ids, *self.encode(new)[0])
         if self.tokens.decode(ids) != self.text + new:
             ids = self.tokens.encode(self.text + new)
@@ -112,6 +127,11 @@ class Continuation:
     ids: tuple[int, ...] | None = None
     seam: Seam | None = None
     asked: bool = False
+
+    def count(self, text: str) -> int | None:
+        """Return about how many tokens a part of the text has: its share of the words; None if none were counted."""
+        whole, tokens = len(words(self.completion.text)), self.completion.completion_tokens
+        return None if tokens is None else ceil(tokens * min(1.0, len(words(text)) / max(1, whole)))
 
     def within(self, reply: PartialReply) -> Continuation:
         """Return it with the tokens of its text alone, without those of an end token or a stop sequence after it."""

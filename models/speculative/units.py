@@ -59,8 +59,11 @@ def group(pieces: Sequence[str], sizes: Sequence[int]) -> list[str]:
 
 
 def words(text: str) -> list[str]:
-    """Return a text as words with the whitespace before them, which are its pieces if there is no tokenizer."""
-    return re.findall(r"\s*\S+|\s+$", text)
+    """Return a text as words with the whitespace before them, which are its pieces if there is no tokenizer.
+
+    Line breaks are pieces of their own, as for tokenizers, so that a step ends before the first word of the next line.
+    """
+    return re.findall(r"\s*\n|\s*\S+|\s+", text)
 
 
 def pieces_of(ids: Sequence[int], decode: Callable[[Sequence[int]], str], before: Sequence[int] = ()) -> list[str]:
