@@ -16,7 +16,17 @@ from pathlib import Path
 from earlier_results import EARLIER
 from measured import embedded_digests
 from page_decisions import DECISIONS, GPU, HOSTILE, SMOLLM2, decisions_part, gpu_part, hostile_part
-from page_decoding import DECODING, DECODING_FILES, LENGTHS, LENGTHS_FILES, decoding_parts, lengths_parts
+from page_decoding import (
+    BEFORE_AFTER,
+    BEFORE_AFTER_FILES,
+    DECODING,
+    DECODING_FILES,
+    LENGTHS,
+    LENGTHS_FILES,
+    before_after_part,
+    decoding_parts,
+    lengths_parts,
+)
 from page_layout import Section, Topic, index, titled
 from page_protocols import (
     PAIR,
@@ -255,6 +265,7 @@ TOPICS = (
             ),
             Section(("overhead.json",), titled("The cost of a call", OVERHEAD), overhead_part),
             Section(("http_cost.json",), titled("The cost of a served call", HTTP), http_part),
+            Section(BEFORE_AFTER_FILES, BEFORE_AFTER, before_after_part),
             Section(DECODING_FILES, DECODING, decoding_parts),
             Section(LENGTHS_FILES, LENGTHS, lengths_parts),
             Section(("serve_throughput.json",), THROUGHPUT, throughput_part),

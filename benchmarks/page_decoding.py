@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from page_tables import load, table
@@ -36,6 +37,17 @@ seats compute in float32, llama.cpp with the 4-bit weights of the GGUF files, so
 compare.
 """
 
+BEFORE_AFTER = """\
+## In one table, before and after
+
+    git worktree add --detach ../before 67ff529
+    python benchmarks/before_after.py --before ../before --output benchmarks/results/before_after.json
+
+The figures of the next section, and the cost of a call and of the start-up of a run with served seats (the least CPU
+time of several runs, in which both checkouts take turns). `before` is the commit named above.
+"""
+
+BEFORE_AFTER_FILES = ("before_after.json", "decoding.json")
 DECODING_FILES = ("decoding.json", "decoding_uneven.json")
 LENGTHS_FILES = ("draft_lengths_qwen.json", "draft_lengths_smollm2.json")
 
@@ -70,6 +82,40 @@ def lengths_part(name: str) -> str:
 
 def _ratio(count: int | None, tokens: int) -> str:
     return "–" if count is None else f"{count / tokens:.2f}"
+
+
+def before_after_part() -> str:
+    """Return the table of `benchmarks/before_after.py` and of what `benchmarks/decoding.py` measured on both sides."""
+    costs, decoding = load("before_after.json"), load("decoding.json")
+    sides = ("before", "after")
+
+    def row(name: str, values: Sequence[Any]) -> dict[str, Any]:
+        return {"": name, **dict(zip(sides, values, strict=True))}
+
+    def spoken(batch: str) -> list[str]:
+        found = [decoding["speculation"][side][batch] for side in sides]
+        return [f"{one['seconds']['wall'] / one['plain_seconds']['wall']:.2f}" for one in found]
+
+    uneven = [decoding["uneven"][side] for side in sides]
+    rows = [
+        row("replies of three lengths, tokens/s", [f"{one['tokens'] / one['seconds']['seat']:.1f}" for one in uneven]),
+        row(
+            "`feedback_pair` after five examples, seconds",
+            [decoding["five_shot"][side]["seconds"]["wall"] for side in sides],
+        ),
+        row("exact speculation one at a time, times plain decoding", spoken("batch_1")),
+        row("exact speculation eight at once, times plain decoding", spoken("batch_8")),
+        *(
+            row(name, [costs[side][key] for side in sides])
+            for key, name in (
+                ("cpu_ms_a_fresh_call", "a call that a model answers, ms of CPU"),
+                ("of_it_the_store", "of it the store"),
+                ("cpu_ms_a_stored_call", "a call that the store answers, ms of CPU"),
+            )
+        ),
+        *(row(f"start: {key}", [costs[side].get(key, "–") for side in sides]) for key in costs["after"] if "," in key),
+    ]
+    return table(rows)
 
 
 def decoding_parts() -> str:
