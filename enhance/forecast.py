@@ -18,7 +18,7 @@ from harness_ext.enhance.row_files import read
 from harness_ext.enhance.running import run_questions
 from harness_ext.enhance.schedules import round_sizes
 from harness_ext.enhance.tournament import WHICH_IS_BETTER, Tournament
-from harness_ext.models.feedback_pair import REVIEW_SYSTEM, REVIEW_USER
+from harness_ext.models.reviewing import REVIEW_SYSTEM, REVIEW_USER
 from harness_ext.options import PromptText
 from harness_ext.protocol import Question
 from harness_ext.records import Message

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness_ext.backends.base import Backend
+from harness_ext.config.levels import is_protocol
 from harness_ext.config.run_plan import RunPlan, plan_run
 from harness_ext.embedded import SEATS, model_path
 from harness_ext.engine.budget import open_budget, total_spending
@@ -40,6 +41,11 @@ def plan_seats(
     local: `batch_size` and `device` of local models.
     """
     problems = [f"`{name}` applies to evaluations only: leave it out" for name in NOT_HERE if name in arguments]
+    problems += [
+        f"`{seat}={model}`: rows are written by a model: name one"
+        for seat, model in seats.items()
+        if is_protocol(model)
+    ]
     if place_of().world > 1:
         problems.append("only one process can write rows: start it without a launcher; a seat can use several GPUs")
     if problems:

@@ -14,7 +14,7 @@ from harness_ext.decisions import Choice
 from harness_ext.enhance.judging import FALLBACKS, JUDGE_SYSTEM, JUDGE_USER, RULES, pairwise_messages, read_choice
 from harness_ext.enhance.ranking import MatchOutcome
 from harness_ext.enhance.schedules import SCHEDULES, Match, Schedule
-from harness_ext.models.feedback_pair import OPENINGS, REVIEW_SYSTEM, REVIEW_USER
+from harness_ext.models.reviewing import OPENINGS, REVIEW_SYSTEM, REVIEW_USER
 from harness_ext.options import PromptText
 from harness_ext.protocol import Message, Protocol, Question, Role, Seats
 from harness_ext.reading import read_verdict

@@ -14,7 +14,7 @@ from typing import Any
 from harness_ext.analysis.scoring.rounds import trajectory_of
 from harness_ext.decisions import Predicate
 from harness_ext.errors import HarnessExtError
-from harness_ext.models.feedback_pair import IS_CORRECT
+from harness_ext.models.reviewing import IS_CORRECT
 from harness_ext.protocol import Question
 from harness_ext.records import Transcript
 from harness_ext.records.chat import ChatContext

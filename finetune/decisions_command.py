@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness_ext.analysis.scoring.command import add_task_arguments, scored_for
+from harness_ext.analysis.scoring.command import Scorer, add_task_arguments
 from harness_ext.errors import FAILED, OK, USAGE, HarnessExtError
 from harness_ext.files import atomic_write
 from harness_ext.finetune.decision_runs import Drafts, RunError, add_drafts, refuse_test_rows, split_by_document
-from harness_ext.models.feedback_pair import IS_CORRECT
+from harness_ext.models.reviewing import IS_CORRECT
 from harness_ext.terminal import clean
 
 TRAIN, VALIDATION = "train.jsonl", "validation.jsonl"
@@ -50,10 +50,10 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _collect(args: argparse.Namespace) -> Drafts:
-    drafts = Drafts()
+    drafts, scorer = Drafts(), Scorer("finetune decisions", args)
     for given in args.runs:
         run = given.expanduser()
-        figures, rows = scored_for("finetune decisions", run, args)
+        figures, rows = scorer.scored(run)
         if not args.any_split:
             refuse_test_rows(run, figures)
         add_drafts(drafts, run, figures, rows, args.question, args.metric)

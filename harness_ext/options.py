@@ -7,7 +7,7 @@ import difflib
 import math
 import re
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -19,10 +19,10 @@ MOST_ROUNDS = 10_000
 
 
 class PromptText(str):
-    """A prompt. As an option it is given as the path of a UTF-8 file.
+    """A prompt. As an option it is given as the path of a UTF-8 file (see `read_prompt`).
 
     `fill` replaces the `{name}` marks in it. A file must contain every mark that the default prompt contains, except
-    `{demand}`, which repeats what the task asks for.
+    `{demand}`, which repeats what the task asks for, and no others.
     """
 
     __slots__ = ()
@@ -38,7 +38,20 @@ class PromptText(str):
 
 
 _MARK = re.compile(r"\{([a-z_]+)\}")
+# Braces that belong to a formula (`\boxed{answer}`, `x^{n}`) are no marks, unless the prompt has a mark of that name.
+_STRAY_MARK = re.compile(r"(?<![\w\\^}])\{([a-z_]+)\}")
+_HEADER = re.compile(r"---\nprompt: [a-z_]+\n(?:.*\n)*?---\n")
 OPTIONAL_MARKS = frozenset({"demand"})
+PURPOSE = "purpose"
+
+
+def prompt(text: Callable[[], str], purpose: str) -> Any:
+    """Declare an option that is a prompt, in a dataclass of options.
+
+    text: returns the default, which can therefore be a constant below the class.
+    purpose: what the prompt is for.
+    """
+    return dataclasses.field(default_factory=lambda: PromptText(text()), metadata={PURPOSE: purpose})
 
 
 def convert(value: Any, annotation: Any, default: Any = None) -> Any:
@@ -94,7 +107,7 @@ def convert(value: Any, annotation: Any, default: Any = None) -> Any:
             raise ValueError("a number that is finite")
         return number
     if annotation is PromptText:
-        return _read_prompt(value, default)
+        return read_prompt(Path(str(value)), default)
     if annotation in (str, Path):
         if isinstance(value, float | bool) or value is None:
             raise ValueError(f"text; lm-eval read it as {value!r}, so quote it: '…'")
@@ -109,17 +122,40 @@ def _number(kind: type, value: Any, expected: str) -> Any:
         raise ValueError(expected) from None
 
 
-def _read_prompt(value: Any, default: Any) -> PromptText:
-    path = Path(str(value)).expanduser()
+def read_prompt(path: Path, default: str | None) -> PromptText:
+    """Return the prompt in a UTF-8 file, without the header that `harness-ext prompts` writes.
+
+    path: the file.
+    default: the default prompt, whose marks the file must contain; None or empty for any marks.
+
+    Raises ValueError whose text says what was expected.
+    """
     try:
-        text = PromptText(path.read_text(encoding="utf-8").rstrip("\n"))
+        text = path.expanduser().read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:  # ValueError: not UTF-8, or not a possible path
         raise ValueError(f"a readable UTF-8 text file ({outside(error)})") from error
-    missing = PromptText(default).marks - text.marks - OPTIONAL_MARKS if default else frozenset()
-    if missing:
-        marks = ", ".join(f"{{{mark}}}" for mark in sorted(missing))
-        raise ValueError(f"a prompt with {marks}, which the file {path} does not contain")
-    return text
+    header = _HEADER.match(text)
+    found = PromptText(text[header.end() if header else 0 :].rstrip("\n"))
+    if not default:
+        return found
+    known = PromptText(default).marks
+    problems = []
+    if missing := known - found.marks - OPTIONAL_MARKS:
+        problems.append(f"a prompt with {_listed(missing)}, which the file {path} does not contain")
+    if unknown := set(_STRAY_MARK.findall(found)) - known:
+        close = "".join(suggest(f"{{{name}}}", [f"{{{mark}}}" for mark in sorted(known)]) for name in sorted(unknown))
+        fields = f"the fields of this prompt are {_listed(known)}" if known else "this prompt has no fields"
+        problems.append(
+            f"no {_listed(unknown)} in the file {path}{close}: {fields}; write other text in braces with a space, "
+            f"`{{ {min(unknown)} }}`"
+        )
+    if problems:
+        raise ValueError(", and ".join(problems))
+    return found
+
+
+def _listed(marks: Iterable[str]) -> str:
+    return ", ".join(f"{{{mark}}}" for mark in sorted(marks))
 
 
 def build(cls: type[T], given: Mapping[str, Any], problems: list[str], where: str = "") -> T | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import exp
 from typing import ClassVar, Literal
 
@@ -16,7 +16,7 @@ from harness_ext.bridge.protocol_lm import ProtocolLM
 from harness_ext.decisions import Predicate, Score
 from harness_ext.decisions.questions import YES
 from harness_ext.models.drawing import check_sampling, draw, vote_among
-from harness_ext.options import PromptText
+from harness_ext.options import PromptText, prompt
 from harness_ext.protocol import Capability, Protocol, Question, Role, Seat, Seats
 from harness_ext.reading import answer_form, read_answer, vote
 from harness_ext.records import Completion, Decision, Solution
@@ -37,9 +37,6 @@ class BestOfN(Protocol):
         sum of scores (`weighted`). Default `best`.
     temperature: the temperature of the drafts, unless the task's own settings sample. Default 0.7.
     top_p: nucleus sampling, likewise. Default 1.0: off.
-    correct_question: the yes/no question of `by=correct`, as a file.
-    rating_question: the question of `by=rating`, as a file.
-    aspects: the yes/no questions of `by=aspects`, one per line, as a file.
     """
 
     n: int = 5
@@ -47,9 +44,9 @@ class BestOfN(Protocol):
     combine: Literal["best", "weighted"] = "best"
     temperature: float = 0.7
     top_p: float = 1.0
-    correct_question: PromptText = field(default_factory=lambda: PromptText(CORRECT_QUESTION))
-    rating_question: PromptText = field(default_factory=lambda: PromptText(RATING_QUESTION))
-    aspects: PromptText = field(default_factory=lambda: PromptText(ASPECTS))
+    correct_question: PromptText = prompt(lambda: CORRECT_QUESTION, "the yes/no question of `by=correct`")
+    rating_question: PromptText = prompt(lambda: RATING_QUESTION, "the question of `by=rating`")
+    aspects: PromptText = prompt(lambda: ASPECTS, "the yes/no questions of `by=aspects`, one per line")
 
     roles: ClassVar[Mapping[str, Role]] = {
         "student": Role("answers the task n times"),

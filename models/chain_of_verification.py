@@ -8,18 +8,18 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from harness_ext.bridge.protocol_lm import ProtocolLM
-from harness_ext.options import PromptText
+from harness_ext.options import PromptText, prompt
 from harness_ext.protocol import Message, Protocol, Question, Role, Seats
 from harness_ext.records import Solution
 
 
 @dataclass(frozen=True)
 class ChainOfVerification(Protocol):
-    """The options of `chain_of_verification`. Prompts are given as files.
+    """The options of `chain_of_verification`.
 
     variant: who answers the check questions with what in view. Default `factored`.
         `joint`: the questions and their answers are written in one reply, after the draft.
@@ -28,21 +28,18 @@ class ChainOfVerification(Protocol):
         `factor_revise`: as `factored`, and each answer is then compared with the draft in a call of its own.
     max_questions: the largest number of check questions that are answered; further ones are counted. Default 5.
     check_max_tokens: the length limit of questions and of answers to them, in tokens. Default 256.
-    plan_user: the prompt that asks for check questions.
-    joint_user: the prompt that asks for check questions with their answers (`variant=joint`).
-    check_user: the prompt that asks for answers to check questions.
-    compare_user: the prompt that compares an answer with the draft (`variant=factor_revise`).
-    revise_user: the prompt that asks for the revised answer.
     """
 
     variant: Literal["joint", "two_step", "factored", "factor_revise"] = "factored"
     max_questions: int = 5
     check_max_tokens: int = 256
-    plan_user: PromptText = field(default_factory=lambda: PromptText(PLAN_USER))
-    joint_user: PromptText = field(default_factory=lambda: PromptText(JOINT_USER))
-    check_user: PromptText = field(default_factory=lambda: PromptText(CHECK_USER))
-    compare_user: PromptText = field(default_factory=lambda: PromptText(COMPARE_USER))
-    revise_user: PromptText = field(default_factory=lambda: PromptText(REVISE_USER))
+    plan_user: PromptText = prompt(lambda: PLAN_USER, "asks for check questions")
+    joint_user: PromptText = prompt(lambda: JOINT_USER, "asks for check questions with their answers (`variant=joint`)")
+    check_user: PromptText = prompt(lambda: CHECK_USER, "asks for answers to check questions")
+    compare_user: PromptText = prompt(
+        lambda: COMPARE_USER, "compares an answer with the draft (`variant=factor_revise`)"
+    )
+    revise_user: PromptText = prompt(lambda: REVISE_USER, "asks for the revised answer")
 
     roles: ClassVar[Mapping[str, Role]] = {
         "student": Role("answers the task, plans check questions and revises its answer"),

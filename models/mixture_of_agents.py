@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 from harness_ext.bridge.protocol_lm import ProtocolLM
 from harness_ext.models.drawing import check_sampling, sampling_settings
-from harness_ext.options import PromptText, check_rounds
+from harness_ext.options import PromptText, check_rounds, prompt
 from harness_ext.protocol import Message, Protocol, Question, Role, Seats
 from harness_ext.protocol.wording import with_system
 from harness_ext.records import Completion, Solution
@@ -25,12 +25,13 @@ class MixtureOfAgents(Protocol):
     layers: the number of layers, with that of the aggregator, as the paper counts them: with 1, the aggregator answers
         alone. Default 3.
     temperature: the temperature of the proposers, unless the task's own settings sample. Default 0.7, as in the paper.
-    synthesize_system: the system message that shows a model the answers of the layer before, as a file.
     """
 
     layers: int = 3
     temperature: float = 0.7
-    synthesize_system: PromptText = field(default_factory=lambda: PromptText(SYNTHESIZE_SYSTEM))
+    synthesize_system: PromptText = prompt(
+        lambda: SYNTHESIZE_SYSTEM, "the system message that shows a model the answers of the layer before"
+    )
 
     team: ClassVar[tuple[str, Role] | None] = ("proposer", Role("proposes answers, in all layers but the last"))
     roles: ClassVar[Mapping[str, Role]] = {"aggregator": Role("writes the final answer")}
@@ -69,7 +70,7 @@ class MixtureOfAgents(Protocol):
 
     def _prompt(self, question: Question, proposals: Sequence[Completion]) -> str | list[Message]:
         """Return the task; with the answers of the layer before, if there was one, in a system message."""
-        written = [text for one in proposals if (text := (question.prefix + one.text).strip())]
+        written = [text for one in proposals if (text := question.shown(one.text))]
         if not written:
             return question.context
         shown = "\n\n".join(f'{n}.\n"""\n{text}\n"""' for n, text in enumerate(written, start=1))

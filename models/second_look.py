@@ -7,12 +7,13 @@ After the intrinsic self-correction of Huang et al., "Large Language Models Cann
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 from harness_ext.bridge.protocol_lm import ProtocolLM
-from harness_ext.options import PromptText, check_rounds
-from harness_ext.protocol import Message, Protocol, Question, Role, Seats
+from harness_ext.models.refining import Drafts
+from harness_ext.options import PromptText, check_rounds, prompt
+from harness_ext.protocol import Protocol, Question, Role, Seats
 from harness_ext.records import Solution
 
 
@@ -21,11 +22,10 @@ class SecondLook(Protocol):
     """The options of `second_look`.
 
     rounds: how often the student is asked to look again; 0 is the baseline. Default 1.
-    look_user: the prompt that asks for it, as a file.
     """
 
     rounds: int = 1
-    look_user: PromptText = field(default_factory=lambda: PromptText(LOOK_USER))
+    look_user: PromptText = prompt(lambda: LOOK_USER, "asks the student to look again")
 
     roles: ClassVar[Mapping[str, Role]] = {"student": Role("answers the task and checks its answer")}
 
@@ -35,21 +35,13 @@ class SecondLook(Protocol):
         check_rounds(self.rounds, "rounds")
 
     async def solve(self, question: Question, seats: Seats) -> Solution:
-        student = seats.student
-        look = student.prompt("look_user", self.look_user, LOOK_USER).fill(demand=question.demand)
-        drafts = [await student.generate(question.context, kind="draft")]
+        look = seats.student.prompt("look_user", self.look_user, LOOK_USER).fill(demand=question.demand)
+        drafts = await Drafts.first(question, seats.student)
         for _ in range(self.rounds):
-            conversation = question.conversation(student.own_turn(drafts[-1]), Message("user", look))
-            looked = await student.generate(conversation, kind="refine")
-            if not looked.text.strip():
-                return Solution(drafts[-1].text, "empty_refinement")
-            if not student.samples():  # the same draft would get the same second look again
-                if looked.text == drafts[-1].text:
-                    return Solution(looked.text, "unchanged")
-                if any(looked.text == draft.text for draft in drafts):
-                    return Solution(looked.text, "cycle")
-            drafts.append(looked)
-        return Solution(drafts[-1].text, "rounds")
+            if stop := await drafts.refine(look):
+                unchanged = stop == "cycle" and drafts.texts[-1] == drafts.texts[-2]
+                return drafts.end("unchanged" if unchanged else stop)
+        return drafts.end("rounds")
 
 
 class SecondLookLM(ProtocolLM):

@@ -6,33 +6,31 @@ After Madaan et al., "Self-Refine: Iterative Refinement with Self-Feedback" (arX
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from harness_ext.bridge.protocol_lm import ProtocolLM
-from harness_ext.options import PromptText, check_rounds
+from harness_ext.models.refining import Drafts, read_review
+from harness_ext.options import PromptText, check_rounds, prompt
 from harness_ext.protocol import Message, Protocol, Question, Role, Seats
-from harness_ext.reading import read_verdict
 from harness_ext.records import Solution
 
 
 @dataclass(frozen=True)
 class SelfRefine(Protocol):
-    """The options of `self_refine`. Prompts are given as files.
+    """The options of `self_refine`.
 
     max_rounds: the largest number of refinements; 0 is the baseline. Default 4, as in the paper.
     history: what a refinement is made from: all drafts and critiques so far, as in the paper (`all`), or only the
         latest (`latest`). Default `all`.
     critique_max_tokens: the length limit of a critique, in tokens. Default 256.
-    critique_user: the prompt that asks for a critique of a draft.
-    refine_user: the prompt that asks for a refinement.
     """
 
     max_rounds: int = 4
     history: Literal["all", "latest"] = "all"
     critique_max_tokens: int = 256
-    critique_user: PromptText = field(default_factory=lambda: PromptText(CRITIQUE_USER))
-    refine_user: PromptText = field(default_factory=lambda: PromptText(REFINE_USER))
+    critique_user: PromptText = prompt(lambda: CRITIQUE_USER, "asks for a critique of a draft")
+    refine_user: PromptText = prompt(lambda: REFINE_USER, "asks for a refinement")
 
     roles: ClassVar[Mapping[str, Role]] = {
         "student": Role("answers the task, criticises its answer and refines it"),
@@ -45,25 +43,17 @@ class SelfRefine(Protocol):
         check_rounds(self.max_rounds, "max_rounds")
 
     async def solve(self, question: Question, seats: Seats) -> Solution:
-        student, critic = seats.student, seats.either("critic", "student")
-        draft = await student.generate(question.context, kind="draft")
-        earlier: list[Message] = []
+        critic = seats.either("critic", "student")
+        drafts = await Drafts.first(question, seats.student)
         for _ in range(self.max_rounds):
-            shown = self.critique_user.fill(task=question.text, draft=(question.prefix + draft.text).strip())
-            limits = critic.limits(self.critique_max_tokens)
-            critique = await critic.generate([Message("user", shown)], kind="review", gen_kwargs=limits)
-            verdict = read_verdict(critique.text)
-            seats.note(critique, accepted=verdict.accepted, rule=verdict.rule, malformed=verdict.malformed)
+            asked = self.critique_user.fill(task=question.text, draft=question.shown(drafts.texts[-1]))
+            critique, verdict = await read_review(seats, critic, [Message("user", asked)], self.critique_max_tokens)
             if verdict.accepted:
-                return Solution(draft.text, "accepted")
-            refine = self.refine_user.fill(critique=critique.text.strip(), demand=question.demand)
-            latest = [student.own_turn(draft), Message("user", refine)]
-            earlier = [*earlier, *latest] if self.history == "all" else latest
-            refined = await student.generate(question.conversation(*earlier), kind="refine")
-            if not refined.text.strip():
-                return Solution(draft.text, "empty_refinement")
-            draft = refined
-        return Solution(draft.text, "max_rounds")
+                return drafts.end("accepted")
+            refine = self.refine_user.fill(critique=critique.strip(), demand=question.demand)
+            if stop := await drafts.refine(refine, history=self.history == "all", ends_on_repeat=False):
+                return drafts.end(stop)
+        return drafts.end("max_rounds")
 
 
 class SelfRefineLM(ProtocolLM):

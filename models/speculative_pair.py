@@ -8,7 +8,7 @@ sampling.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, ClassVar, Literal
 
@@ -30,14 +30,14 @@ from harness_ext.models.speculative.text_policies import Judge
 from harness_ext.models.speculative.token_policies import TokenPolicy
 from harness_ext.models.speculative.trace import GenerationTrace
 from harness_ext.models.speculative.units import Unit, splitter
-from harness_ext.options import PromptText, check_rounds
+from harness_ext.options import PromptText, check_rounds, prompt
 from harness_ext.protocol import Capability, Protocol, Question, Role, Seats
 from harness_ext.records import Solution
 
 
 @dataclass(frozen=True)
 class SpeculativePair(Protocol):
-    """The options of `speculative_pair`. Prompts are given as files.
+    """The options of `speculative_pair`.
 
     unit: what is approved or replaced as a whole: a `token`, a `step` or a `chunk` of `chunk_tokens` tokens. Default
         `token`.
@@ -53,10 +53,6 @@ class SpeculativePair(Protocol):
     on_malformed: whether a unit whose rating has no number is rejected (`reject`) or approved (`accept`). Default
         `reject`.
     judge_max_tokens: the length limit of a rating, in tokens. Default 1.
-    judge_system: the system message that explains ratings (`accept=judge`).
-    judge_user: the prompt that asks for the rating of a unit.
-    correct_user: the prompt that asks a teacher that cannot continue a reply for the next unit.
-    resume_user: the prompt that asks a student that cannot continue a reply for the rest of its answer.
     """
 
     unit: Unit = "token"
@@ -67,10 +63,14 @@ class SpeculativePair(Protocol):
     max_corrections: int = 15
     on_malformed: Literal["reject", "accept"] = "reject"
     judge_max_tokens: int = 1
-    judge_system: PromptText = field(default_factory=lambda: PromptText(JUDGE_SYSTEM))
-    judge_user: PromptText = field(default_factory=lambda: PromptText(JUDGE_USER))
-    correct_user: PromptText = field(default_factory=lambda: PromptText(CORRECT_USER))
-    resume_user: PromptText = field(default_factory=lambda: PromptText(RESUME_USER))
+    judge_system: PromptText = prompt(lambda: JUDGE_SYSTEM, "the system message that explains ratings (`accept=judge`)")
+    judge_user: PromptText = prompt(lambda: JUDGE_USER, "asks for the rating of a unit")
+    correct_user: PromptText = prompt(
+        lambda: CORRECT_USER, "asks a teacher that cannot continue a reply for the next unit"
+    )
+    resume_user: PromptText = prompt(
+        lambda: RESUME_USER, "asks a student that cannot continue a reply for the rest of its answer"
+    )
 
     roles: ClassVar[Mapping[str, Role]] = {
         "student": Role("answers the task and continues after corrections"),
@@ -193,6 +193,8 @@ class SpeculativePair(Protocol):
         elif ahead is not None:
             how = {"gen_kwargs": limited(question, ahead.tokens)}
         completion = await seats.student.generate(question.context, kind="draft", **how)
+        if ahead is not None:
+            seats.note(completion, part=True)  # it is no answer
         draft = Continuation(completion, completion.text, completion.ids if known else None)
         return draft if self.policy.exact else draft.within(reply)
 

@@ -1,6 +1,6 @@
 """Runs feedback_pair in child processes and kills them (SIGKILL) until one ends; used by test_kill.py.
 
-    python kill_and_resume.py <folder> scripted|embedded <kills> <seed>
+    python kill_and_resume.py <folder> scripted|composed|embedded <kills> <seed>
 
 It imports everything once and then forks for each run. For comparison, the first run is not killed. It prints JSON: how
 many runs were killed before they ended, and how many calls were answered again although they were in the store when the
@@ -25,7 +25,7 @@ from support import instances, number_of, scripted_pair
 from harness_ext.engine import queues
 from harness_ext.models.feedback_pair import FeedbackPairLM
 
-QUESTIONS = {"scripted": 40, "embedded": 6}
+QUESTIONS = {"scripted": 40, "composed": 16, "embedded": 6}
 
 
 def student(prompt: str) -> str:
@@ -49,9 +49,12 @@ def run(folder: Path, mode: str, log: int) -> None:
 
     queues.DeviceQueue._accept = logged  # type: ignore[method-assign]
     seats: dict[str, Any] = {"device": "cpu", "batch_size": 2, "max_rounds": 2, "review_max_tokens": 12}
-    if mode == "scripted":
+    if mode != "embedded":
         pair = scripted_pair(student, teacher)
         seats = {"student": pair[0], "teacher": pair[1]}
+    if mode == "composed":
+        inner = {"student": "protocol:self_consistency", "student.k": 3, "student.student": seats["student"]}
+        seats = {**seats, **inner, "max_rounds": 2}
     lm = FeedbackPairLM(**seats, store=str(folder / "store"), run_dir=folder / "run", progress="off")
     contexts = [f"Mary went to the garden {i} times.\nWhere is Mary?\nAnswer:" for i in range(QUESTIONS[mode])]
     lm.generate_until(instances(contexts, {"until": ["\n\n"], "max_gen_toks": 12}))

@@ -15,7 +15,8 @@ from harness_ext.backends.scripted import ScriptedBackend
 from harness_ext.decisions import Predicate, parts_of, question_digest
 from harness_ext.decisions.calibration import Calibration
 from harness_ext.errors import ConfigurationError
-from harness_ext.models.feedback_pair import HINT_USER, IS_CORRECT, VERDICT_USER, FeedbackPair, FeedbackPairLM
+from harness_ext.models.feedback_pair import FeedbackPair, FeedbackPairLM
+from harness_ext.models.reviewing import HINT_USER, IS_CORRECT, VERDICT_USER
 from harness_ext.models.skyline import SkylineLM
 from harness_ext.records import Decision
 from harness_ext.records.run_directory import read_transcripts

@@ -12,7 +12,8 @@ from support import instance, instances, scripted_pair, watch
 from harness_ext.backends.base import GenerateRequest
 from harness_ext.backends.scripted import ScriptedBackend
 from harness_ext.errors import RunFailed
-from harness_ext.models.feedback_pair import RECHECK_USER, REFINE_USER, REVIEW_REMINDER, REVIEW_SYSTEM, FeedbackPairLM
+from harness_ext.models.feedback_pair import RECHECK_USER, REFINE_USER, FeedbackPairLM
+from harness_ext.models.reviewing import REVIEW_REMINDER, REVIEW_SYSTEM
 from harness_ext.options import PromptText
 from harness_ext.records import Transcript
 from harness_ext.records.chat import PLAIN_STOPS, ChatContext

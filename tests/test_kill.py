@@ -31,9 +31,14 @@ def transcripts(folder: Path) -> list[dict[str, Any]]:
     found = []
     for transcript in sorted(read_transcripts(folder / "run"), key=lambda t: t.identity):
         found.append(transcript.to_json())
-        for turn in found[-1]["turns"]:
-            del turn["timing"]
+        _without_timing(found[-1]["turns"])
     return found
+
+
+def _without_timing(turns: list[dict[str, Any]]) -> None:
+    for turn in turns:
+        del turn["timing"]
+        _without_timing(turn.get("inner", {}).get("turns", []))
 
 
 def figures(folder: Path) -> Any:
@@ -45,7 +50,9 @@ def figures(folder: Path) -> Any:
     return timeless(json.loads((folder / "run" / "summary.json").read_text()))
 
 
-@pytest.mark.parametrize(("mode", "kills", "questions"), [("scripted", 10, 40), ("embedded", 2, 6)])
+@pytest.mark.parametrize(
+    ("mode", "kills", "questions"), [("scripted", 10, 40), ("composed", 4, 16), ("embedded", 2, 6)]
+)
 def test_a_killed_and_resumed_run_gives_the_same_results(tmp_path: Path, mode: str, kills: int, questions: int) -> None:
     runs = run(tmp_path, mode, kills, seed=7)
     whole, killed = runs["whole"], runs["killed"]

@@ -14,7 +14,8 @@ from support import instances, scripted_pair
 from harness_ext.backends.registry import parse_spec
 from harness_ext.backends.scripted import ScriptedBackend
 from harness_ext.cli import doctor
-from harness_ext.config.run_plan import flatten, plan_run
+from harness_ext.config.levels import flatten
+from harness_ext.config.run_plan import plan_run
 from harness_ext.errors import ConfigurationError
 from harness_ext.models.baseline import Baseline, BaselineLM
 from harness_ext.models.debate import Debate
@@ -124,15 +125,14 @@ def test_conversion_returns_the_declared_type_or_says_what_it_expected(value: ob
 
 def test_prompt_files(tmp_path: Path) -> None:
     good, bad, binary = tmp_path / "good.txt", tmp_path / "bad.txt", tmp_path / "binary.txt"
-    good.write_text("Teacher said {review} – {other} {{review}}\n\n", encoding="utf-8")
+    good.write_text("Teacher said {review} – { other } {{review}}\n\n", encoding="utf-8")
     bad.write_text("no mark here", encoding="utf-8")
     binary.write_bytes(b"\xff\xfe{review}")
     problems: list[str] = []
     options = build(Options, {"prompt": str(good)}, problems)
     assert options is not None
-    assert (
-        options.prompt.fill(review="{other} {review}") == "Teacher said {other} {review} – {other} {{other} {review}}"
-    )
+    filled = options.prompt.fill(review="{other} {review}")
+    assert filled == "Teacher said {other} {review} – { other } {{other} {review}}"
     for path, reason in ((bad, f"with {{review}}, which the file {bad} does not contain"), (binary, "readable UTF-8")):
         problems = []
         assert build(Options, {"prompt": str(path)}, problems) is None
@@ -204,7 +204,7 @@ def test_all_problems_come_at_once() -> None:
         ("dummy:", "names no model"),
         ("/no/such/folder", "there is no folder /no/such/folder"),
         ("hf:./no/such", "there is no folder ./no/such"),
-        ("feedback_pair:x", "is a protocol, which cannot take a seat"),
+        ("feedback_pair:x", "is a protocol: write `protocol:feedback_pair`"),
     ],
 )
 def test_specifications_that_name_no_model(spec: str, message: str) -> None:
@@ -222,7 +222,7 @@ def test_the_names_that_can_take_a_seat_are_those_that_are_accepted() -> None:
         parse_spec("no_such_backend:x", {})
     names = str(error.value).partition("The names: ")[2].split(", ")
     assert {"hf", "openai", "vllm", "local-completions", "classifier"} <= set(names)
-    assert not {"feedback_pair", "harness_ext.debate", "skyline"} & set(names), "a protocol cannot take a seat"
+    assert not {"feedback_pair", "harness_ext.debate", "skyline"} & set(names), "a protocol is no backend"
     assert [parse_spec(f"{name}:x", {}).backend for name in names] == names
     (listed,) = (finding.text for finding in doctor.models() if finding.text.startswith("for seats: "))
     assert listed.removeprefix("for seats: ").split(", ") == names

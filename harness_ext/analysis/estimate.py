@@ -211,7 +211,7 @@ def make_report(sampler: Sampler) -> dict[str, Any]:
     if not sampler.sampled:
         raise ConfigurationError(["the tasks contain no documents: check `--tasks` and `--limit`"])
     totals = estimate(sampler.usage(), sampler.documents)
-    least, most = wall_time(totals, lm.plan.seats)
+    least, most = wall_time(totals, lm.plan.models)
     report: dict[str, Any] = {
         "documents": sampler.documents,
         "sampled": len(sampler.sampled),

@@ -76,22 +76,32 @@ def cross_validated(
 
     Returns None for a single document, or if all probabilities outside a fold are equal.
     """
-    import numpy as np
-
-    names = list(dict.fromkeys(clusters))
-    folds = min(FOLDS, len(names))
-    if folds < 2:
+    fold_of = folds_of(clusters, seed)
+    if len(set(fold_of)) < 2:
         return None
-    order = np.random.default_rng(seed).permutation(len(names))
-    fold_of = {names[i]: position % folds for position, i in enumerate(order)}
     corrected = list(probabilities)
-    for fold in range(folds):
-        rest = [i for i, name in enumerate(clusters) if fold_of[name] != fold]
+    for fold in set(fold_of):
+        rest = [i for i, other in enumerate(fold_of) if other != fold]
         try:
             correction = fit([probabilities[i] for i in rest], [outcomes[i] for i in rest])
         except ValueError:
             return None
-        for i, name in enumerate(clusters):
-            if fold_of[name] == fold:
+        for i, own in enumerate(fold_of):
+            if own == fold:
                 corrected[i] = correction.apply(probabilities[i])
     return corrected
+
+
+def folds_of(clusters: Sequence[Hashable], seed: int = 0) -> list[int]:
+    """Return the fold of each row.
+
+    clusters: the document of each row. All rows of a document are in one of five folds, or of fewer if there are fewer
+        documents.
+    seed: the seed of the shuffle that makes the folds. Default 0.
+    """
+    import numpy as np
+
+    names = list(dict.fromkeys(clusters))
+    order = np.random.default_rng(seed).permutation(len(names))
+    fold_of = {names[i]: position % min(FOLDS, len(names)) for position, i in enumerate(order)}
+    return [fold_of[name] for name in clusters]

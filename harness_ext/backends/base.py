@@ -267,6 +267,11 @@ class Backend(abc.ABC):
         return None
 
     @property
+    def samples(self) -> bool:
+        """Return whether it samples even under greedy settings, as a protocol in the place of a model may."""
+        return False
+
+    @property
     def chat_default(self) -> bool:
         """Return whether conversations are rendered with the model's own chat template by default."""
         return False

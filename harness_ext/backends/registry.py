@@ -124,7 +124,9 @@ def make_registered_backend(backend: str, name: str, args: Mapping[str, Any]) ->
 
     cls = get_model(backend)
     if _is_protocol(cls):
-        raise ValueError(f"`{backend}` is a protocol, which cannot take a seat: name a model")
+        raise ValueError(
+            f"`{backend}` is a protocol: write `protocol:{backend}`, and give the models of its seats below"
+        )
     parameters = inspect.signature(cls.__init__).parameters
     takes = next((n for n in NAME_ARGUMENTS if n in parameters), "pretrained")
     operational = {k: args[k] for k in ("batch_size", "max_batch_size", "device") if args.get(k) is not None}

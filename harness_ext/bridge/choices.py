@@ -7,14 +7,15 @@ closing phrase: the two stages of Kojima et al., "Large Language Models are Zero
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from harness_ext.bridge.choice_decisions import decide_choices
 from harness_ext.config.run_options import RunOptions
 from harness_ext.options import PromptText
-from harness_ext.protocol import Message, Protocol, Question, Role, Seats
+from harness_ext.protocol import Message, Protocol, Question, Role, Seats, SeatSetup
+from harness_ext.protocol.inner import ProtocolBackend, Solver
 from harness_ext.reading import cut_run_on
 from harness_ext.records import Loglikelihood, Solution, Transcript
 from harness_ext.records.chat import ChatContext
@@ -175,6 +176,13 @@ def offers_choices(question: Question) -> bool:
     return len(question.continuations) > 1 and bool(question.context)
 
 
-def scoring_seat(protocol: Protocol, seats: Iterable[str]) -> str:
-    """Return the seat that scores choices: the one that the protocol names, or else its first."""
-    return protocol.answers or next(iter(seats))
+def scoring_seat(protocol: Solver, seats: Mapping[str, SeatSetup]) -> str:
+    """Return the seat that scores choices: the one that the protocol names, or else its first.
+
+    If a protocol takes that seat, it is the scoring seat of that protocol (`student.student`).
+    """
+    name = protocol.answers or next(iter(seats))
+    backend = seats[name].backend
+    if not isinstance(backend, ProtocolBackend):
+        return name
+    return f"{name}.{scoring_seat(backend.protocol, backend.seats)}"

@@ -40,6 +40,7 @@ from harness_ext.engine.endings import ends_by_signal
 from harness_ext.engine.ranks import Ranks
 from harness_ext.errors import ConfigurationError, Terminated
 from harness_ext.protocol import Protocol, Question
+from harness_ext.protocol.inner import all_seats
 from harness_ext.records.chat import MESSAGES_TOKENIZER, ChatContext
 
 logger = logging.getLogger("harness_ext")
@@ -59,7 +60,7 @@ class ProtocolLM(LM):  # type: ignore[misc]
     """
 
     protocol: ClassVar[type[Protocol]]
-    is_protocol: ClassVar[bool] = True  # a protocol cannot take a seat itself
+    is_protocol: ClassVar[bool] = True  # it takes a seat as `protocol:<name>`, not as a backend
     # lm-eval refuses tasks with images for classes that do not set this. Whether the seats accept images depends on
     # their models, so `_check_media` checks it for each call.
     MULTIMODAL = True
@@ -81,7 +82,7 @@ class ProtocolLM(LM):  # type: ignore[misc]
         if self.rank == 0:
             if self.plan.demonstration:
                 print(DEMONSTRATION, file=sys.stderr)
-            for remark in self.plan.protocol.remarks(self.plan.seats):
+            for remark in self.plan.remarks:
                 print(f"[harness-ext] {remark}", file=sys.stderr)
             logger.info("harness-ext records this run in %s", self.session.run.path)
 
@@ -189,7 +190,7 @@ class ProtocolLM(LM):  # type: ignore[misc]
 
     def _scoring_seat(self, decides: bool = False) -> str:
         seat = scoring_seat(self.plan.protocol, self.plan.seats)
-        backend = self.plan.seats[seat].backend
+        backend = self.plan.models[seat].backend
         if "score" not in backend.capabilities and not decides:
             problem = f"`{seat}`: the task needs log-likelihoods, which {backend.name} does not return"
             remedy = "give `choices=decision` to ask for the choice, name another model, or use a generative version"
@@ -221,7 +222,7 @@ class ProtocolLM(LM):  # type: ignore[misc]
             raise ConfigurationError([f"{tasks} asks for written answers, which need all seats: give `{models}`"])
 
     def _check_media(self, requests: Sequence[Any], scored: bool) -> None:
-        problems = media_problems(requests, self.plan.seats, scored)
+        problems = media_problems(requests, self.plan.models, scored)
         if problems := problems if scored else problems + setting_problems(requests):
             raise ConfigurationError(problems)
 
@@ -259,7 +260,8 @@ class ProtocolLM(LM):  # type: ignore[misc]
                 "run": str(self.session.run.path),
                 "protocol": self.protocol_name,
                 "demonstration_pair": self.plan.demonstration,
-                "seats": {name: setup.backend.info() for name, setup in self.plan.seats.items()},
+                "prompts": self.plan.prompts_hash,
+                "seats": {name: setup.backend.info() for name, setup in all_seats(self.plan.seats).items()},
                 "summary": self.session.summary,
             }
         }

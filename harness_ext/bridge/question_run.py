@@ -179,7 +179,8 @@ class QuestionRun(Generic[Answer]):
                 self._error = self._error or error
 
     def _new_summary(self) -> Summary:
-        return Summary(lambda seat: self.session.plan.seats[seat].cost)
+        models = self.session.plan.models
+        return Summary(lambda seat: models[seat].cost)
 
     def _write_summary(
         self,
@@ -220,7 +221,7 @@ class QuestionRun(Generic[Answer]):
 
     def _seat_names(self) -> dict[Backend, str]:
         names: dict[Backend, str] = {}
-        for name, setup in self.session.plan.seats.items():
+        for name, setup in self.session.plan.models.items():
             names[setup.backend] = f"{names[setup.backend]}+{name}" if setup.backend in names else name
         return names
 

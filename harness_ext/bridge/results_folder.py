@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from harness_ext.config.run_plan import RunPlan
+from harness_ext.protocol.inner import all_seats
 
 NAMES = ("peft", "delta", "pretrained", "model", "path", "engine")
 LONGEST = 100  # characters; file systems allow 255 bytes
@@ -31,7 +32,7 @@ def default_name(protocol: str, plan: RunPlan) -> DefaultName:
     """
     if plan.demonstration:
         return DefaultName(f"{protocol}-demonstration")
-    models = dict.fromkeys(base_name(setup.backend.name) for setup in plan.seats.values())
+    models = dict.fromkeys(base_name(setup.backend.name) for setup in all_seats(plan.seats).values())
     name = "-".join([protocol, *models])
     if len(name) > LONGEST:
         name = f"{name[: LONGEST - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"

@@ -18,6 +18,7 @@ from harness_ext.engine.budget import Budget, open_budget
 from harness_ext.engine.endings import again
 from harness_ext.engine.ranks import Ranks
 from harness_ext.errors import ConfigurationError, HarnessExtError, StoreError
+from harness_ext.protocol.inner import all_seats
 from harness_ext.records.call_store import CallStore
 from harness_ext.records.run_directory import RunDirectory, installed_versions, new_run_path
 
@@ -53,11 +54,11 @@ class Session:
         ranks, options = Ranks.current(), plan.options
         store = CallStore(Path(options.store).expanduser()) if options.store != "off" else None
         run = _open_run(plan, label, ranks)
-        for seat, setup in plan.seats.items():
+        for seat, setup in plan.models.items():
             setup.backend.kept_in = run.path if store is None else Path(options.store).expanduser()
             setup.backend.attach(run.path, seat, ranks.world == 1)
-            setup.backend.passes_through = plan.protocol.passes_through
-        budget = open_budget(options.budget, plan.seats, ranks.world)
+            setup.backend.passes_through = plan.protocol.passes_through and seat in plan.seats
+        budget = open_budget(options.budget, plan.models, ranks.world)
         return cls(plan, ranks, store, budget, run, Tables(run.path, label, ranks.rank, private=True))
 
     def again(self, purpose: str) -> str:
@@ -119,6 +120,7 @@ def _run_config(plan: RunPlan, label: str) -> dict[str, Any]:
         "versions": installed_versions(),
         "seeds": {"torch": seed},
         "demonstration_pair": plan.demonstration,
+        "prompts": plan.prompts_hash,
         "run": {k: v for k, v in vars(plan.options).items() if k != "run_dir"},
         "seats": {
             name: {
@@ -129,15 +131,12 @@ def _run_config(plan: RunPlan, label: str) -> dict[str, Any]:
                 **setup.own,
                 **setup.backend.info(),
             }
-            for name, setup in plan.seats.items()
+            for name, setup in all_seats(plan.seats).items()
         },
         "identity": {
             "protocol": type(plan.protocol).__qualname__,
             "options": dict(vars(plan.protocol)),
-            "seats": {
-                name: {"fingerprint": setup.backend.fingerprint, "chat": setup.chat, **setup.own}
-                for name, setup in plan.seats.items()
-            },
+            "seats": {name: setup.identity for name, setup in plan.seats.items()},
             "seed": seed if samples else None,
             "on_overflow": plan.options.on_overflow,
             "on_empty": plan.options.on_empty,

@@ -41,9 +41,11 @@ COMMANDS = {
         "analysis.scoring.command:main", "score every answer of a run: accuracy per round, flips, oracle, leaks"
     ),
     "calibrate": Command("analysis.calibrate:main", "fit what makes the probabilities of verdicts honest"),
+    "train-gate": Command("analysis.debate_gate:main", "fit what predicts whether a debate is worth it"),
     "show": Command("analysis.show:main", "print transcripts: turns, verdicts, changes, correctness"),
     "compare": Command("analysis.compare.command:main", "compare runs: paired differences, tests, flips, cost"),
-    "report": Command("analysis.report.command:main", "write runs as a page: charts, questions, transcripts"),
+    "report": Command("cli:report", "write runs as a page: charts, questions, transcripts"),
+    "view": Command("cli:view", "show runs and suites in a browser while they are going on"),
     "plan": Command(
         "analysis.planning.command:main", "how many questions a claim needs, what they cost, and the plan as a file"
     ),
@@ -56,8 +58,10 @@ COMMANDS = {
     "enhance": Command("enhance.command:main", "add rationales and preferences from a teacher to training rows"),
     "finetune": Command("finetune.command:main", "train a student, a teacher or an adapter"),
     "checkpoints": Command("finetune.checkpoints_command:main", "evaluate every epoch of a training run"),
-    "export": Command("cli:export", "export a trained model as a plain folder, or logged samples as tables"),
+    "export": Command("cli:export", "export runs to other tools, or a trained model as a plain folder"),
     "new-task": Command("cli.new_task.command:main", "create the files of a task from your data and try it out"),
+    "new-protocol": Command("cli.new_protocol:main", "create a package with a protocol of your own and its test"),
+    "prompts": Command("cli.prompts:main", "print the prompts of a protocol, or write them as files to edit"),
     "slurm": Command("finetune.slurm:main", "write a batch script for training on one or more nodes"),
 }
 
@@ -75,17 +79,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def export(arguments: list[str]) -> int:
-    """Export what the first path contains: lm-eval samples as tables, or a trained model as a folder."""
+    """Export runs in a format (`--to`), or what the first path contains: lm-eval samples as tables, or a model."""
     from pathlib import Path
 
+    from harness_ext.analysis.compare.run_directories import is_run
+    from harness_ext.analysis.exports import command as runs
     from harness_ext.bridge import exports as tables
     from harness_ext.finetune import export_model as models
 
+    if any(a == "--to" or a.startswith("--to=") for a in arguments):
+        return runs.main(arguments)
     source = next((Path(a) for a in arguments if not a.startswith("-")), None)
     if source is None:
+        runs.make_parser().print_help()
+        print("\nor, for samples of lm-eval:\n")
         tables.parser().print_help()
         print("\nor, for a trained model:\n")
+    elif is_run(source):
+        return runs.main(arguments)  # which asks for the format
     return models.main(arguments) if source is None or not tables.samples_in(source) else tables.main(arguments)
+
+
+def report(arguments: list[str]) -> int:
+    """Write a report of runs, and of suites, about which the package of reports does not know."""
+    from harness_ext.analysis.report.command import main
+    from harness_ext.suite.collecting import report_arguments
+
+    return main(arguments, report_arguments)
+
+
+def view(arguments: list[str]) -> int:
+    """Show runs and suites in a browser."""
+    from harness_ext.analysis.view.command import main
+    from harness_ext.suite.viewing import suites_below
+
+    return main(arguments, suites_below)
 
 
 def lm_eval(arguments: list[str]) -> int:

@@ -12,7 +12,7 @@ from harness_ext.backends.base import Backend, ChatMode
 from harness_ext.backends.settings import settings_problems
 from harness_ext.decisions.calibration import Calibration
 from harness_ext.engine.budget import Cap
-from harness_ext.options import PromptText
+from harness_ext.options import PromptText, prompt
 from harness_ext.protocol import SeatSetup
 from harness_ext.protocol.setup import Decide, Thoughts
 from harness_ext.reading.thoughts import DEFAULT_MARKERS, Markers
@@ -21,6 +21,7 @@ from harness_ext.terminal import outside
 RUNS = Path("harness_ext_runs")
 LONGEST_LABEL = 150  # bytes; the time is appended, and most file systems allow 255
 LONGEST_NAME = 255
+OF_PROTOCOLS = ("system", "gen")  # the options of a seat that a protocol can take, too
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,8 @@ class RunOptions:
     choices: how a task's choices are compared: `score` scores the text of each; `decision` asks one question with the
         choices as its options, which a model that only chats can answer too. Default `score`.
     reason_max_tokens: maximum length of that rationale, in tokens. Default 256.
-    reason_user: text that asks for the rationale. Default "Let's think step by step."
-    closing: text between the rationale and a choice. Default "Therefore, the answer is".
+    prompts: folder of files that replace prompts, as `harness-ext prompts` writes it, or `preset:<name>`. Default: the
+        prompts in the code.
     progress: whether to show progress, as a bar on a terminal and as lines elsewhere: `auto`, `on` or `off`. Default
         `auto`.
     trust_remote_code: whether all seats may run code that comes with their models. Default off.
@@ -63,8 +64,9 @@ class RunOptions:
     reason: Literal["on", "off"] = "on"
     choices: Literal["score", "decision"] = "score"
     reason_max_tokens: int = 256
-    reason_user: PromptText = field(default_factory=lambda: PromptText(INVITATION))
-    closing: PromptText = field(default_factory=lambda: PromptText(CLOSING))
+    prompts: str | None = None
+    reason_user: PromptText = prompt(lambda: INVITATION, "asks for the rationale, on tasks that score choices")
+    closing: PromptText = prompt(lambda: CLOSING, "the text between the rationale and a choice")
     progress: Literal["auto", "on", "off"] = "auto"
     trust_remote_code: bool = False
 

@@ -19,6 +19,7 @@ from harness_ext.engine.served_queue import ServedQueue
 from harness_ext.errors import BudgetSpent, CallFailed, HarnessExtError, RunAborted
 from harness_ext.protocol import Protocol, Question, Seats, SeatSetup, question_hash
 from harness_ext.protocol.conversation import converse, has_parts
+from harness_ext.protocol.inner import models_of
 from harness_ext.records import CallResult, Failure, Solution, Transcript, Turn
 from harness_ext.records.call_store import CallStore
 
@@ -138,7 +139,7 @@ class _Run:
         self.loop = asyncio.get_running_loop()
         self.done = asyncio.Event()
         services: list[asyncio.Task[None]] = []
-        for setup in self.seats.values():
+        for setup in models_of(self.seats).values():
             key = _queue_key(setup.backend)
             if key not in self.queues:
                 kind = ServedQueue if isinstance(setup.backend, ServedBackend) else ThreadQueue

@@ -44,7 +44,7 @@ class Known:
         """Return what the question of a transcript contributes."""
         verdicts = [turn.verdict for turn in transcript.turns if turn.verdict is not None]
         return cls(
-            sum(not turn.reused for turn in transcript.turns),
+            sum(not turn.reused for turn in transcript.calls),
             tuple(bool(verdict["accepted"]) for verdict in verdicts if "accepted" in verdict),
             tuple((turn.seat, turn.unread) for turn in transcript.turns if turn.unread is not None),
         )

@@ -70,7 +70,7 @@ async def _answer(protocol: Protocol, question: Question, seats: Seats) -> Answe
         if turn.kind in DRAFTS and turn.text == solution.text:
             seats.note(turn.result, kept=turn.result.completion_tokens)
             break
-    first = next((turn.text for turn in turns if turn.kind in DRAFTS), None)
+    first = next((turn.text for turn in turns if turn.kind in DRAFTS and not turn.is_part), None)
     return Answered(first, solution.text, sum(turn.kind in ROUNDS for turn in turns), solution.stop)
 
 

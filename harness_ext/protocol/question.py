@@ -82,6 +82,10 @@ class Question:
         last = self.messages[-1].content.strip().rpartition("\n\n")[2] if self.messages else ""
         return last.replace(IMAGE_MARK, "").strip()  # a mark would stand for one more image
 
+    def shown(self, reply: str) -> str:
+        """Return a reply as it is shown to another seat: with the prefix that the task dictates."""
+        return (self.prefix + reply).strip()
+
     def conversation(self, *later: Message) -> list[Message]:
         """Return the task's messages followed by `later`, and by the prefix of the reply if the task dictates one."""
         messages = [*self.messages, *later]

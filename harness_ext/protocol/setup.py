@@ -77,9 +77,14 @@ class SeatSetup:
         return {name: value for name, value in settings.items() if value not in (None, {}, "auto", "hide")}
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """Return what identifies the seat in a run's identity: its model, and how it is asked."""
+        return {"fingerprint": self.backend.fingerprint, "chat": self.chat, **self.own}
+
+    @property
     def samples(self) -> bool:
-        """Return whether the seat's own settings make it sample, whatever the task's settings are."""
-        return bool(self.gen_kwargs.get("do_sample") or self.gen_kwargs.get("temperature"))
+        """Return whether the seat samples, whatever the task's settings are."""
+        return self.backend.samples or bool(self.gen_kwargs.get("do_sample") or self.gen_kwargs.get("temperature"))
 
     @property
     def cost(self) -> SeatCost:

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from harness_ext.backends.base import Backend, DecideRequest, GenerateRequest, Request, ScoreRequest, VerifyRequest
@@ -16,7 +16,7 @@ from harness_ext.errors import CallFailed
 from harness_ext.protocol.question import Question
 from harness_ext.protocol.wording import without_thought
 from harness_ext.reading.thoughts import DEFAULT_MARKERS
-from harness_ext.records import CallResult, Completion, Decision, Turn
+from harness_ext.records import CallResult, Completion, Decision, Inner, Turn
 from harness_ext.records.images import IMAGE_MARK, NOT_SHOWN
 
 AnswerCall = Callable[[Backend, str, Request], Awaitable[tuple[CallResult, bool]]]
@@ -27,6 +27,22 @@ Result = TypeVar("Result", bound=CallResult)
 CANCELLED = "cancelled"
 
 
+@dataclass(frozen=True)
+class Reply:
+    """The reply to a call.
+
+    result: the result.
+    reused: whether it was reused.
+    inner: how a protocol that takes the seat came to it. Default None: a model takes the seat.
+    error: what ended that protocol. Its calls are recorded all the same. Default None: nothing.
+    """
+
+    result: CallResult
+    reused: bool
+    inner: Inner | None = None
+    error: BaseException | None = None
+
+
 class Turns:
     """The turns of one question: makes its calls and records them.
 
@@ -34,17 +50,30 @@ class Turns:
     answer: returns the result of a call, and whether it was reused.
     seed: the run's seed, which is part of the keys of sampled calls.
     rest: returns once no question of the run can continue by itself.
+    scope: for the turns of a protocol that takes a seat, which of the replies of which seat they belong to. It is part
+        of the keys of sampled calls. Default: nothing, for the run's own protocol.
+    over: returns whether no more calls may be made. Default: they may.
     """
 
-    def __init__(self, question: Question, answer: AnswerCall, seed: int, rest: AwaitRest) -> None:
+    def __init__(
+        self,
+        question: Question,
+        answer: AnswerCall,
+        seed: int,
+        rest: AwaitRest,
+        scope: tuple[str, ...] = (),
+        over: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.question = question
         self.seed = seed
+        self.scope = scope
         # Called with a turn before and after something is recorded with it.
         self.noted: Callable[[Turn, Turn], None] = lambda before, after: None
         self._slots: list[Turn | None] = []
         self._draws: dict[str, int] = {}
         self._answer = answer
         self._rest = rest
+        self._over = over
         self._running: set[asyncio.Task[Any]] = set()
         self._cancelled: set[int] = set()
         # Decisions that were made from the result of a turn (read from its text, calibrated, averaged), by their id.
@@ -113,7 +142,7 @@ class Turns:
         If what waits for the call is cancelled, the call is recorded all the same, since it is paid for. Raises
         CallFailed.
         """
-        if self._ended:
+        if self._is_over():
             raise asyncio.CancelledError
         slot = len(self._slots)
         self._slots.append(None)
@@ -127,8 +156,8 @@ class Turns:
             request = replace(request, affinity=affinity)
 
         async def recorded() -> Result:
-            result, reused = await self._answer(backend, key, request)
-            result, found = self._read(key, request, result)
+            reply = await self._reply(name, backend, key, request, lambda: slot in self._cancelled or self._is_over())
+            result, found = self._read(key, request, reply.result)
             if not isinstance(result, expected):
                 raise CallFailed(
                     "no_reply",
@@ -136,7 +165,9 @@ class Turns:
                     "folder (`store=<folder>`) or without a store (`store=off`)",
                 )
             told = (*notes, *found, *((CANCELLED,) if slot in self._cancelled else ()))
-            self._slots[slot] = Turn(name, kind, key, result, verdict, told, reused)
+            self._slots[slot] = Turn(name, kind, key, result, verdict, told, reply.reused, reply.inner)
+            if reply.error is not None:
+                raise reply.error
             return result
 
         running = asyncio.create_task(recorded())
@@ -147,6 +178,20 @@ class Turns:
         except asyncio.CancelledError:
             self._cancelled.add(slot)
             raise
+
+    def _is_over(self) -> bool:
+        return self._ended or self._over()
+
+    async def _reply(self, name: str, backend: Backend, key: str, request: Request, over: Callable[[], bool]) -> Reply:
+        """Return the reply to a call. Raises CallFailed.
+
+        name: the seat's name.
+        backend: the seat's model.
+        key: the call's key.
+        request: what it is asked.
+        over: returns whether nobody waits for the reply any more.
+        """
+        return Reply(*await self._answer(backend, key, request))
 
     def _read(self, key: str, request: Request, result: CallResult) -> tuple[CallResult, tuple[str, ...]]:
         """Return the result of a call as the protocol reads it, and notes on what was done to it."""
@@ -170,7 +215,9 @@ class Turns:
 
         A greedy reply depends on nothing else, so any question of any run may reuse it. A sampled reply is one draw of
         many: its key adds the question, the draw index within the question, and the seed. Without the index, k equal
-        calls of one question would share a single draw. With it, a resumed run finds each of its draws again.
+        calls of one question would share a single draw. With it, a resumed run finds each of its draws again. Within a
+        protocol that takes a seat, draws are counted for each of its replies, so that they do not depend on which of
+        several is faster.
         """
         if isinstance(request, ScoreRequest):
             kind = "rolling" if request.rolling else "score"
@@ -191,11 +238,11 @@ class Turns:
         if request.reply is not None:
             confidence = [request.confidence] if request.confidence else []
             key = digest(key, _encode([request.reply, request.only, *confidence]))
-        if not sampled:
+        if not (sampled or backend.samples):
             return key
         draw = self._draws[key] = self._draws.get(key, -1) + 1
         q = self.question
-        return digest(key, q.task, str(q.doc_id), str(q.index), str(q.repeat), str(draw), str(self.seed))
+        return digest(key, q.task, str(q.doc_id), str(q.index), str(q.repeat), str(draw), str(self.seed), *self.scope)
 
 
 _encode = json.JSONEncoder(sort_keys=True, default=str).encode

@@ -12,7 +12,7 @@ from harness_ext.records.results import (
     TokenCounts,
     Verification,
 )
-from harness_ext.records.transcript import Failure, Identity, Solution, Transcript, Turn
+from harness_ext.records.transcript import Failure, Identity, Inner, Solution, Transcript, Turn
 from harness_ext.records.usage import SeatCost, Usage, add
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "Failure",
     "Finish",
     "Identity",
+    "Inner",
     "Loglikelihood",
     "Message",
     "SeatCost",

@@ -30,7 +30,7 @@ def question_cost(run: Path, by: Measure) -> float:
     """
     costs = _costs(_seats(run))
     totals = [
-        amount(Usage.total(costs[turn.seat].usage(turn) for turn in t.turns), by)
+        amount(Usage.total(costs[turn.seat].usage(turn) for turn in t.calls), by)
         for t in read_transcripts(run)
         if t.failure is None
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -14,7 +14,7 @@ from harness_ext.records.usage import SeatCost, Usage, add
 
 DRAFTS = ("draft", "refine")
 # Kinds of turns whose text can become part of the answer, and kinds of turns that begin a round.
-WRITTEN = (*DRAFTS, "continue", "correct", "reply", "ruling")
+WRITTEN = (*DRAFTS, "answer", "continue", "correct", "reply", "ruling")
 ROUNDS = ("refine", "continue")
 UNPRICED = SeatCost()
 
@@ -62,19 +62,19 @@ class Summary:
         named = max(((turn.verdict or {}).get("round", 0) for turn in transcript.turns), default=0)
         rounds = named or sum(turn.kind in ROUNDS for turn in transcript.turns)
         self.rounds[rounds] = self.rounds.get(rounds, 0) + 1
-        kept = None if transcript.details and "totals" in transcript.details else _kept(transcript)
         for turn in transcript.turns:
-            kinds = self.usage.setdefault(turn.seat, {})
-            kinds[turn.kind] = kinds.get(turn.kind, Usage()) + UNPRICED.usage(turn)
-            self._count(turn)
             self.readability.setdefault(turn.seat, SeatReadability()).add(turn)
-            # A draft is kept whole. A protocol that composes its answer from several turns notes with each how many of
-            # its tokens it kept. All other tokens were discarded, or spent on verification.
-            rest = "verification" if turn.kind not in WRITTEN else "discarded"
-            new, noted = turn.result.completion_tokens, (turn.verdict or {}).get("kept", 0)
-            of_answer, other = (new, 0) if turn is kept else (noted, add(new, None if noted is None else -noted))
-            self.tokens["kept"] = add(self.tokens["kept"], of_answer)
-            self.tokens[rest] = add(self.tokens[rest], other)
+            self._count_review(turn)
+            if turn.inner is not None:
+                self.events.update(turn.notes)
+            for call in turn.calls:
+                kinds = self.usage.setdefault(call.seat, {})
+                kinds[call.kind] = kinds.get(call.kind, Usage()) + UNPRICED.usage(call)
+                self._count(call)
+                if call is not turn:
+                    self.readability.setdefault(call.seat, SeatReadability()).add(call)
+        for name, tokens in _tokens(transcript.turns, transcript.text, transcript.details).items():
+            self.tokens[name] = add(self.tokens[name], tokens)
 
     def _count(self, turn: Turn) -> None:
         self.generated += isinstance(turn.result, Completion)
@@ -87,6 +87,8 @@ class Summary:
             self.events[f"{turn.kind}_cut_at_limit"] += 1
         if isinstance(turn.result, Completion) and not turn.text.strip():
             self.events[f"{turn.kind}_empty"] += 1
+
+    def _count_review(self, turn: Turn) -> None:
         if turn.verdict is not None and "accepted" in turn.verdict:
             self.reviews["total"] += 1
             self.reviews["accepted"] += bool(turn.verdict["accepted"])
@@ -137,10 +139,36 @@ class Summary:
         return [warning for seat, counts in self.readability.items() for warning in counts.warnings(seat)]
 
 
-def _kept(transcript: Transcript) -> Turn | None:
+def _tokens(turns: Sequence[Turn], text: str, details: Mapping[str, Any] | None) -> dict[str, int | None]:
+    """Return how many of the tokens of a protocol's turns are in its answer, discarded, or spent on verification.
+
+    turns: the turns.
+    text: the answer.
+    details: what the protocol recorded besides.
+    """
+    found: dict[str, int | None] = {"kept": 0, "discarded": 0, "verification": 0}
+    kept = None if details and "totals" in details else _kept(turns, text)
+    for turn in turns:
+        # A draft is kept whole. A protocol that composes its answer from several turns notes with each how many of its
+        # tokens it kept. All other tokens were discarded, or spent on verification.
+        rest = "verification" if turn.kind not in WRITTEN else "discarded"
+        new, noted = turn.result.completion_tokens, (turn.verdict or {}).get("kept", 0)
+        parts = {"kept": new} if turn is kept else {"kept": noted, rest: add(new, None if noted is None else -noted)}
+        if turn.inner is not None:
+            below = _tokens(turn.inner.turns, turn.text, turn.inner.details)
+            if parts["kept"] == 0:  # otherwise, what the protocol in the seat has kept is in the answer
+                lost = add(below.pop("kept"), below.pop("discarded"))
+                below[rest] = add(below.get(rest, 0), lost)
+            parts = below
+        for name, tokens in parts.items():
+            found[name] = add(found[name], tokens)
+    return found
+
+
+def _kept(turns: Sequence[Turn], text: str) -> Turn | None:
     """Return the turn whose text became the answer: the last draft with this text."""
-    for turn in reversed(transcript.turns):
-        if turn.kind in DRAFTS and turn.text == transcript.text:
+    for turn in reversed(turns):
+        if turn.kind in DRAFTS and turn.text == text:
             return turn
     return None
 

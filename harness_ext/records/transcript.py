@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from harness_ext.records.results import CallResult, Completion, Finish, Verification, read_result
@@ -23,6 +23,8 @@ class Turn:
     verdict: what the protocol read from the result, as JSON values.
     notes: what was done to the prompt (`system_merged`, …).
     reused: whether the result came from the store or was shared with an identical call; depends on the run.
+    inner: how a protocol that takes the seat came to the result, whose tokens and seconds are those of all calls behind
+        it. Default None: a model takes the seat.
     """
 
     seat: str
@@ -32,6 +34,18 @@ class Turn:
     verdict: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = ()
     reused: bool = False
+    inner: Inner | None = None
+
+    @property
+    def calls(self) -> tuple[Turn, ...]:
+        """Return the calls of models behind this turn: itself, or those of the protocol that takes its seat.
+
+        The seats of that protocol have this seat's name before theirs (`student.teacher`).
+        """
+        if self.inner is None:
+            return (self,)
+        below = (call for turn in self.inner.turns for call in turn.calls)
+        return tuple(replace(call, seat=f"{self.seat}.{call.seat}") for call in below)
 
     @property
     def text(self) -> str:
@@ -42,6 +56,11 @@ class Turn:
     def finish(self) -> Finish | None:
         """Return how the text ended, if that is known."""
         return self.result.finish if isinstance(self.result, Completion) else None
+
+    @property
+    def is_part(self) -> bool:
+        """Return whether the protocol noted that the text is a part of an answer, although its kind is that of one."""
+        return bool((self.verdict or {}).get("part"))
 
     @property
     def unread(self) -> bool | None:
@@ -74,6 +93,7 @@ class Turn:
             **({"notes": notes} if notes else {}),
             "key": self.key,
             "timing": timing,
+            **({"inner": self.inner.to_json()} if self.inner is not None else {}),
         }
 
     @classmethod
@@ -83,6 +103,7 @@ class Turn:
         timing = rest.pop("timing")
         seat, kind, key = rest.pop("seat"), rest.pop("kind"), rest.pop("key")
         verdict, notes = rest.pop("verdict", None), tuple(rest.pop("notes", ()))
+        inner = None if (found := rest.pop("inner", None)) is None else Inner.from_json(found)
         # Version 1 did not write `verified`: there, only the kind tells a verification from an empty text.
         unmarked = kind == "verify" and not rest["text"] and "finish" not in rest
         if rest.pop("verified", None) is not None or unmarked:
@@ -90,7 +111,31 @@ class Turn:
         result = read_result(
             {**rest, "seconds": timing["seconds"], "faults": timing.get("faults", ())}, known_only=True
         )
-        return cls(seat, kind, key, result, verdict, notes, timing["reused"])
+        return cls(seat, kind, key, result, verdict, notes, timing["reused"], inner)
+
+
+@dataclass(frozen=True, slots=True)
+class Inner:
+    """How a protocol that takes a seat came to one of the seat's replies.
+
+    turns: its turns, in which its own seats were called.
+    stop: why it stopped (`Solution.stop`); `failed` or `cancelled` without a reply.
+    details: what it recorded besides (`Solution.details`). Default None.
+    """
+
+    turns: tuple[Turn, ...]
+    stop: str
+    details: Mapping[str, Any] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        details = {} if self.details is None else {"details": dict(self.details)}
+        return {"stop": self.stop, **details, "turns": [turn.to_json() for turn in self.turns]}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Inner:
+        """Parse what `to_json` returned."""
+        return cls(tuple(Turn.from_json(turn) for turn in data["turns"]), data["stop"], data.get("details"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +199,14 @@ class Transcript:
     stop: str
     failure: Failure | None = None
     details: Mapping[str, Any] | None = None
+
+    @property
+    def calls(self) -> tuple[Turn, ...]:
+        """Return all calls of models: the turns, with those of protocols that take seats in the place of their replies.
+
+        Whatever counts what a question cost goes by these.
+        """
+        return tuple(call for turn in self.turns for call in turn.calls)
 
     @property
     def identity(self) -> Identity:

@@ -116,7 +116,9 @@ class SeatCost:
         return (self.price_in * read + self.price_out * written) / 1e6
 
     def usage(self, turn: Turn) -> Usage:
-        """Return the usage of one turn."""
+        """Return the usage of one turn; of one that a protocol took, that of the calls behind it."""
+        if turn.inner is not None:
+            return Usage.total(self.usage(call) for call in turn.calls)
         result = turn.result
         batched = BATCHED in (*turn.notes, *result.notes)
         return self.priced(

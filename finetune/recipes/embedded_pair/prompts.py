@@ -6,7 +6,7 @@ import hashlib
 import json
 
 from harness_ext.embedded.story_prompt import INSTRUCTION, story_text
-from harness_ext.models.feedback_pair import REJECTION, REVIEW_AGAIN, REVIEW_SYSTEM, REVIEW_USER
+from harness_ext.models.reviewing import REJECTION, REVIEW_AGAIN, REVIEW_SYSTEM, REVIEW_USER
 
 __all__ = [
     "INSTRUCTION",
