@@ -19,7 +19,7 @@ from harness_ext.finetune.command import main
 from harness_ext.finetune.decision_rows import parse_decision
 from harness_ext.finetune.decision_runs import TRAINING, split_by_document
 from harness_ext.finetune.encoding import parse
-from harness_ext.models.feedback_pair import IS_CORRECT
+from harness_ext.models.reviewing import IS_CORRECT
 from harness_ext.records import Transcript
 from harness_ext.records.chat import ChatContext
 

@@ -13,19 +13,24 @@ import pytest
 import yaml
 from page import pages as benchmark_pages
 
+from harness_ext.config.levels import flatten
 from harness_ext.config.run_options import RunOptions, SeatOptions
-from harness_ext.config.run_plan import flatten, plan_run
+from harness_ext.config.run_plan import plan_run
 from harness_ext.data import DataError, load_files
 from harness_ext.embedded import model_path
 from harness_ext.errors import ConfigurationError
 from harness_ext.models.best_of_n import BestOfN
+from harness_ext.models.cascade import Cascade
 from harness_ext.models.chain_of_verification import ChainOfVerification
 from harness_ext.models.debate import Debate
+from harness_ext.models.equal_budget import EqualBudget
 from harness_ext.models.feedback_pair import FeedbackPair
+from harness_ext.models.lookahead import Lookahead
 from harness_ext.models.mixture_of_agents import MixtureOfAgents
 from harness_ext.models.second_look import SecondLook
 from harness_ext.models.self_consistency import SelfConsistency
 from harness_ext.models.self_refine import SelfRefine
+from harness_ext.models.speculative_cot import SpeculativeCot
 from harness_ext.models.speculative_pair import SpeculativePair
 from harness_ext.options import known_names
 from harness_ext.protocol import Protocol
@@ -199,6 +204,7 @@ def test_exactly_the_existing_options_are_described() -> None:
     options = {*known_names(RunOptions), *known_names(FeedbackPair)}
     models = {"--model", "baseline", "skyline", "feedback_pair", "speculative_pair", "debate", "self_consistency"}
     models |= {"decision", "second_look", "self_refine", "chain_of_verification", "best_of_n", "mixture_of_agents"}
+    models |= {"cascade", "speculative_cot", "lookahead", "equal_budget"}
     assert options_in("protocols.md") - models == options
 
 
@@ -212,6 +218,10 @@ def test_exactly_the_existing_options_are_described() -> None:
         ("chain-of-verification.md", ChainOfVerification),
         ("best-of-n.md", BestOfN),
         ("mixture-of-agents.md", MixtureOfAgents),
+        ("cascade.md", Cascade),
+        ("speculative-cot.md", SpeculativeCot),
+        ("lookahead.md", Lookahead),
+        ("equal-budget.md", EqualBudget),
         ("speculative.md", SpeculativePair),
     ],
 )

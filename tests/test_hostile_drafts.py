@@ -14,7 +14,8 @@ from tiny_chat import tiny_chat_model
 
 from harness_ext.backends.base import DecideRequest
 from harness_ext.backends.scripted import ScriptedBackend
-from harness_ext.models.feedback_pair import IS_CORRECT, REVIEW_SYSTEM, FeedbackPairLM
+from harness_ext.models.feedback_pair import FeedbackPairLM
+from harness_ext.models.reviewing import IS_CORRECT, REVIEW_SYSTEM
 from harness_ext.records.run_directory import read_transcripts
 
 DRAFT = "5 + 5 = 11.\nAnswer: 11"

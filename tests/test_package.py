@@ -94,6 +94,7 @@ def test_wheel_metadata(wheel: Path):
     assert set(metadata.get_all("Provides-Extra")) == {
         "finetune",
         "track",
+        "inspect",
         "vllm",
         "openai",
         "report",

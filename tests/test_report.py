@@ -25,6 +25,7 @@ from harness_ext.analysis.report.round_charts import round_charts, token_charts
 from harness_ext.analysis.report.turns import transcript_json
 from harness_ext.analysis.scoring.probabilities import area_under_roc, roc_curve
 from harness_ext.analysis.scoring.score import score_run
+from harness_ext.cli import report
 
 pytest.importorskip("plotly", reason="needs the extra `report`")
 
@@ -178,6 +179,46 @@ def test_a_place_that_cannot_be_written_is_refused_before_anything_is_read(
     assert (tmp_path / "file.txt").read_text() == "mine"
 
 
+def test_a_suite_stands_for_its_runs_and_options_and_the_readers_own_come_after(tmp_path: Path) -> None:
+    base, pair, hostile = three_runs(tmp_path)
+    asked: list[tuple[Path, bool]] = []
+
+    def suite(study: Path, drop_unmatched: bool) -> list[str]:
+        asked.append((study, drop_unmatched))
+        return [f"one={base}", f"two={pair}", "--reference", "two", "--group", "mine=sums"]
+
+    output = tmp_path / "suite.html"
+    for arguments, first in (
+        (["--suite", "study.yaml"], "two"),
+        ([f"three={hostile}", "--suite", "study.yaml", "--reference", "three", "--drop_unmatched"], "three"),
+        (["--reference", "one", "--suite", "study.yaml", f"three={hostile}"], "one"),
+    ):
+        assert main([*arguments, "-o", str(output)], suite) == 0
+        (about,) = re.findall(r'id="about">(.*?)</script>', output.read_text())
+        labels = [label for label, _ in json.loads(about)["runs"]]
+        assert labels[0] == first
+        assert set(labels) == {"one", "two"} | ({"three"} if "three" in str(arguments) else set())
+    assert asked == [(Path("study.yaml"), False), (Path("study.yaml"), True), (Path("study.yaml"), False)]
+
+
+def test_a_report_of_nothing_or_of_a_faulty_study_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as error:
+        report([])
+    assert error.value.code == 2
+    assert "name a run, or a study (--suite STUDY)" in capsys.readouterr().err
+    study = tmp_path / "study.yaml"
+    study.write_text("tasks: [babi_stories]\nsettings: {a: {model: baseline, limits: 4}}\n")
+    assert report(["--suite", "study.yaml"]) == 2
+    assert "harness-ext report:\n  - " in capsys.readouterr().err
+    study.write_text("tasks: [babi_stories]\nsettings: {a: {model: baseline, limit: 4}}\n")
+    assert report(["--suite", "study.yaml"]) == 1
+    assert "no cell is finished: `harness-ext suite run study.yaml`" in capsys.readouterr().err
+    assert not (tmp_path / "report.html").exists()
+
+
 def test_runs_that_do_not_match_are_refused_as_by_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     few = write_run(tmp_path / "few", transcript(0, said("student", "draft", "0")), label="few")
     score_run(few, manager=manager_of(make_task()))
@@ -196,7 +237,13 @@ def test_debates_and_speculative_runs_have_charts_of_their_own(tmp_path: Path) -
         transcript(0, said("student", "draft", "0123456789"), details={"corrections": corrections}),
         transcript(1, said("student", "draft", "0123456789"), details={"corrections": [{"position": 99}]}),
     )
-    totals = {"characters_student": 15, "characters_teacher": 5, "agreement_round_0": 1.0, "agreement_round_1": 2.0}
+    totals = {
+        "characters_student": 15,
+        "characters_teacher": 5,
+        "agreement_round_0": 1.0,
+        "agreement_round_1": 2.0,
+        "corrections": 3,
+    }
     tokens = {"kept": 8, "discarded": 2, "verification": None}
     usage = {"student": {"total": {"prompt_tokens": 10, "cached_tokens": 5}}}
     summary = {"questions": 2, "answered": 2, "totals": totals, "completion_tokens": tokens, "usage": usage}

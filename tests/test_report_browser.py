@@ -3,51 +3,18 @@
 from __future__ import annotations
 
 import json
-import shutil
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browser_support import PATIENCE, Visit, chromium, needs_browser, visited
 from report_support import ATTACKS, LABEL, write_report
 
 from harness_ext.terminal import safe_line, safe_text
 
 pytest.importorskip("plotly", reason="needs the extra `report`")
-sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright (the extra `dev`)")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium browser (Debian's package chromium)")
-PATIENCE = 120_000  # milliseconds; nothing waits for a time, only for conditions
-
-
-@dataclass
-class Visit:
-    """An open page, and what it complained about or asked the network for."""
-
-    page: Any
-    complaints: list[str] = field(default_factory=list)
-    requests: list[str] = field(default_factory=list)
-
-    def open(self, path: Path, address: str = "") -> None:
-        self.page.goto("about:blank")
-        self.page.goto(f"{path.as_uri()}{address}")
-        self.page.wait_for_selector("html[data-ready=yes]")
-
-    def until(self, condition: str) -> None:
-        """Wait until a JavaScript expression is true. Playwright's own wait evaluates it in the page, which the page's
-        content security policy forbids."""
-        end = time.monotonic() + PATIENCE / 1000
-        while not self.page.evaluate(condition):
-            assert time.monotonic() < end, condition
-            self.page.wait_for_timeout(50)
-
-    def draw_all(self) -> None:
-        """Bring every chart into view, and wait until it is drawn."""
-        for i in range(self.page.locator(".plot").count()):
-            self.page.locator(".plot").nth(i).scroll_into_view_if_needed()
-            self.page.wait_for_selector(f":nth-match(.plot, {i + 1})[data-drawn=yes]")
+pytestmark = needs_browser
 
 
 @pytest.fixture(scope="module")
@@ -57,33 +24,18 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with chromium() as found:
         yield found
-        found.close()
 
 
 @pytest.fixture(params=["light", "dark"])
 def visit(request: pytest.FixtureRequest, browser: Any) -> Iterator[Visit]:
-    yield from _visited(browser, request.param)
+    yield from visited(browser, request.param)
 
 
 @pytest.fixture
 def light(browser: Any) -> Iterator[Visit]:
-    yield from _visited(browser, "light")
-
-
-def _visited(browser: Any, scheme: str) -> Iterator[Visit]:
-    context = browser.new_context(color_scheme=scheme, permissions=["clipboard-read", "clipboard-write"])
-    context.set_default_timeout(PATIENCE)
-    found = Visit(context.new_page())
-    found.page.on("console", lambda m: found.complaints.append(m.text) if m.type in ("error", "warning") else None)
-    found.page.on("pageerror", lambda error: found.complaints.append(str(error)))
-    found.page.on("request", lambda one: found.requests.append(one.url))
-    yield found
-    context.close()
-    assert not found.complaints
-    assert not [url for url in found.requests if not url.startswith(("file:", "about:", "data:", "blob:"))]
+    yield from visited(browser, "light")
 
 
 def rows(visit: Visit) -> list[str]:
@@ -161,6 +113,12 @@ def test_a_link_opens_a_question_with_its_runs_and_keys_move_on(light: Visit, re
     light.page.locator("fieldset input").first.uncheck()
     light.until("document.querySelectorAll('.columns > article').length === 1")
     assert light.page.url.endswith("#q/sums/4?runs=pair")
+    light.page.locator("fieldset input").nth(1).uncheck()
+    light.until("document.querySelectorAll('.columns > article').length === 0")
+    assert light.page.locator("fieldset input:checked").count() == 0
+    assert light.page.locator(".columns").inner_text() == "No run is chosen."
+    light.page.locator("fieldset input").first.check()
+    light.until("document.querySelectorAll('.columns > article').length === 1")
     light.page.keyboard.press("ArrowRight")
     light.until("document.title === 'sums, document 5'")
     light.page.keyboard.press("k")
@@ -190,8 +148,7 @@ def test_hostile_texts_are_shown_as_they_are_and_do_nothing(light: Visit, report
     for number, attack in enumerate(ATTACKS):
         light.page.goto(f"{report.as_uri()}#q/sums/{number}")
         light.until(f"document.title === 'sums, document {number}'")
-        # The run with the attacks first, since without any run the default ones are shown.
-        for box in (2, *(box for box in range(light.page.locator("fieldset input").count()) if box != 2)):
+        for box in range(light.page.locator("fieldset input").count()):
             light.page.locator("fieldset input").nth(box).set_checked(box == 2)
         first = ".columns > article:only-child .turn .said"
         light.until(f"document.querySelector('{first}')?.textContent === {json.dumps(safe_text(attack))}")

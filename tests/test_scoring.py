@@ -114,6 +114,16 @@ def test_finished_questions_keep_their_answer_and_flips_go_both_ways(tmp_path: P
     assert figures["hints"]["rejecting_reviews"] == 4
 
 
+def test_a_part_of_an_answer_is_no_round(tmp_path: Path) -> None:
+    parts = (said("student", "draft", "it", part=True), said("teacher", "correct", right(0)))
+    whole = (said("student", "draft", "x"), said("teacher", "correct", right(1)))
+    run = write_run(tmp_path / "run", transcript(0, *parts, text=right(0)), transcript(1, *whole, text=right(1)))
+    m = score_run(run, manager=manager_of(make_task()))["tasks"]["sums"]["metrics"]["exact_match,none"]
+    assert m["rounds"] == [0.5, 1.0]
+    assert m["flips"]["wrong_to_right"] == 1
+    assert m["oracle"] == m["final"] == 1
+
+
 def test_flips_of_a_metric_where_lower_is_better(tmp_path: Path) -> None:
     task = make_task(
         process_results=lambda doc, results: {"length": float(len(results[0]))},

@@ -171,8 +171,9 @@ def test_the_report_shows_figures_table_and_curve(tmp_path: Path, capsys: pytest
     assert "(in 1 bin, " in printed
     assert "label mass 0.817 on average, 0.400 at least" in printed
     assert "accepted 2 1 rejected 1 2" in printed
-    assert "0.5 (used) 0.500 3 2 0.50 50 20 0" in printed
-    assert "0.8 0.500 to 0.750 2 2 ≥ 0.50 ≥ 50 ≥ 20 1 of 4" in printed
+    # FLOPs: 30 tokens of the student with 1,000 parameters, and 20.5 of the teacher with 5,000.
+    assert "0.5 (used) 0.500 3 2 0.50 50 20 2.65e+05 0" in printed
+    assert "0.8 0.500 to 0.750 2 2 ≥ 0.50 ≥ 50 ≥ 20 ≥ 2.65e+05 1 of 4" in printed
 
 
 def test_verdicts_without_probabilities_are_counted_and_said(

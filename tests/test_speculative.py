@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from support import instance, run_engine
 from token_support import END, CharBackend, CharTokens, Model, says
 
+from harness_ext.analysis.scoring.rounds import trajectory_of
 from harness_ext.backends.base import Backend, Deliver, GenerateRequest, Prompt, ScoreRequest, VerifyRequest
 from harness_ext.backends.scripted import ScriptedBackend
 from harness_ext.engine.engine import Engine
@@ -139,6 +140,17 @@ def test_a_draft_has_the_length_that_pays_most(cost: float, rate: float) -> None
     runs = np.cumprod(random.random((200_000, 16)) < rate, axis=1).sum(axis=1)
     speeds = {n: (np.minimum(runs, n) + 1).mean() / (n * cost + 1) for n in range(2, 17)}
     assert speeds[length] == pytest.approx(max(speeds.values()), rel=0.01)
+
+
+@pytest.mark.parametrize("draft_tokens", ["auto", 3])
+def test_a_draft_of_some_tokens_is_no_answer_and_a_whole_one_is(draft_tokens: Any) -> None:
+    student, teacher = chars("Mary went out. So: garden", "Mary went home. So: home")
+    ahead = solve(SpeculativePair(accept="greedy", draft_tokens=draft_tokens), student, teacher)
+    assert ahead.turns[0].kind == "draft"
+    assert trajectory_of(ahead).answers == ("Mary went home. So: home",)
+    whole = solve(SpeculativePair(accept="greedy", draft_tokens="rest"), *chars("Mary went out.", "Mary went home."))
+    assert trajectory_of(whole).answers == ("Mary went out.", "Mary went home.")
+    assert [turn.is_part for turn in whole.turns] == [False] * len(whole.turns)
 
 
 def test_other_rules_judge_whole_answers() -> None:

@@ -175,7 +175,7 @@ def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
         "settings.none: no `model`",
         "`limit=all`: expected a number",
         "`control.of: pear` is no other setting",
-        "a `control` is a run of self-consistency",
+        "a `control` spends what another run spent: give `model: self_consistency` or `model: equal_budget`",
         "`model_args.k` cannot be given, because `control` chooses it",
         "`model_args.run_dir` cannot be given, because each cell has its own folder",
         "`exclude` takes a list of conditions",

@@ -329,3 +329,15 @@ def test_run_directories_of_a_control_are_repeats_as_well(tmp_path: Path) -> Non
 
     (merged,) = read(f"equal={run('a', 1, '2', 30.5)}", f"equal={run('b', 2, '3', 33.0)}")
     assert "equal, sums: mean of 2 repeats with different seeds" in merged.notes
+
+
+def test_the_budgets_of_repeats_may_be_different_ones(tmp_path: Path) -> None:
+    paths = []
+    for seed, target in ((1, 30.5), (2, 33.0)):
+        options = {"spend": target, "target": target, "by": "output_tokens"}
+        turns = (transcript(n, said("student", "draft", "x")) for n in range(3))
+        identity = {"protocol": "EqualBudget", "options": options}
+        paths.append(write_run(tmp_path / str(seed), *turns, label="equal", seed=seed, identity=identity))
+        score_run(paths[-1], manager=manager_of(make_task()))
+    (merged,) = read(*(f"equal={path}" for path in paths))
+    assert "equal, sums: mean of 2 repeats with different seeds" in merged.notes

@@ -18,13 +18,14 @@ from typing import Any
 import pytest
 import yaml
 
+from harness_ext.cli import report
 from harness_ext.embedded import model_path
 from harness_ext.records import Transcript
 from harness_ext.records.run_directory import read_transcripts
 from harness_ext.records.run_lock import in_use_by
-from harness_ext.suite.cells import Cell
+from harness_ext.suite.cells import Cell, Evaluation
 from harness_ext.suite.command import main
-from harness_ext.suite.evaluating import Evaluator
+from harness_ext.suite.evaluating import Evaluator, lm_eval_config
 from harness_ext.suite.expanding import cells_of
 from harness_ext.suite.folders import Folders
 from harness_ext.suite.running import Runner, command
@@ -156,6 +157,11 @@ def test_a_suite_that_is_killed_continues(
     assert labels == {"baseline", "pair", "patient", "equal_cost", "refined", "stock"}
     assert main(["report", str(path), "--output", "page.html"]) == 0
     assert "page.html: 6 runs, 4 questions" in capsys.readouterr().out
+    again = by_title["baseline, babi_stories, seed 1"].records
+    assert report([f"again={again}", "--suite", str(path), "--reference", "pair", "-o", "both.html"]) == 0
+    assert "both.html: 7 runs, 4 questions" in capsys.readouterr().out
+    labels = json.loads(re.findall(r'id="about">(.*?)</script>', Path("both.html").read_text())[0])["runs"]
+    assert (labels[0][0], labels[-1][0]) == ("pair", "again")
     config = json.loads((by_title["equal_cost, babi_stories, seed 1"].records / "config.json").read_text())
     assert config["identity"]["options"]["target"] > 0
     assert main(["plan", str(path), "--json"]) == 0
@@ -235,6 +241,17 @@ def test_a_failed_cell_stops_only_what_needs_it(stand_in: Path, capsys: pytest.C
     assert main(["retry", str(path)]) == 1
     attempts = {cell.title: a.number for cell in cells if (a := folders.of(cell).attempt) is not None}
     assert attempts == {"pair, crash": 2, "pair, fine": 1, "pair, raise": 2, "equal, fine": 1}
+
+
+@pytest.mark.parametrize(("model", "option"), [("self_consistency", "k"), ("equal_budget", "spend")])
+def test_a_control_is_told_whose_cost_it_may_spend(tmp_path: Path, model: str, option: str) -> None:
+    settings = {"pair": {"model": "feedback_pair"}, "equal": {"model": model, "control": "pair"}}
+    _, cells, folders = write(tmp_path, {"tasks": ["t"], "settings": settings})
+    control = next(cell for cell in cells if cell.setting == "equal")
+    pair = next(cell for cell in cells if cell.setting == "pair")
+    assert isinstance(control, Evaluation)
+    arguments = lm_eval_config(control, folders)["model_args"]
+    assert arguments[option] == f"auto:{folders.of(pair).records}"
 
 
 OTHER = """

@@ -16,7 +16,7 @@ from tasks_support import TASKS, evaluate, write_rows
 from harness_ext.analysis.compare import command as compare
 from harness_ext.analysis.scoring import command as score
 from harness_ext.analysis.scoring.replay import ScoringError
-from harness_ext.analysis.scoring.task_documents import TaskSource, load_tasks, task_manager
+from harness_ext.analysis.scoring.task_documents import TaskManagers, TaskSource, load_tasks, task_manager
 from harness_ext.analysis.show import main as show
 from harness_ext.backends.scripted import ScriptedBackend
 from harness_ext.bridge import loaded_tasks
@@ -90,6 +90,56 @@ def test_tasks_in_folders_and_inside_groups_are_found_again(tmp_path: Path, monk
             patched.setattr(lm_eval.tasks, "TaskManager", partial(TaskManager, include_defaults=False))
             tasks, _ = load_tasks([name], TaskSource(), None, read_origins(folder))
         assert [row["answer"] for row in tasks[name].eval_docs] == [row["answer"] for row in SUMS]
+
+
+def test_runs_with_the_same_folders_share_one_list_of_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import lm_eval.tasks
+
+    made: list[Any] = []
+
+    def manager(include_path: Any, **_: Any) -> Any:
+        made.append(include_path)
+        return manager_of(make_task())
+
+    monkeypatch.setattr(lm_eval.tasks, "TaskManager", manager)
+    managers = TaskManagers(TaskSource())
+    own, other = TaskOrigin("sums", (str(tmp_path / "own"),)), TaskOrigin("sums", (str(tmp_path / "other"),))
+    for origins in ({"sums": own}, {"sums": own}, {}, {"sums": other}, {"sums": own}, {}):
+        load_tasks(["sums"], TaskSource(), managers, origins)
+    assert made == [[str(tmp_path / "own")], None, [str(tmp_path / "other")]]
+    source = TaskSource(include_path=("/mine",))
+    managers = TaskManagers(source)
+    for origins in ({"sums": own}, {}):
+        load_tasks(["sums"], source, managers, origins)
+    assert made[3:] == [["/mine"]]
+
+
+def test_several_runs_of_a_command_are_scored_with_one_list_of_tasks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import lm_eval.tasks
+
+    made: list[Any] = []
+
+    def manager(**options: Any) -> Any:
+        made.append(options)
+        return manager_of(make_task())
+
+    monkeypatch.setattr(lm_eval.tasks, "TaskManager", manager)
+    answers = [transcript(i) for i in range(2)]
+    runs = [str(write_run(tmp_path / name, *answers, label=name)) for name in ("a", "b", "c")]
+    for name in "ab":
+        (tmp_path / name / loaded_tasks.FILE).write_text(
+            json.dumps({"sums": {"loaded": "sums", "include_path": [str(tmp_path)], "data": None}})
+        )
+    assert score.main(runs) == 0
+    assert compare.main(runs) == 0
+    assert [options["include_path"] for options in made] == [[str(tmp_path)], None]
+    for run in runs:
+        (Path(run) / "scores.json").unlink()
+    assert compare.main(runs) == 0
+    assert len(made) == 4
+    capsys.readouterr()
 
 
 def test_the_users_own_words_come_first(gsm8k: Path, manager: Any) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness_ext.analysis.platt import FOLDS, Correction, cross_validated, fit
-from harness_ext.analysis.scoring.command import add_task_arguments, scored_for
+from harness_ext.analysis.scoring.command import Scorer, add_task_arguments
 from harness_ext.analysis.scoring.decision_report import NAMES, show_estimate
 from harness_ext.analysis.scoring.decisions import judged_drafts
 from harness_ext.analysis.scoring.probabilities import Estimate, binary_statistics, estimates
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str]) -> int:
         return USAGE
     run = args.run.expanduser()
     try:
-        figures, rows = scored_for("calibrate", run, args)
+        figures, rows = Scorer("calibrate", args).scored(run)
         tasks = [name for given in args.on for name in given.split(",")]
         drafts = drafts_on(figures, rows, tasks, args.metric)
         asked, chosen = choose(drafts, args.seat, args.question, args.source)
@@ -142,7 +142,7 @@ def choose(
     if left[0].question is None:
         raise CalibrationError(
             "the run did not record what was asked, so that no other run could tell whether a calibration is meant for "
-            "its question: repeat the run with this version"
+            "its question: repeat the run with this version (of a cascade, with `confidence=correct`)"
         )
     return left[0], groups[left[0]]
 

@@ -61,6 +61,7 @@ def entries(runs: Sequence[Path]) -> list[RunEntry]:
     found = []
     for run in runs:
         config = read_config(run)
+        identity = config.get("identity")
         try:
             questions = int(json.loads((run / "summary.json").read_text(encoding="utf-8"))["questions"])
         except (OSError, ValueError, KeyError, TypeError):
@@ -69,7 +70,7 @@ def entries(runs: Sequence[Path]) -> list[RunEntry]:
             RunEntry(
                 run,
                 str(config.get("label") or run.name),
-                str((config.get("identity") or {}).get("protocol") or ""),
+                str(identity.get("protocol") or "") if isinstance(identity, dict) else "",
                 str(config.get("started") or ""),
                 questions,
                 (run / FIGURES).is_file(),

@@ -36,7 +36,7 @@ class Sampler:
 
     def install(self) -> None:
         """Replace the model's own methods, and ask without batches, for which the sample would have to wait."""
-        for setup in self.lm.plan.seats.values():
+        for setup in self.lm.plan.models.values():
             if asks_in_batches(setup):
                 setup.backend.batches = False  # type: ignore[attr-defined]
         for method, nothing in (
@@ -63,10 +63,10 @@ class Sampler:
         calls: dict[tuple[str, int], dict[str, Turn]] = {document: {} for document in self.sampled}
         for transcript in read_transcripts(self.lm.session.run.path):
             self._check(transcript)
-            for turn in transcript.turns:
+            for turn in transcript.calls:
                 calls[transcript.task, transcript.doc_id].setdefault(turn.key, turn)
         result: dict[str, dict[str, list[float | None]]] = {}
-        for seat, setup in self.lm.plan.seats.items():
+        for seat, setup in self.lm.plan.models.items():
             batched = setup.cost.in_batches() if asks_in_batches(setup) else setup.cost
 
             def cost(turn: Turn, batched: SeatCost = batched, setup: SeatSetup = setup) -> Usage:
@@ -81,10 +81,10 @@ class Sampler:
 
     def batches(self) -> dict[str, int]:
         """Return, for each seat that is asked in batches, the largest number of calls of a sampled question."""
-        most = {seat: 0 for seat, setup in self.lm.plan.seats.items() if asks_in_batches(setup)}
+        most = {seat: 0 for seat, setup in self.lm.plan.models.items() if asks_in_batches(setup)}
         for transcript in read_transcripts(self.lm.session.run.path):
             for seat in most:
-                most[seat] = max(most[seat], sum(turn.seat == seat for turn in transcript.turns))
+                most[seat] = max(most[seat], sum(turn.seat == seat for turn in transcript.calls))
         return most
 
     def _check(self, transcript: Transcript) -> None:

@@ -18,17 +18,17 @@ from harness_ext.analysis.find_runs import entries, find_runs
 from harness_ext.analysis.scoring.score import read_scored
 from harness_ext.analysis.transcript_view import (
     acceptance_words,
-    decision_words,
     form_of,
     how_read,
     is_whole,
     readable,
+    result_words,
     turn_notes,
     verdict_words,
 )
 from harness_ext.config.run_options import RUNS
 from harness_ext.errors import FAILED, OK, HarnessExtError
-from harness_ext.records import Completion, Decision, Loglikelihood, Transcript
+from harness_ext.records import Completion, Transcript, Turn
 from harness_ext.records.run_directory import read_transcripts
 from harness_ext.terminal import console, safe_line, safe_text
 
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 COLOURS = ("cyan", "magenta", "yellow", "blue", "green", "bright_cyan", "bright_magenta", "bright_yellow")
 CONTEXT_LINES = 12
+INNER_WIDTH = 100  # characters of a text inside a turn
 
 
 class ShowError(HarnessExtError):
@@ -223,10 +224,8 @@ def render(
             shown = _shortened(thought, full) if full or thoughts else folded
             yield Text(shown, style="dim italic")
         text = safe_text(turn.text)
-        if isinstance(turn.result, Loglikelihood):
-            yield Text(f"log-probability {turn.result.logprob:.4f}")
-        elif isinstance(turn.result, Decision):
-            yield Text(decision_words(turn.result))
+        if said := result_words(turn):
+            yield Text(said)
         elif turn.seat in drafts and is_whole(turn):
             yield word_diff(drafts[turn.seat], text)
         else:
@@ -235,7 +234,26 @@ def render(
             yield Text(f"read: {safe_line(read.value)} (rule {read.rule})", style="dim")
         if is_whole(turn):
             drafts[turn.seat] = text
+        yield from _inside(turn, full)
     yield _ending(transcript, scored)
+
+
+def _inside(turn: Turn, full: bool, indent: str = "  ") -> Iterator[Text]:
+    """Yield the turns of a protocol that takes a turn's seat, indented; their first lines only, or whole texts."""
+    from rich.text import Text
+
+    for inner in turn.inner.turns if turn.inner is not None else ():
+        verdict = verdict_words(inner)
+        head = f"{indent}{safe_line(inner.seat)} {safe_line(inner.kind)}{f'  {verdict}' if verdict else ''}:"
+        lines = (safe_text(inner.text).strip() or result_words(inner)).splitlines() or [""]
+        if full:
+            yield Text("\n".join([head, *(f"{indent}  {line}" for line in lines)]), style="dim")
+        else:
+            more = len(lines) > 1 or len(lines[0]) > INNER_WIDTH
+            yield Text(f"{head} {lines[0][:INNER_WIDTH]}{' …' if more else ''}", style="dim")
+        yield from _inside(inner, full, f"{indent}  ")
+    if turn.inner is not None:
+        yield Text(f"{indent}ended: {safe_line(turn.inner.stop)}", style="dim")
 
 
 def word_diff(before: str, after: str) -> Text:

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from harness_ext.reading import AnswerForm, answer_form, read_answer, read_verdict
-from harness_ext.records import Completion, Decision, Turn
+from harness_ext.records import Completion, Decision, Loglikelihood, Turn
 from harness_ext.terminal import safe_line
 
 # Kinds of turns whose text is a whole answer, so that it can be read, and compared with an earlier one.
@@ -111,6 +111,15 @@ def decision_words(decision: Decision) -> str:
     return f"{chosen}  [{' | '.join(listed)}]  ({decision.source}{mass})"
 
 
+def result_words(turn: Turn) -> str:
+    """Return a result that is no text in words: a score, a decision, a check of given tokens; empty for a text."""
+    if isinstance(turn.result, Completion):
+        return ""
+    if isinstance(turn.result, Loglikelihood):
+        return f"log-probability {turn.result.logprob:.4f}"
+    return decision_words(turn.result) if isinstance(turn.result, Decision) else "checked a draft token by token"
+
+
 def turn_notes(turn: Turn) -> list[str]:
     """Return what was done to a turn's prompt and reply, and whether its limit cut it off."""
     return [*turn.notes, *turn.result.notes, *(["cut at limit"] if turn.finish == "length" else [])]
@@ -118,7 +127,7 @@ def turn_notes(turn: Turn) -> list[str]:
 
 def is_whole(turn: Turn) -> bool:
     """Return whether a turn is a whole answer, and neither a part of one nor a review."""
-    return turn.kind in WHOLE and isinstance(turn.result, Completion)
+    return turn.kind in WHOLE and isinstance(turn.result, Completion) and not turn.is_part
 
 
 def acceptance_words(figures: Mapping[str, Any]) -> str:

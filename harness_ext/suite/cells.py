@@ -133,7 +133,7 @@ class Evaluation(Cell):
     model: the name of the lm-eval model.
     model_args: that model's arguments.
     options: lm-eval's options.
-    control_of: the cell whose cost decides its number of draws. Default None: it is no such control.
+    control_of: the cell whose cost decides what it spends. Default None: it is no such control.
     draws_from: the cell whose drafts show what a draw costs. Default None: `control_of`.
     trained: the checkpoint that it evaluates. Default None: its models exist already.
     """

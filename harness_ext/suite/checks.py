@@ -14,7 +14,7 @@ from harness_ext.config.secrets import secrets_in
 from harness_ext.errors import ConfigurationError
 from harness_ext.options import suggest
 from harness_ext.suite.cells import Cell, Evaluation, TrainingCell
-from harness_ext.suite.evaluating import task_manager
+from harness_ext.suite.evaluating import control_option, task_manager
 from harness_ext.suite.train import training_problems, with_checkpoint
 from harness_ext.suite.training import base_model
 from harness_ext.terminal import outside
@@ -111,7 +111,7 @@ def _check_model(cell: Evaluation, kept: dict[Any, Any]) -> tuple[list[str], lis
         }
         return [_digest(given)], []
     if cell.control_of is not None:
-        arguments = {**arguments, "k": "1"}  # the real one is known once the other cell is finished
+        arguments = {**arguments, control_option(cell): "1"}  # known once the other cell is finished
         arguments.pop("draws_from", None)
     try:
         plan = plan_run(
@@ -121,7 +121,7 @@ def _check_model(cell: Evaluation, kept: dict[Any, Any]) -> tuple[list[str], lis
     except ConfigurationError as error:
         return [], list(error.problems)
     identities = {id(backend): identity for identity, backend in kept.items()}
-    seats = {name: setup for name, setup in plan.seats.items() if trained is None or name != trained.seat}
+    seats = {name: setup for name, setup in plan.models.items() if trained is None or name != trained.seat}
     backends = {id(setup.backend): setup.backend for setup in seats.values()}
     existing = [_digest([identities.get(key), backend.fingerprint]) for key, backend in backends.items()]
     return sorted([*existing, *made]), []

@@ -2,11 +2,52 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
+from harness_ext.errors import HarnessExtError
 from harness_ext.suite.cells import Cell, Evaluation
+from harness_ext.suite.expanding import cells_of
 from harness_ext.suite.folders import Folders
-from harness_ext.suite.study import Study
+from harness_ext.suite.study import Study, read_study
+
+
+def report_arguments(study: Path, drop_unmatched: bool) -> list[str]:
+    """Return the arguments of `harness-ext report` for the finished cells of a study.
+
+    study: the file of the study.
+    drop_unmatched: whether cells that are not finished are left out.
+
+    Raises HarnessExtError if the study has problems, or if cells are not finished and may not be left out.
+    """
+    found = read_study(study)
+    return finished_arguments(found, cells_of(found), Folders(found.folder), drop_unmatched, transcripts=True)
+
+
+def finished_arguments(
+    study: Study, cells: Sequence[Cell], folders: Folders, drop_unmatched: bool, transcripts: bool = False
+) -> list[str]:
+    """Return what `compare_arguments` returns, after saying on stderr which cells are not finished.
+
+    study, cells, folders: the study, its cells and their folders.
+    drop_unmatched: whether such cells are left out.
+    transcripts: as for `compare_arguments`. Default False.
+
+    Raises HarnessExtError if no cell is finished, or if some are not and may not be left out.
+    """
+    evaluations = [cell for cell in cells if isinstance(cell, Evaluation)]
+    missing = [cell for cell in evaluations if not folders.of(cell).results.is_dir()]
+    for cell in missing:
+        print(f"[suite] {cell.title} is not finished", file=sys.stderr)
+    if len(missing) == len(evaluations):
+        raise HarnessExtError(f"no cell is finished: `harness-ext suite run {study.path}`")
+    if missing and not drop_unmatched:
+        raise HarnessExtError(
+            f"{len(missing)} of {len(evaluations)} cells are not finished: finish them (`harness-ext suite run "
+            f"{study.path}`), or give --drop_unmatched to compare what all runs have"
+        )
+    return compare_arguments(study, cells, folders, transcripts)
 
 
 def compare_arguments(

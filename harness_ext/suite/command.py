@@ -14,7 +14,7 @@ from harness_ext.errors import FAILED, OK, USAGE, ConfigurationError, HarnessExt
 from harness_ext.files import make_private_folder
 from harness_ext.records.run_lock import lock_output
 from harness_ext.slurm.queue import NoQueueError
-from harness_ext.suite.cells import Cell, Evaluation
+from harness_ext.suite.cells import Cell
 from harness_ext.suite.expanding import cells_of
 from harness_ext.suite.folders import Folders
 from harness_ext.suite.showing import cell_states, count_of, find_cell, print_status
@@ -34,6 +34,8 @@ def main(arguments: Sequence[str]) -> int:
             return _task(args)
         if args.action == "serve":
             return _serve(args)
+        if args.action == "report":
+            return _report(args, rest)
         study = read_study(args.study)
         cells, folders = cells_of(study), Folders(study.folder)
         if args.action == "check":
@@ -46,8 +48,8 @@ def main(arguments: Sequence[str]) -> int:
             return _status(cells, folders, args)
         if args.action == "logs":
             return _logs(cells, folders, args)
-        if args.action in ("collect", "report"):
-            return _collect(study, cells, folders, [*rest], args.action == "report")
+        if args.action == "collect":
+            return _collect(study, cells, folders, rest)
         if args.action == "submit":
             return submit(study, cells, folders, args)
         return _run(cells, folders, args)
@@ -182,25 +184,18 @@ def _logs(cells: Sequence[Cell], folders: Folders, args: argparse.Namespace) -> 
     return OK
 
 
-def _collect(study: Study, cells: Sequence[Cell], folders: Folders, rest: list[str], as_page: bool) -> int:
-    from harness_ext.suite.collecting import compare_arguments
+def _collect(study: Study, cells: Sequence[Cell], folders: Folders, rest: list[str]) -> int:
+    from harness_ext.analysis.compare.command import main as compare
+    from harness_ext.suite.collecting import finished_arguments
 
-    evaluations = [cell for cell in cells if isinstance(cell, Evaluation)]
-    missing = [cell for cell in evaluations if not folders.of(cell).results.is_dir()]
-    for cell in missing:
-        print(f"[suite] {cell.title} is not finished", file=sys.stderr)
-    if len(missing) == len(evaluations):
-        raise HarnessExtError(f"no cell is finished: `harness-ext suite run {study.path}`")
-    if missing and "--drop_unmatched" not in rest:
-        raise HarnessExtError(
-            f"{len(missing)} of {len(evaluations)} cells are not finished: finish them (`harness-ext suite run "
-            f"{study.path}`), or give --drop_unmatched to compare what all runs have"
-        )
-    if as_page:
-        from harness_ext.analysis.report.command import main as show
-    else:
-        from harness_ext.analysis.compare.command import main as show
-    return show([*compare_arguments(study, cells, folders, transcripts=as_page), *rest])
+    return compare([*finished_arguments(study, cells, folders, "--drop_unmatched" in rest), *rest])
+
+
+def _report(args: argparse.Namespace, rest: list[str]) -> int:
+    from harness_ext.analysis.report.command import main as report
+    from harness_ext.suite.collecting import report_arguments
+
+    return report(["--suite", str(args.study), *rest], report_arguments)
 
 
 def _parser() -> argparse.ArgumentParser:

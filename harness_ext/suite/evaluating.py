@@ -17,6 +17,7 @@ from harness_ext.errors import StoreError
 from harness_ext.files import atomic_write
 from harness_ext.suite.cells import Evaluation
 from harness_ext.suite.folders import CellFolder, Folders, Size
+from harness_ext.suite.settings import CONTROLS
 from harness_ext.suite.train import checkpoint_arguments, with_checkpoint
 
 logger = logging.getLogger("harness_ext")
@@ -45,7 +46,7 @@ def lm_eval_config(cell: Evaluation, folders: Folders) -> dict[str, Any]:
         arguments["run_dir"] = str(folder.records)
         arguments.setdefault("model", cell.setting)
         if cell.control_of is not None:
-            arguments["k"] = f"auto:{folders.of(cell.control_of).records}"
+            arguments[control_option(cell)] = f"auto:{folders.of(cell.control_of).records}"
         if cell.draws_from is not None:
             arguments["draws_from"] = str(folders.of(cell.draws_from).records)
     else:
@@ -53,6 +54,11 @@ def lm_eval_config(cell: Evaluation, folders: Folders) -> dict[str, Any]:
         # that nothing else can be answered from it.
         found["use_cache"] = str(folder.path / "cache")
     return found
+
+
+def control_option(cell: Evaluation) -> str:
+    """Return the option of a control that says what it may spend."""
+    return CONTROLS[cell.model.removeprefix("harness_ext.")]
 
 
 def is_protocol(model: str) -> bool:

@@ -26,7 +26,8 @@ OF_A_RUN = frozenset(
         "checkpoints",
     }
 )
-SET_BY_SUITE = {"run_dir": "each cell has its own folder", "k": "`control` chooses it"}
+# The protocols that can be a control, and the option that says how much another run spent.
+CONTROLS = {"self_consistency": "k", "equal_budget": "spend"}
 
 
 @dataclass(frozen=True)

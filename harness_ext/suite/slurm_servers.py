@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness_ext.config.run_plan import flatten
+from harness_ext.config.levels import flatten
 from harness_ext.errors import OK, ConfigurationError, HarnessExtError, LoadError
 from harness_ext.suite.cells import Cell, Evaluation
 from harness_ext.suite.reading import deep_merge

@@ -12,7 +12,7 @@ from harness_ext.config.run_options import RUNS
 from harness_ext.errors import ConfigurationError
 from harness_ext.options import suggest
 from harness_ext.suite.reading import deep_merge, load, read_files, set_path
-from harness_ext.suite.settings import OF_A_RUN, SET_BY_SUITE, Control, Setting, check_fields
+from harness_ext.suite.settings import CONTROLS, OF_A_RUN, Control, Setting, check_fields
 from harness_ext.suite.slurm_options import check_slurm
 from harness_ext.suite.training import Training, check_options
 from harness_ext.terminal import outside
@@ -152,8 +152,11 @@ class _Reader:
                 )
         arguments = fields.get("model_args")
         arguments = arguments if isinstance(arguments, Mapping) else {}
-        for argument, why in SET_BY_SUITE.items():
-            if argument in arguments and (argument != "k" or control is not None):
+        taken = {"run_dir": "each cell has its own folder"}
+        if control is not None:
+            taken |= dict.fromkeys(CONTROLS.values(), "`control` chooses it")
+        for argument, why in taken.items():
+            if argument in arguments:
                 self.problems.append(f"{where}: `model_args.{argument}` cannot be given, because {why}: remove it")
         if not isinstance(fields.get("model"), str):
             self.problems.append(f"{where}: no `model`: give the name of an lm-eval model, such as `feedback_pair`")
@@ -303,8 +306,12 @@ class _Reader:
         if setting.control is None:
             return
         where, others = f"settings.{setting.name}", {other.name: other for other in settings}
-        if setting.fields.get("model") not in ("self_consistency", "harness_ext.self_consistency"):
-            self.problems.append(f"{where}: a `control` is a run of self-consistency: give `model: self_consistency`")
+        protocol = str(setting.fields.get("model")).removeprefix("harness_ext.")
+        if protocol not in CONTROLS:
+            models = " or ".join(f"`model: {name}`" for name in CONTROLS)
+            self.problems.append(f"{where}: a `control` spends what another run spent: give {models}")
+        elif protocol != "self_consistency" and setting.control.draws_from is not None:
+            self.problems.append(f"{where}: `control.draws_from` is for `model: self_consistency`: remove it")
         for key, name in (("of", setting.control.of), ("draws_from", setting.control.draws_from)):
             if name is None:
                 continue

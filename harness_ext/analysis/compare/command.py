@@ -13,12 +13,13 @@ from harness_ext.analysis.compare.comparison import Comparison, compare, reviewe
 from harness_ext.analysis.compare.equal_cost import MEASURES
 from harness_ext.analysis.compare.matching import Matched, match
 from harness_ext.analysis.compare.rendering import FORMATS, formatted, to_terminal
+from harness_ext.analysis.compare.run_directories import ScoreRun
 from harness_ext.analysis.compare.runs import CompareError, Run
 from harness_ext.analysis.compare.sources import read_runs
 from harness_ext.analysis.preregistration.plan import Plan
 from harness_ext.analysis.preregistration.review import planned_notes
 from harness_ext.analysis.preregistration.start_times import start_times
-from harness_ext.analysis.scoring.command import add_task_arguments, score_for
+from harness_ext.analysis.scoring.command import Scorer, add_task_arguments
 from harness_ext.errors import FAILED, OK, USAGE, HarnessExtError
 from harness_ext.records.chat import repair
 from harness_ext.terminal import clean
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
         parser.error(f"--output {unknown[0]}: the file name must end in one of {', '.join(_SUFFIXES)}")
 
     try:
-        found = compared("compare", args)
+        found = compared("compare", args, Scorer("compare", args).score)
         if isinstance(found, list):
             print(clean("\n".join(found)), file=sys.stderr)
             return USAGE
@@ -72,17 +73,18 @@ class Compared:
     plan: Plan | None
 
 
-def compared(command: str, args: argparse.Namespace) -> Compared | list[str]:
+def compared(command: str, args: argparse.Namespace, score: ScoreRun) -> Compared | list[str]:
     """Read the runs that a command line names, match and compare them.
 
     command: the command's name, as it is typed after `harness-ext`.
     args: its arguments, among them those of `add_comparison_arguments`.
+    score: called with each run directory whose scores are missing or older than its transcripts.
 
     Returns messages, which say why nothing was compared and what to do, if the runs do not match. Raises
     HarnessExtError if a run or the plan cannot be read.
     """
     plan = Plan.read(args.plan) if args.plan else None
-    runs = read_runs(args.runs, lambda run: score_for(command, run, args))
+    runs = read_runs(args.runs, score)
     reference = args.reference or (plan.reference if plan else None)
     if reference is not None:
         first = [run for run in runs if run.label == reference]
@@ -149,10 +151,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def add_comparison_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that say which runs to compare, and how."""
+def add_comparison_arguments(parser: argparse.ArgumentParser, nargs: str = "+") -> None:
+    """Add the arguments that say which runs to compare, and how.
+
+    parser: the parser of the command.
+    nargs: how many runs there are, as in argparse. Default `+`: at least one.
+    """
     parser.add_argument(
-        "runs", nargs="+", metavar="[LABEL=]RUN",
+        "runs", nargs=nargs, metavar="[LABEL=]RUN",
         help="a run directory, an lm-eval results file, or a folder of these; the first one is the reference",
     )  # fmt: skip
     parser.add_argument("--reference", metavar="LABEL", help="the run to compare with (default: the first)")

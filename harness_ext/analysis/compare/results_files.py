@@ -48,9 +48,11 @@ def read_results(path: Path) -> Evaluation:
     label = arguments.get("model") if ours else None
     named = arguments.get("pretrained") or arguments.get("model") or results.get("model_name")
     method = {**arguments, "run_dir": None}
-    if str(arguments.get("k")).startswith("auto:"):  # repeats take the number of draws from repeats of the other run
-        method |= {"k": "auto", "draws_from": None}
+    # Repeats take the number of draws, or the budget, from repeats of the other run.
+    if taken := [name for name in ("k", "spend") if str(arguments.get(name)).startswith("auto:")]:
+        method |= {**dict.fromkeys(taken, "auto"), "draws_from": None}
     model = {k: config.get(k) for k in ("model", "gen_kwargs")} | {"args": method}
+    model |= {"prompts": ours.get("prompts")}  # arguments name only the files that prompts were read from
     model |= {k: results.get(k) for k in ("system_instruction_sha", "chat_template_sha", "fewshot_as_multiturn")}
     return Evaluation(
         str(path),

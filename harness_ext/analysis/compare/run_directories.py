@@ -11,13 +11,13 @@ from typing import Any
 
 from harness_ext.analysis.compare.runs import CompareError, Evaluation, Metric, QuestionId, TaskScores, mean_usage
 from harness_ext.analysis.compare.settings import settings_of_run
-from harness_ext.analysis.scoring.score import FIGURES, SCORES, read_config, transcripts_digest
+from harness_ext.analysis.scoring.score import FIGURES, SCORES, Scored, read_config, transcripts_digest
 from harness_ext.bridge.task_settings import read_settings
 from harness_ext.records import SeatCost, Usage
 from harness_ext.records.run_directory import read_transcripts
 
-ScoreRun = Callable[[Path], None]
-"""Scores a run directory."""
+ScoreRun = Callable[[Path], Scored | None]
+"""Scores a run directory: writes the scores there, or returns them."""
 
 
 def is_run(path: Path) -> bool:
@@ -33,18 +33,15 @@ def read_run_directory(path: Path, score: ScoreRun) -> Evaluation:
 
     Raises CompareError if it cannot be scored.
     """
-    figures = _scored(path)
-    if figures is None:
-        score(path)
-        figures = _scored(path)
-    if figures is None:
+    scored = _scored(path) or score(path) or _scored(path)
+    if scored is None:
         raise CompareError(f"{path} could not be scored: run `harness-ext score {path}` to see why")
+    figures, lines = scored
     config, recorded = read_config(path), read_settings(path)
     costs = question_costs(path)
     rows: dict[str, list[dict[str, Any]]] = {}
-    with (path / SCORES).open(encoding="utf-8") as file:
-        for row in map(json.loads, file):
-            rows.setdefault(row["task"], []).append(row)
+    for row in lines:
+        rows.setdefault(row["task"], []).append(row)
     tasks = {
         task: _scored_task(rows.get(task, []), found, costs, recorded.get(task))
         for task, found in figures["tasks"].items()
@@ -53,12 +50,13 @@ def read_run_directory(path: Path, score: ScoreRun) -> Evaluation:
     try:
         when = datetime.strptime(started, "%Y-%m-%dT%H:%M:%S%z").timestamp()
     except ValueError:
-        when = (path / FIGURES).stat().st_mtime
+        when = path.stat().st_mtime
     # Protocols that sample have their seed in their identity. Here it tells the repeats of one model apart.
     identity = {k: v for k, v in (config.get("identity") or {}).items() if k != "seed"}
     options = identity.get("options") or {}
-    if options.get("target") is not None:  # `k=auto`: repeats take the number of draws from repeats of the other run
-        identity["options"] = {**options, "k": "auto", "target": None, "draws_from": None}
+    if options.get("target") is not None:  # `k=auto`, `spend=auto`: repeats take it from repeats of the other run
+        taken = [name for name in ("k", "spend") if name in options]
+        identity["options"] = {**options, **dict.fromkeys(taken, "auto"), "target": None, "draws_from": None}
     return Evaluation(
         str(path),
         str(config.get("label") or path.name),
@@ -114,12 +112,15 @@ def _scored_task(
     )
 
 
-def _scored(path: Path) -> dict[str, Any] | None:
-    """Return the figures of a scored run, or None if they are missing or older than the transcripts."""
+def _scored(path: Path) -> Scored | None:
+    """Return the scores of a run, or None if they are missing or older than the transcripts."""
     if not (path / FIGURES).is_file() or not (path / SCORES).is_file():
         return None
     figures = read_json(path / FIGURES)
-    return figures if figures.get("transcripts") == transcripts_digest(path) else None
+    if figures.get("transcripts") != transcripts_digest(path):
+        return None
+    with (path / SCORES).open(encoding="utf-8") as file:
+        return figures, [json.loads(line) for line in file]
 
 
 def question_costs(run: Path) -> dict[tuple[str, str], Usage]:
@@ -138,7 +139,7 @@ def question_costs(run: Path) -> dict[tuple[str, str], Usage]:
         seats[name] = SeatCost.read({**seat, "parameters": seat.get("parameters") or derived})
     by_document: dict[tuple[str, str], list[Usage]] = {}
     for transcript in read_transcripts(run):
-        usage = Usage.total(seats.get(turn.seat, SeatCost()).usage(turn) for turn in transcript.turns)
+        usage = Usage.total(seats.get(turn.seat, SeatCost()).usage(turn) for turn in transcript.calls)
         by_document.setdefault((transcript.task, transcript.doc_hash), []).append(usage)
     return {key: mean_usage(usages) for key, usages in by_document.items()}
 

@@ -65,7 +65,7 @@ def _plan(arguments: Arguments) -> int:
 
 
 def _pilot(arguments: Arguments) -> Pilot:
-    from harness_ext.analysis.scoring.command import score_for
+    from harness_ext.analysis.scoring.command import Scorer
 
     selection = Selection(arguments.tasks, arguments.metrics, arguments.groups, arguments.cluster)
-    return read_pilot(arguments.pilot, selection, lambda run: score_for("plan", run, arguments.rest))
+    return read_pilot(arguments.pilot, selection, Scorer("plan", arguments.rest).score)

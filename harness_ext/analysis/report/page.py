@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from harness_ext.analysis.report.checkpoint_charts import checkpoint_chart
 from harness_ext.analysis.report.comparison_charts import comparison_charts
 from harness_ext.analysis.report.encoding import inert_json, packed, packed_text, script_hash
 from harness_ext.analysis.report.method import method_of, warnings_of
-from harness_ext.analysis.report.questions import Question, blocks, questions_of, table_json
+from harness_ext.analysis.report.questions import PER_BLOCK, Question, block_json, questions_of, table_json
 from harness_ext.analysis.report.records import Records
 from harness_ext.analysis.report.round_charts import round_charts, token_charts
 from harness_ext.analysis.report.verdict_charts import verdict_charts
@@ -67,6 +68,22 @@ class Report:
     sections: Sequence[Section]
 
 
+@dataclass(frozen=True)
+class Live:
+    """What a page needs to follow its runs, where a server shows it.
+
+    version: names the state of the records that the page shows, and the folder of its parts.
+    note: what is known about the runs' progress.
+    home: the address of the list of runs; None if there is none.
+    script: the script that asks for newer parts.
+    """
+
+    version: str
+    note: str
+    home: str | None
+    script: str
+
+
 def make_report(title: str, found: Compared, records: Records, points: Sequence[dict[str, Any]] = ()) -> Report:
     """Compute everything that a report shows.
 
@@ -89,11 +106,10 @@ def make_report(title: str, found: Compared, records: Records, points: Sequence[
 
 def write_file(report: Report, path: Path) -> int:
     """Write a report as one file, and return its size in bytes."""
-    parts = {name: packed(data) for name, data in _parts(report)}
-    plotly = _plotly()
+    parts = {name: packed(make()) for name, make in parts_of(report).items()}
+    plotly = plotly_script()
     parts["plotly"] = packed_text(plotly)
-    page = _page(report, parts, [script_hash(plotly)])
-    _write(path, page)
+    _write(path, page_of(report, parts, [script_hash(plotly)]))
     return path.stat().st_size
 
 
@@ -101,31 +117,37 @@ def write_folder(report: Report, folder: Path) -> int:
     """Write a report as a folder that is opened at its `index.html`, and return its size in bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     size = 0
-    for name, data in _parts(report):
-        size += _write(folder / f"{name}.js", f'reportPart("{name}","{packed(data)}");\n')
-    size += _write(folder / "plotly.js", _plotly())
+    for name, make in parts_of(report).items():
+        size += _write(folder / f"{name}.js", f'reportPart("{name}","{packed(make())}");\n')
+    size += _write(folder / "plotly.js", plotly_script())
     # A page that was opened from a disk has no origin, so `'self'` does not name its neighbours there.
-    return size + _write(folder / PAGE, _page(report, {}, ["'self'", "file:"]))
+    return size + _write(folder / PAGE, page_of(report, {}, ["'self'", "file:"]))
 
 
-def _parts(report: Report) -> Iterator[tuple[str, Any]]:
-    """Yield the parts that the page unpacks when it needs them, by name."""
-    yield "charts", {s.name: [chart.to_json() for chart in s.charts] for s in report.sections}
-    yield "table", table_json(report.questions, report.metrics)
-    for number, block in enumerate(blocks(report.questions)):
-        yield f"block-{number}", block
+def parts_of(report: Report) -> dict[str, Callable[[], Any]]:
+    """Return the parts that the page unpacks when it needs them: by name, what makes their JSON values."""
+    return {
+        "charts": lambda: {s.name: [chart.to_json() for chart in s.charts] for s in report.sections},
+        "table": lambda: table_json(report.questions, report.metrics),
+        **{
+            f"block-{number}": partial(block_json, report.questions[start : start + PER_BLOCK])
+            for number, start in enumerate(range(0, len(report.questions), PER_BLOCK))
+        },
+    }
 
 
-def _page(report: Report, parts: Mapping[str, str], sources: Sequence[str]) -> str:
+def page_of(report: Report, parts: Mapping[str, str], sources: Sequence[str], live: Live | None = None) -> str:
     """Return the page.
 
     report: the report.
     parts: the packed parts that it contains; empty if they are files beside it.
     sources: what its content security policy allows as scripts, beside its own.
+    live: what it needs to follow its runs. Default None: it stays as it is.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    script = "\n".join(["'use strict';", *(_asset(name) for name in SCRIPTS)])
+    scripts = [*(_asset(name) for name in SCRIPTS), *([] if live is None else [live.script])]
+    script = "\n".join(["'use strict';", *scripts])
     environment = Environment(
         loader=PackageLoader("harness_ext.analysis.report", "assets"),
         autoescape=True,
@@ -142,6 +164,7 @@ def _page(report: Report, parts: Mapping[str, str], sources: Sequence[str]) -> s
         "runs": [[safe_line(run), colour(i)] for i, run in enumerate(report.records.runs)],
         "directories": [[d.run, safe_line(d.name)] for d in report.records.directories],
         "split": not parts,
+        "live": None if live is None else live.version,
     }
     values = {
         "title": safe_line(report.title),
@@ -161,15 +184,17 @@ def _page(report: Report, parts: Mapping[str, str], sources: Sequence[str]) -> s
         "about": inert_json(about),
         "style": _asset("report.css"),
         "script": script,
-        "policy": _policy([script_hash(script), *sources]),
+        "policy": _policy([script_hash(script), *sources], live is not None),
+        "live": live,
     }
     return environment.get_template("report.html.j2").render(values)
 
 
-def _policy(scripts: Sequence[str]) -> str:
+def _policy(scripts: Sequence[str], asks: bool) -> str:
     """Return the content security policy: nothing is loaded from anywhere, and only these scripts run.
 
-    plotly writes styles into its drawings, so styles within the page are allowed.
+    A page that `asks` may ask its own server for data. plotly writes styles into its drawings, so styles within the
+    page are allowed.
     """
     return "; ".join(
         [
@@ -177,6 +202,7 @@ def _policy(scripts: Sequence[str]) -> str:
             f"script-src {' '.join(scripts)}",
             "style-src 'unsafe-inline'",
             "img-src data: blob:",
+            "connect-src 'self'" if asks else "connect-src 'none'",
             "base-uri 'none'",
             "form-action 'none'",
         ]
@@ -193,7 +219,7 @@ def _asset(name: str) -> str:
     return files("harness_ext.analysis.report").joinpath("assets", name).read_text(encoding="utf-8")
 
 
-def _plotly() -> str:
+def plotly_script() -> str:
     """Return plotly.js, from the Python package. Raises ReportError if that is not installed."""
     try:
         from plotly.offline import get_plotlyjs

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -111,20 +111,19 @@ def table_json(questions: Sequence[Question], metrics: Mapping[str, str]) -> dic
     }
 
 
-def blocks(questions: Sequence[Question]) -> Iterator[list[dict[str, Any]]]:
-    """Yield the transcripts of `PER_BLOCK` questions at a time, in the order of the table.
+def block_json(questions: Sequence[Question]) -> list[dict[str, Any]]:
+    """Return the transcripts of a block of the table: `PER_BLOCK` questions, in its order.
 
     All runs of a question stand together, since most of what they say is the same and compresses well.
     """
-    for start in range(0, len(questions), PER_BLOCK):
-        yield [
-            {
-                "contexts": [context_json(context) for context in question.contexts],
-                "said": [[d, c, transcript_json(t)] for d, c, t in question.said],
-                "scores": question.scores,
-            }
-            for question in questions[start : start + PER_BLOCK]
-        ]
+    return [
+        {
+            "contexts": [context_json(context) for context in question.contexts],
+            "said": [[d, c, transcript_json(t)] for d, c, t in question.said],
+            "scores": question.scores,
+        }
+        for question in questions
+    ]
 
 
 def _cell(found: Compared, run: int, task: str, metric: str, question: QuestionId) -> Cell | None:

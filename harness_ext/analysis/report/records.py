@@ -10,12 +10,10 @@ from typing import Any
 
 from harness_ext.analysis.compare.run_directories import is_run, read_json
 from harness_ext.analysis.compare.runs import Run
-from harness_ext.analysis.scoring.score import read_config
+from harness_ext.analysis.scoring.score import Scored, read_config
 from harness_ext.errors import HarnessExtError
 from harness_ext.records import Transcript
 from harness_ext.records.run_directory import read_transcripts
-
-Scored = tuple[dict[str, Any], list[dict[str, Any]]]
 
 
 @dataclass(frozen=True)

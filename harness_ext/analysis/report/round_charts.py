@@ -46,7 +46,7 @@ def round_charts(records: Records) -> list[Chart]:
         chart(
             "rounds", "Accuracy by round",
             "Round 0 is the first draft. A finished question keeps its last answer in all later rounds, so a line "
-            "falls only where answers got worse.",
+            "falls only where answers got worse. A final text that is none of the last round counts as one more.",
             "Tasks and metric", {title: _rounds(some, "rounds") for title, some in several.items()},
         ),
         chart(
@@ -240,6 +240,8 @@ def _authors(records: Records) -> dict[str, Drawing]:
 def _corrections(records: Records) -> dict[str, Drawing]:
     traces, table = [], []
     for directory in records.directories:
+        if directory.summary and not (directory.summary.get("totals") or {}).get("corrections"):
+            continue  # most runs have none, and reading transcripts takes time
         places = [
             min(1.0, correction["position"] / len(transcript.text))
             for transcript in directory.transcripts()

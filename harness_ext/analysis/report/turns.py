@@ -7,15 +7,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness_ext.analysis.transcript_view import (
-    decision_words,
     form_of,
     how_read,
     is_whole,
     messages_of,
+    result_words,
     turn_notes,
     verdict_words,
 )
-from harness_ext.records import Completion, Decision, Loglikelihood, Transcript, Turn
+from harness_ext.reading import AnswerForm
+from harness_ext.records import Completion, Transcript, Turn
 from harness_ext.terminal import safe_line, safe_text
 
 USAGE = ("prompt_tokens", "cached_tokens", "completion_tokens")
@@ -38,7 +39,7 @@ def transcript_json(transcript: Transcript) -> dict[str, Any]:
         "index": transcript.index,
         "stop": safe_line(transcript.stop),
         "text": safe_text(transcript.text),
-        "turns": [_turn(turn, how_read(turn, form)) for turn in transcript.turns],
+        "turns": [_turn(turn, form) for turn in transcript.turns],
     }
     if transcript.failure is not None:
         found["failure"] = safe_line(transcript.failure.message)
@@ -67,27 +68,31 @@ def _authors(transcript: Transcript) -> list[list[str]]:
     return found
 
 
-def _turn(turn: Turn, read: Any) -> dict[str, Any]:
-    """Return a turn. Missing entries have their usual value: no thought, no verdict, no notes, …"""
-    result = turn.result
+def _turn(turn: Turn, form: AnswerForm, path: str = "") -> dict[str, Any]:
+    """Return a turn. Missing entries have their usual value: no thought, no verdict, no notes, …
+
+    turn: the turn.
+    form: what its question asks for.
+    path: what the name of its seat begins with (`student.`). Default: nothing.
+    """
+    result, read = turn.result, how_read(turn, form)
     accepted = (turn.verdict or {}).get("accepted")
-    found: dict[str, Any] = {"seat": safe_line(turn.seat), "kind": safe_line(turn.kind)}
+    found: dict[str, Any] = {"seat": safe_line(f"{path}{turn.seat}"), "kind": safe_line(turn.kind)}
     if isinstance(result, Completion):
         found["parts"] = _parts(turn.text, read.span if read else None)
         found |= {"thought": safe_text(result.thought)} if result.thought else {}
         found |= {"rule": safe_line(read.rule), "read": safe_line(read.value)} if read else {}
-    elif isinstance(result, Loglikelihood):
-        found["note"] = f"log-probability {result.logprob:.4f}"
-    elif isinstance(result, Decision):
-        found["note"] = decision_words(result)
     else:
-        found["note"] = "checked a draft token by token"
+        found["note"] = result_words(turn)
     found |= {"whole": 1} if is_whole(turn) else {}
     found |= {"verdict": words} if (words := verdict_words(turn)) else {}
     found |= {"accepted": int(accepted)} if isinstance(accepted, bool) else {}
     found |= {"notes": [safe_line(note) for note in notes]} if (notes := turn_notes(turn)) else {}
     counts = [getattr(result, name) for name in USAGE]
     found["usage"] = [*counts, round(result.seconds, 3), int(turn.reused)]
+    if turn.inner is not None:
+        below = [_turn(inner, form, f"{path}{turn.seat}.") for inner in turn.inner.turns]
+        found["inner"] = {"stop": safe_line(turn.inner.stop), "turns": below}
     return found
 
 

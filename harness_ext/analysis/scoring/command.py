@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from harness_ext.analysis.scoring.decision_report import print_choices, print_decisions
 from harness_ext.analysis.scoring.judge_report import print_judge
-from harness_ext.analysis.scoring.score import FIGURES, SCORES, read_scored, score_run
-from harness_ext.analysis.scoring.task_documents import TaskSource, task_manager
+from harness_ext.analysis.scoring.score import FIGURES, SCORES, Scored, read_scored, score_run
+from harness_ext.analysis.scoring.task_documents import TaskManagers, TaskSource
 from harness_ext.errors import FAILED, OK, HarnessExtError
 from harness_ext.terminal import clean, console, safe_line
 
@@ -50,25 +50,31 @@ def task_source(args: argparse.Namespace) -> TaskSource:
     )
 
 
-def score_for(command: str, run: Path, args: argparse.Namespace) -> None:
-    """Score a run directory for another command, and say so on stderr.
+class Scorer:
+    """Scores run directories for a command, which builds lm-eval's list of tasks once for all of them.
 
     command: the command's name, as it is typed after `harness-ext`.
-    run: the run directory.
     args: the command's arguments, among them those of `add_task_arguments`.
     """
-    print(f"harness-ext {command}: scoring {run} (as `harness-ext score` does)", file=sys.stderr)
-    score_run(run, task_source(args))
 
+    def __init__(self, command: str, args: argparse.Namespace) -> None:
+        self._command = command
+        self._source = task_source(args)
+        self._managers = TaskManagers(self._source)
 
-def scored_for(command: str, run: Path, args: argparse.Namespace) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return what `read_scored` returns, after scoring the run if necessary; the arguments are those of `score_for`."""
-    scored = read_scored(run)
-    if scored is None:
-        score_for(command, run, args)
+    def score(self, run: Path) -> None:
+        """Score a run directory, and say so on stderr."""
+        print(f"harness-ext {self._command}: scoring {run} (as `harness-ext score` does)", file=sys.stderr)
+        score_run(run, self._source, self._managers)
+
+    def scored(self, run: Path) -> Scored:
+        """Return what `read_scored` returns, after scoring the run if necessary."""
         scored = read_scored(run)
-        assert scored is not None
-    return scored
+        if scored is None:
+            self.score(run)
+            scored = read_scored(run)
+            assert scored is not None
+        return scored
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -82,11 +88,12 @@ def main(arguments: Sequence[str]) -> int:
     add_task_arguments(parser)
     args = parser.parse_args(list(arguments))
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    manager = task_manager(task_source(args)) if len(args.runs) > 1 else None
+    source = task_source(args)
+    managers = TaskManagers(source)
     failed = False
     for run in args.runs:
         try:
-            report(run, score_run(run, task_source(args), manager))
+            report(run, score_run(run, source, managers))
         except HarnessExtError as error:
             print(f"harness-ext score: {clean(error)}", file=sys.stderr)
             failed = True
@@ -133,6 +140,11 @@ def _print_tasks(out: Console, title: str, tasks: Mapping[str, Any], pool: Mappi
     out.print(table)
     for name, figures in ((n, f) for n, f in shown.items() if pool is None or f is pool):
         for metric, m in figures["metrics"].items():
+            if len(ends := m.get("ends", {})) > 1:
+                parts = (
+                    f"{end} {e['questions']} ({_show(e['before'])} → {_show(e['after'])})" for end, e in ends.items()
+                )
+                out.print(safe_line(f"{name}, {metric.removesuffix(',none')}, by end: {', '.join(parts)}"))
             print_decisions(out, f"{name}, {metric.removesuffix(',none')}", m)
         print_choices(out, name, figures["choices"])
         judged = {m.removesuffix(",none"): f["judge"] for m, f in figures["metrics"].items() if "judge" in f}

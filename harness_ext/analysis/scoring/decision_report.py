@@ -129,8 +129,10 @@ def _print_thresholds(out: Console, title: str, figures: Mapping[str, Any]) -> N
     table = Table(
         title=safe_line(f"{title}, with another accept_at"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
     )
-    for name in ("accept_at", "accuracy", "accepted", "of these right", "rounds", "tokens", "written", "unknown"):
-        table.add_column(name, justify="right", no_wrap=True)
+    costs = [name for name in ("flops", "price") if any(point.get(name) for point in figures["points"])]
+    names = ("accept_at", "accuracy", "accepted", "of these right", "rounds", "tokens", "written", *costs, "unknown")
+    for name in names:
+        table.add_column("FLOPs" if name == "flops" else name, justify="right", no_wrap=True)
     for point in shown_points(figures["points"], figures["used"]):
         least = "≥ " if point["unknown"] else ""
         accuracy = (
@@ -146,6 +148,7 @@ def _print_thresholds(out: Console, title: str, figures: Mapping[str, Any]) -> N
             f"{least}{point['rounds']:.2f}",
             "—" if point["tokens"] is None else f"{least}{point['tokens']:.0f}",
             "—" if point["completion_tokens"] is None else f"{least}{point['completion_tokens']:.0f}",
+            *("—" if point[name] is None else f"{least}{point[name]:.3g}" for name in costs),
             f"{point['unknown']} of {figures['questions']}" if point["unknown"] else "0",
         )
     out.print(table)

@@ -167,7 +167,8 @@ def threshold_figures(rows: Sequence[Mapping[str, Any]], metric: str, key: str) 
 def _course(draw: Mapping[str, Any], right: Sequence[bool]) -> Course:
     def stop(of: Mapping[str, Any], state: int, rounds: int) -> Stop:
         read, written = of["prompt_tokens"], of["completion_tokens"]
-        return Stop(right[state], rounds, None if None in (read, written) else read + written, written)
+        both = None if None in (read, written) else read + written
+        return Stop(right[state], rounds, both, written, of.get("tokens_by_seat") or {})
 
     drafts = tuple(
         ReviewedDraft(

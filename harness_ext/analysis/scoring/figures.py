@@ -83,6 +83,8 @@ def metric_figures(
 
     flips: how many questions got better and worse between round 0 and the end.
     flips_by_round: the same from each round to the next.
+    ends: for each way in which questions ended (`stop`), how many `questions` did, and the means of their values
+        `before` and `after` all rounds.
     oracle: the value of the best text of each question.
 
     If all values are 0 or 1, also what `acceptance_figures`, `probability_figures`, `threshold_figures`,
@@ -115,11 +117,12 @@ def metric_figures(
     }
     if any(numeric(value) is None for unit in units for value in unit):
         return figures
-    hinted = [
-        any(hint["leaks"] for hint in draw["hints"] or [])
+    draws = [
+        draw
         for row, entry in zip(rows, entries, strict=True)
         for draw in (row["draws"] if len(entry["answers"]) == len(row["draws"]) else row["draws"][:1])
     ]
+    hinted = [any(hint["leaks"] for hint in draw["hints"] or []) for draw in draws]
     ups = [better * (unit[-1] - unit[0]) for unit in units]
     figures |= {
         "flips": {
@@ -134,6 +137,7 @@ def metric_figures(
             }
             for before, after in pairwise(frozen)
         ],
+        "ends": _ends([draw["stop"] for draw in draws], units),
         "oracle": _number(
             aggregate(
                 [
@@ -163,6 +167,25 @@ def metric_figures(
             ],
         }
     return figures
+
+
+def _ends(stops: Sequence[str], units: Sequence[Sequence[Any]]) -> dict[str, dict[str, Any]]:
+    """Return the entry `ends` of `metric_figures`.
+
+    stops: how each question ended.
+    units: the values of its answers, by round.
+    """
+    found: dict[str, list[Sequence[Any]]] = {}
+    for stop, unit in zip(stops, units, strict=True):
+        found.setdefault(stop, []).append(unit)
+    return {
+        stop: {
+            "questions": len(own),
+            "before": _mean([unit[0] for unit in own]),
+            "after": _mean([unit[-1] for unit in own]),
+        }
+        for stop, own in sorted(found.items(), key=lambda entry: -len(entry[1]))
+    }
 
 
 def hint_figures(rows: Sequence[ScoreRow]) -> dict[str, int]:

@@ -34,7 +34,8 @@ def trajectory_of(transcript: Transcript) -> Trajectory:
     """Return the answers after each round.
 
     Answers are the turns of kind `draft` (round 0), those of kind `refine` (a seat's n-th is its text of round n) and
-    every turn whose verdict names a round (`{"round": n}`). A seat that writes nothing in a round keeps its text.
+    every turn whose verdict names a round (`{"round": n}`). A draft that is noted as a part of an answer
+    (`{"part": true}`) is none. A seat that writes nothing in a round keeps its text.
 
     Among several texts the vote decides: the first text of the answer with the most votes, or the first text if no
     answer can be read. If the final text is not the answer of the last round, it becomes one more state.
@@ -50,6 +51,8 @@ def trajectory_of(transcript: Transcript) -> Trajectory:
         named = (turn.verdict or {}).get("round")
         if not isinstance(turn.result, Completion) or (turn.kind not in DRAFTS and not isinstance(named, int)):
             continue
+        if turn.is_part:
+            continue
         if turn.kind == "refine":
             refined[turn.seat] = refined.get(turn.seat, 0) + 1
         number = named if isinstance(named, int) else 0 if turn.kind == "draft" else refined[turn.seat]
@@ -64,7 +67,9 @@ def trajectory_of(transcript: Transcript) -> Trajectory:
         rounds.append([*kept, *(turn for turn in by_round[number] if turn.seat not in seats)])
     texts = tuple(tuple(text_of(turn) for turn in turns) for turns in rounds)
     answers = [written[elected(turns)] for turns, written in zip(rounds, texts, strict=True)]
-    if answers and transcript.text.strip() and transcript.text in answers[-1]:
+    # The final text may be the last round's answer cut short, but not another turn's text that is a part of it.
+    others = {text_of(turn) for turn in transcript.turns if isinstance(turn.result, Completion)} - {*answers[-1:]}
+    if answers and transcript.text.strip() and transcript.text in answers[-1] and transcript.text not in others:
         answers[-1] = transcript.text
     else:
         answers.append(transcript.text)

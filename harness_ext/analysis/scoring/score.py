@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from harness_ext.analysis.scoring.leaks import (
 from harness_ext.analysis.scoring.replay import AnsweredDocument, Response, Scores, ScoringError, replay, takes_first
 from harness_ext.analysis.scoring.rounds import Trajectory, trajectory_of
 from harness_ext.analysis.scoring.task_documents import TaskSource, find_documents, load_tasks
+from harness_ext.analysis.scoring.threshold_costs import add_costs
 from harness_ext.analysis.scoring.verdicts import reviews_of, tokens
 from harness_ext.bridge.choices import SCORED, scores_of
 from harness_ext.bridge.loaded_tasks import read_origins
@@ -38,6 +39,8 @@ from harness_ext.records.run_directory import read_transcripts, write_json
 SCORES = "scores.jsonl"
 FIGURES = "scores.json"
 Replies = tuple[tuple[Response, ...], ...]
+Scored = tuple[dict[str, Any], list[dict[str, Any]]]
+"""The contents of `scores.json` and `scores.jsonl`."""
 
 
 @dataclass(frozen=True)
@@ -130,14 +133,37 @@ class Document:
 def score_run(run: Path, source: TaskSource | None = None, manager: Any = None) -> dict[str, Any]:
     """Score a run directory, write `scores.jsonl` (one line per document) and `scores.json`, and return the latter.
 
+    run, source, manager: as for `score_without_writing`, which says what is raised.
+    """
+    run = run.expanduser()
+    figures, lines = _scored_lines(run, source, manager)
+    try:
+        with atomic_write(run / SCORES, private=True) as file:
+            file.writelines(f"{line}\n" for line in lines)
+    except OSError as error:
+        raise ScoringError(
+            f"{run / SCORES} cannot be written: {error}. Free disk space or make the folder writable"
+        ) from error
+    write_json(run / FIGURES, figures, private=True)
+    return figures
+
+
+def score_without_writing(run: Path, source: TaskSource | None = None, manager: Any = None) -> Scored:
+    """Score a run directory without writing anything, and return its figures and the lines of `scores.jsonl`.
+
     run: the run directory.
     source: where to find the tasks. Default: what the run loaded, or else lm-eval's own tasks and the installed packs.
-    manager: lm-eval's TaskManager, to share one among several runs. Default: a new one.
+    manager: lm-eval's TaskManager, or a `TaskManagers` for several runs. Default: a new one.
 
     Raises ScoringError if a task or a document cannot be found again, or if the task's own code fails on a reply.
     """
-    run = run.expanduser()
+    figures, lines = _scored_lines(run, source, manager)
+    return json.loads(json.dumps(figures, default=str)), [json.loads(line) for line in lines]
+
+
+def _scored_lines(run: Path, source: TaskSource | None, manager: Any) -> tuple[dict[str, Any], list[str]]:
     by_task: dict[str, list[Transcript]] = {}
+    digest = transcripts_digest(run)  # of a run that goes on, at most too old: then it is scored once more
     if run.is_dir():
         for transcript in read_transcripts(run):
             by_task.setdefault(transcript.task, []).append(transcript)
@@ -146,21 +172,21 @@ def score_run(run: Path, source: TaskSource | None = None, manager: Any = None) 
             f"{run} contains no transcripts. Name a run directory: `harness_ext_runs/<label>-<time>`, or the value of "
             "`run_dir=` (lm-eval's own results need no scoring: `harness-ext compare` reads them directly)"
         )
-    digest = transcripts_digest(run)
     tasks, groups = load_tasks(sorted(by_task), source or TaskSource(), manager, read_origins(run))
     rows = {name: score_task(tasks[name], name, by_task[name]) for name in tasks}
     figures = {name: task_figures(tasks[name], rows[name]) for name in tasks}
+    pools, config = pooled_figures(figures, rows), read_config(run)
+    for one in (*figures.values(), *pools.values()):
+        add_costs(one["metrics"], config.get("seats") or {})
     result = {
         "harness_ext": __version__,
-        "label": read_config(run).get("label") or run.name,
+        "label": config.get("label") or run.name,
         "transcripts": digest,
         "groups": groups,
         "tasks": figures,
-        "pools": pooled_figures(figures, rows),
+        "pools": pools,
     }
-    _write_lines(run / SCORES, [row for part in rows.values() for row in part])
-    write_json(run / FIGURES, result, private=True)
-    return result
+    return result, [_line(row) for part in rows.values() for row in part]
 
 
 def score_task(task: Any, name: str, transcripts: Sequence[Transcript]) -> list[dict[str, Any]]:
@@ -180,19 +206,30 @@ def score_task(task: Any, name: str, transcripts: Sequence[Transcript]) -> list[
     return [_row(task, name, document, scores[document.position], separately) for document in documents]
 
 
-def read_scored(run: Path) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
+def read_scored(run: Path) -> Scored | None:
     """Return the figures and the lines that `score_run` wrote into a run directory.
 
     Returns None if they are missing, or are not those of the run's transcripts as this version scores them.
     """
+    figures = read_figures(run)
+    if figures is None:
+        return None
+    try:
+        with (run / SCORES).open(encoding="utf-8") as file:
+            return figures, [json.loads(line) for line in file]
+    except (OSError, ValueError):
+        return None
+
+
+def read_figures(run: Path) -> dict[str, Any] | None:
+    """Return the figures alone, under the same conditions as `read_scored`."""
     try:
         figures = json.loads((run / FIGURES).read_text(encoding="utf-8"))
         if figures["harness_ext"] != __version__ or figures["transcripts"] != transcripts_digest(run):
             return None
-        with (run / SCORES).open(encoding="utf-8") as file:
-            return figures, [json.loads(line) for line in file]
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    return dict(figures) if (run / SCORES).is_file() else None
 
 
 def read_config(run: Path) -> dict[str, Any]:
@@ -305,7 +342,7 @@ def _draw_row(draw: Draw, golds: Sequence[Reading]) -> dict[str, Any]:
         "failed": any(t.failure is not None for t in draw.transcripts),
         "by_round": draw.by_round,
         "choice_scored": is_scored(draw.transcripts[0]),
-        "refinements": sum(turn.kind == "refine" for turn in turns),
+        "refinements": sum(turn.kind in ("refine", "answer") for turn in turns),
         **tokens(turns),
         "hints": [hint for t in draw.transcripts for hint in hints_of(t, golds)] if golds else None,
         "reviews": [review for t in draw.transcripts for review in reviews_of(t)],
@@ -323,14 +360,8 @@ def _draw_row(draw: Draw, golds: Sequence[Reading]) -> dict[str, Any]:
     }
 
 
-def _write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
-    """Write a file of JSON lines atomically."""
+def _line(row: Mapping[str, Any]) -> str:
+    """Return a row as a line of `scores.jsonl`."""
     from lm_eval.utils import handle_non_serializable
 
-    try:
-        with atomic_write(path, private=True) as file:
-            for line in lines:
-                text = json.dumps(line, ensure_ascii=False, default=handle_non_serializable)
-                file.write(repair(text) + "\n")
-    except OSError as error:
-        raise ScoringError(f"{path} cannot be written: {error}. Free disk space or make the folder writable") from error
+    return repair(json.dumps(row, ensure_ascii=False, default=handle_non_serializable))

@@ -46,7 +46,7 @@ def load_tasks(
 
     names: the names of the tasks in the records.
     source: where to find them.
-    manager: lm-eval's TaskManager. Default: a new one.
+    manager: lm-eval's TaskManager, or those of several runs. Default: a new one.
     origins: what the run loaded, for what `source` leaves open. Default: nothing is known, so the names are loaded.
 
     Raises ScoringError if a task cannot be loaded.
@@ -55,7 +55,8 @@ def load_tasks(
     from lm_eval.utils import set_torch_seed
 
     known = {name: origin for name, origin in (origins or {}).items() if name in names}
-    manager = task_manager(source, known.values(), manager)
+    shared = manager if isinstance(manager, TaskManagers) else None
+    manager = task_manager(source, known.values(), manager) if shared is None else shared.of(known.values())
     # Some tasks shuffle their choices while loading. With the run's seeds they get the same order as in the run.
     random.seed(source.seeds[0])
     np.random.seed(source.seeds[1])
@@ -63,10 +64,12 @@ def load_tasks(
     files = (".yaml", ".yml")
     given = [str(Path(t).expanduser().absolute()) if t.endswith(files) else t for t in source.tasks]
     recorded = dict.fromkeys(known[name].loaded if name in known else name for name in names)
+    specs = tuple(given or recorded)
     problems: list[str] = []
-    loaded: dict[str, Any] = {}
-    with without_waiting() if _may_ask_hub(manager, given or recorded) else nullcontext() as fault:
-        for spec in given or recorded:
+    loaded: dict[str, Any] = {} if shared is None else dict(shared.loaded.get((id(manager), specs), {}))
+    wanted = () if loaded else specs
+    with without_waiting() if _may_ask_hub(manager, wanted) else nullcontext() as fault:
+        for spec in wanted:
             try:
                 loaded |= manager.load([spec])["tasks"]
             except HarnessExtError as error:
@@ -78,6 +81,8 @@ def load_tasks(
                     others = _redefinitions(manager, spec)
                 problems.append(f"task {spec!r} cannot be loaded ({why})")
                 problems += [_alternative(group, spec) for group in others]
+    if shared is not None and not problems:
+        shared.loaded[id(manager), specs] = loaded
     missing = [name for name in names if name not in loaded]
     if missing and not problems:
         problems.append(f"the records contain tasks that were not loaded: {', '.join(missing)}")
@@ -109,13 +114,41 @@ def task_manager(source: TaskSource, origins: Iterable[TaskOrigin] = (), manager
     origins: what the run loaded; its folders count if `source` names none. Default: nothing is known.
     manager: the manager to use unless the run has folders of its own. Default: a new one.
     """
-    folders = list(source.include_path or dict.fromkeys(f for origin in origins for f in origin.include_path))
+    folders = _folders(source, origins)
     if manager is not None and (source.include_path or not folders):
         return manager
     from lm_eval.tasks import TaskManager
 
     plugins.extend_task_index()  # where the start-up file is not installed or turned off
-    return TaskManager(include_path=folders or None, metadata=source.metadata or None)
+    return TaskManager(include_path=list(folders) or None, metadata=source.metadata or None)
+
+
+class TaskManagers:
+    """lm-eval's TaskManagers for several runs: one for those with the same folders, since each takes seconds to build.
+
+    source: where to find tasks.
+
+    Tasks are shared by runs that loaded the same in the same order, since those that shuffle depend on what was loaded
+    before them.
+    """
+
+    def __init__(self, source: TaskSource) -> None:
+        self.source = source
+        self.loaded: dict[tuple[int, tuple[str, ...]], dict[str, Any]] = {}  # by the manager and what was loaded
+        self._made: dict[tuple[str, ...], Any] = {}
+
+    def of(self, origins: Iterable[TaskOrigin]) -> Any:
+        """Return the TaskManager for a run that loaded this."""
+        origins = tuple(origins)
+        folders = _folders(self.source, origins)
+        if folders not in self._made:
+            self._made[folders] = task_manager(self.source, origins)
+        return self._made[folders]
+
+
+def _folders(source: TaskSource, origins: Iterable[TaskOrigin]) -> tuple[str, ...]:
+    """Return the folders of task files: those that the user named, or else the run's."""
+    return source.include_path or tuple(dict.fromkeys(f for origin in origins for f in origin.include_path))
 
 
 def _may_ask_hub(manager: Any, specs: Iterable[str]) -> bool:

@@ -7,8 +7,8 @@ followed were never written, and the question is unknown at that threshold.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,12 +24,14 @@ class Stop:
     rounds: how many refinements were made.
     tokens: the tokens of all calls up to there; None if they are unknown.
     completion_tokens: those of them that were written.
+    tokens_by_seat: the tokens that each seat read and wrote.
     """
 
     right: bool
     rounds: int
     tokens: int | None = None
     completion_tokens: int | None = None
+    tokens_by_seat: Mapping[str, Sequence[int | None]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class Point:
     rounds: the mean number of refinements. With unknown questions, this and the tokens are lower bounds.
     tokens: the mean number of tokens per question, read and written; None if it is unknown.
     completion_tokens: the mean number of written tokens.
+    tokens_by_seat: the mean numbers of tokens that each seat read and wrote.
     """
 
     accept_at: float
@@ -85,6 +88,7 @@ class Point:
     rounds: float
     tokens: float | None
     completion_tokens: float | None
+    tokens_by_seat: Mapping[str, tuple[float | None, float | None]]
 
 
 def curve(courses: Sequence[Course], thresholds: Sequence[float]) -> list[Point]:
@@ -99,7 +103,8 @@ def curve(courses: Sequence[Course], thresholds: Sequence[float]) -> list[Point]
         stops.append([*(draft.stop for draft in course.drafts), course.end])
     ended = np.array([bool(course.drafts) and course.drafts[-1].accepted for course in courses])
     lengths = np.array([len(course.drafts) for course in courses])
-    return [_point(threshold, reached, stops, ended, lengths) for threshold in thresholds]
+    by_seat = _by_seat(stops, width + 1)
+    return [_point(threshold, reached, stops, ended, lengths, by_seat) for threshold in thresholds]
 
 
 def thresholds_of(courses: Sequence[Course], used: Sequence[float]) -> list[float]:
@@ -128,6 +133,7 @@ def _point(
     stops: Sequence[Sequence[Stop]],
     ended: NDArray[np.bool_],
     lengths: NDArray[np.int64],
+    by_seat: Mapping[str, NDArray[np.float64]],
 ) -> Point:
     passes = reached >= threshold
     accepts = passes.any(axis=1)
@@ -149,7 +155,24 @@ def _point(
         sum(stop.rounds for stop in chosen) / number,
         _mean([stop.tokens for stop in chosen]),
         _mean([stop.completion_tokens for stop in chosen]),
+        {seat: _means(found[np.arange(number), at]) for seat, found in by_seat.items()},
     )
+
+
+def _by_seat(stops: Sequence[Sequence[Stop]], width: int) -> dict[str, NDArray[np.float64]]:
+    """Return the tokens that each seat read and wrote, by question and stop; unknown ones are not a number."""
+    seats = dict.fromkeys(seat for row in stops for stop in row for seat in stop.tokens_by_seat)
+    found = {seat: np.zeros((len(stops), width, 2)) for seat in seats}
+    for i, row in enumerate(stops):
+        for j, stop in enumerate(row):
+            for seat, tokens in stop.tokens_by_seat.items():
+                found[seat][i, j] = [np.nan if count is None else count for count in tokens]
+    return found
+
+
+def _means(tokens: NDArray[np.float64]) -> tuple[float | None, float | None]:
+    read, written = (None if np.isnan(mean) else float(mean) for mean in tokens.mean(axis=0))
+    return read, written
 
 
 def _mean(values: Sequence[int | None]) -> float | None:

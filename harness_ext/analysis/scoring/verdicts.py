@@ -36,6 +36,8 @@ class JudgedDraft:
 def reviews_of(transcript: Transcript) -> list[dict[str, Any]]:
     """Return one entry per reviewed draft. A review that was asked for again counts with its last verdict.
 
+    A draft's own turn, or that of its score, may record the verdict and its probability as well: a confidence.
+
     The entries are:
 
     round: how many refinements came before the draft.
@@ -48,15 +50,18 @@ def reviews_of(transcript: Transcript) -> list[dict[str, Any]]:
     label_mass: the share of probability that the labels had; null if it is unknown.
     prompt_tokens, completion_tokens: the tokens of the question's calls up to and including this verdict; null if they
         are unknown.
+    tokens_by_seat: the same two numbers by seat.
     """
     found: dict[int, dict[str, Any]] = {}
     refined = 0
     for number, turn in enumerate(transcript.turns):
         refined += turn.kind == "refine"
         verdict = turn.verdict or {}
-        if turn.kind not in REVIEWS or "accepted" not in verdict:
+        if "accepted" not in verdict or (turn.kind not in REVIEWS and not _is_confidence(turn)):
             continue
         last = max(number, _scored_with(transcript.turns, number).stop - 1)
+        if turn.kind == "draft":  # the agreement of several drafts is known once all of them are there
+            last = max(i for i, other in enumerate(transcript.turns) if other.kind == "draft")
         probability = _probability(verdict.get("probability"))
         found[refined] = {
             "round": refined,
@@ -68,16 +73,29 @@ def reviews_of(transcript: Transcript) -> list[dict[str, Any]]:
             "probability": probability,
             "raw": None if probability is None else _raw(turn, probability),
             "threshold": _probability(verdict.get("threshold")),
-            "label_mass": label_mass(transcript.turns, number),
+            "label_mass": label_mass(transcript.turns, number) if turn.kind in REVIEWS else None,
             **tokens(transcript.turns[: last + 1]),
         }
     return list(found.values())
 
 
-def tokens(turns: Sequence[Turn]) -> dict[str, int | None]:
-    """Return the tokens that turns read and wrote; None where a part is unknown. Reused calls count in full."""
-    usage = Usage.total(SeatCost().usage(turn) for turn in turns)
-    return {"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens}
+def _is_confidence(turn: Turn) -> bool:
+    return turn.kind in ("draft", "score") and "probability" in (turn.verdict or {})
+
+
+def tokens(turns: Sequence[Turn]) -> dict[str, Any]:
+    """Return the tokens that turns read and wrote, together and by seat; None where a part is unknown.
+
+    Reused calls count in full.
+    """
+
+    def of(turns: Sequence[Turn]) -> dict[str, int | None]:
+        usage = Usage.total(SeatCost().usage(turn) for turn in turns)
+        return {"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens}
+
+    seats = dict.fromkeys(turn.seat for turn in turns)
+    by_seat = {seat: list(of([turn for turn in turns if turn.seat == seat]).values()) for seat in seats}
+    return {**of(turns), "tokens_by_seat": by_seat}
 
 
 def _scored_with(turns: Sequence[Turn], number: int) -> range:

@@ -54,29 +54,44 @@ function figureOf(chart) {
   const place = element('div', { class: 'plot', role: 'img', 'aria-label': `${chart.title}. The table below has the figures.` });
   const frame = element('div', { class: 'scroll', tabindex: '0', role: 'region', 'aria-label': `Figures: ${chart.title}` });
   const figure = { chart, place, frame, choices: () => selects.map((select) => select.value) };
-  const made = element('figure', { id: `chart-${chart.name}` },
+  figure.made = element('figure', { id: `chart-${chart.name}` },
     element('h3', {}, chart.title), element('figcaption', {}, chart.caption),
     element('div', { class: 'switches' }, shown), place,
     element('details', {}, element('summary', {}, 'The figures as a table'), frame));
   drawn.set(place, figure);
-  return made;
+  watcher.observe(place);
+  return figure.made;
 }
 
-async function startCharts() {
-  const found = await part('charts');
-  const watcher = new IntersectionObserver((entries) => {
-    for (const entry of entries) {
-      if (!entry.isIntersecting) continue;
-      watcher.unobserve(entry.target);
-      draw(drawn.get(entry.target));
-    }
-  }, { rootMargin: '400px' });
-  for (const place of document.querySelectorAll('[data-charts]')) {
-    place.replaceChildren(...found[place.dataset.charts].map(figureOf));
+const watcher = new IntersectionObserver((entries) => {
+  for (const entry of entries) {
+    if (!entry.isIntersecting) continue;
+    watcher.unobserve(entry.target);
+    draw(drawn.get(entry.target));
   }
-  for (const place of drawn.keys()) watcher.observe(place);
-  window.addEventListener('beforeprint', () => redraw(true));
+}, { rootMargin: '400px' });
+
+// A chart that is there already, with the same switches, stays in its place and is drawn anew.
+function fill(place, charts) {
+  const there = new Map([...drawn.values()].filter(({ made }) => place.contains(made)).map((figure) => [figure.chart.name, figure]));
+  const made = charts.map((chart) => {
+    const known = there.get(chart.name);
+    if (!known || JSON.stringify(known.chart.switches) !== JSON.stringify(chart.switches)) return figureOf(chart);
+    there.delete(chart.name);
+    known.chart = chart;
+    if (known.place.dataset.drawn) draw(known);
+    return known.made;
+  });
+  for (const { place: gone } of there.values()) drawn.delete(gone);
+  place.replaceChildren(...made);
 }
+
+async function showCharts() {
+  const found = await part('charts');
+  for (const place of document.querySelectorAll('[data-charts]')) fill(place, found[place.dataset.charts]);
+}
+
+window.addEventListener('beforeprint', () => redraw(true));
 
 function redraw(all = false) {
   for (const [place, figure] of drawn) if (all || place.dataset.drawn) draw(figure);

@@ -10,6 +10,7 @@ window.reportPart = (name, text) => waiting.get(name)?.(text);
 function packedText(name) {
   const inside = document.getElementById(`part-${name}`);
   if (inside) return Promise.resolve(inside.textContent);
+  if (about.live) return askedFor(`${about.live}/${name}`);
   return new Promise((resolve, reject) => {
     waiting.set(name, resolve);
     loadScript(`${name}.js`).catch(reject);

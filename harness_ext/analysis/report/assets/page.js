@@ -6,9 +6,10 @@ function addressed() {
   try {
     const task = state.table.tasks.findIndex(([name]) => name === decodeURIComponent(found[1]));
     const index = state.table.rows.findIndex(([ofTask, number]) => ofTask === task && number === Number(found[2]));
-    const labels = (found[3] ?? '').split(',').filter(Boolean).map(decodeURIComponent);
+    if (found[3] === undefined) return { index, runs: null };
+    const labels = found[3].split(',').filter(Boolean).map(decodeURIComponent);
     const runs = labels.map((label) => about.runs.findIndex(([name]) => name === label)).filter((run) => run >= 0);
-    return { index, runs: runs.length ? runs : null };
+    return { index, runs: runs.length || !labels.length ? runs : null };
   } catch {
     return { index: -1, runs: null };
   }
@@ -77,7 +78,7 @@ async function start() {
   await startTable();
   window.addEventListener('hashchange', route);
   await route();
-  await startCharts();
+  await showCharts();
   document.documentElement.dataset.ready = 'yes';
 }
 

@@ -1,7 +1,7 @@
 // One question: the transcripts of several runs side by side.
 
 const SEATS = ['#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#7f7f7f'];
-const view = { index: null, runs: [], seats: new Map(), turn: 0 };
+const view = { index: null, runs: null, seats: new Map(), turn: 0, shown: '' };
 
 function seatColour(seat) {
   if (!view.seats.has(seat)) view.seats.set(seat, SEATS[view.seats.size % SEATS.length]);
@@ -60,6 +60,10 @@ function turnOf(turn, before) {
       }, 'show as written');
       body.append(button);
     }
+  }
+  if (turn.inner) {
+    body.append(element('details', {}, element('summary', {}, `${turn.inner.turns.length} turn${turn.inner.turns.length === 1 ? '' : 's'} inside (${turn.inner.stop})`),
+      turn.inner.turns.map((inner) => turnOf(inner))));
   }
   const foot = [usageOf(turn.usage)];
   if (turn.read !== undefined) foot.unshift(`read: ${turn.read} (rule ${turn.rule})`);
@@ -127,7 +131,7 @@ async function questionAt(index) {
 
 function chosenRuns(cells) {
   const known = about.runs.map((_, run) => run).filter((run) => cells[run]);
-  if (view.runs.length) return view.runs;
+  if (view.runs) return view.runs;
   const other = known.find((run) => cells[run][0] !== cells[known[0]]?.[0]);
   return [...new Set([known[0], other ?? known[1]])].filter((run) => run !== undefined);
 }
@@ -139,6 +143,7 @@ async function showQuestion(index, runs) {
   const question = await questionAt(index);
   if (turn !== view.turn) return; // another question was opened in the meantime
   view.index = index;
+  view.shown = JSON.stringify(question);
   if (runs) view.runs = runs;
   const chosen = chosenRuns(cells);
   const at = state.shown.indexOf(index);
@@ -170,7 +175,7 @@ async function showQuestion(index, runs) {
         element('pre', { dir: 'auto', class: 'said' }, text)]))),
     element('fieldset', {}, element('legend', { class: 'note' }, 'Runs side by side'), boxes),
     element('div', { class: 'columns', tabindex: '0', role: 'region', 'aria-label': 'Transcripts' },
-      chosen.map((run) => columnOf(run, question, cells))));
+      chosen.length ? chosen.map((run) => columnOf(run, question, cells)) : element('p', { class: 'note' }, 'No run is chosen.')));
   const first = document.documentElement.dataset.view !== 'question';
   document.documentElement.dataset.view = 'question';
   place.hidden = false;
@@ -185,7 +190,7 @@ function closeQuestion() {
 
 function step(by) {
   const next = state.shown[state.shown.indexOf(view.index) + by];
-  if (next !== undefined && view.index !== null) location.replace(linkTo(next, view.runs.length ? view.runs : null));
+  if (next !== undefined && view.index !== null) location.replace(linkTo(next, view.runs));
 }
 
 // A fence must be longer than any run of backticks within, or the text would end it.

@@ -88,7 +88,7 @@ function field(name) {
   return document.getElementById(`filter-${name}`);
 }
 
-async function filter() {
+async function filter({ samePage = false } = {}) {
   const text = field('text').value.trim().toLowerCase();
   const task = field('task').value;
   const pairs = [1, 2].map((n) => [field(`run-${n}`).value, field(`is-${n}`).value]);
@@ -110,7 +110,7 @@ async function filter() {
   const most = (index) => Math.max(...state.table.rows[index][4].map((cell) => cell?.[3] ?? 0));
   if (order === 'long') found.sort((a, b) => most(b) - most(a));
   state.shown = found;
-  state.page = 0;
+  if (!samePage) state.page = 0;
   showPage();
 }
 
