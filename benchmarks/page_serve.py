@@ -16,9 +16,9 @@ SmolLM2-135M-Instruct on GSM8K and CREAK, with all seats on one server ([engines
 `transformers serve` get the weights in float32, and llama.cpp the quantised file that they were converted from, so its
 texts differ. It runs without its cache of prompts, since it computes differently with more or less of a prompt in it.
 `texts equal to hf` counts final texts that are those of an `hf` seat. Engines that return no log-probabilities of
-prompts can neither verify nor score. `speculative_pair` with a judge divides a served reply at words, whose tokens it does
-not know, and shares out the length limit by words; so its texts end up to three tokens earlier or later than those of
-an `hf` seat. `transformers serve` decides verdicts by its decisions endpoint, and cannot continue a reply.
+prompts can neither verify nor score. `speculative_pair` with a judge does not know the tokens of a served reply: it
+divides it at words and shares out the length limit by words, so its texts end up to three tokens earlier or later than
+those of an `hf` seat. `transformers serve` decides verdicts by its decisions endpoint, and cannot continue a reply.
 Other work ran beside it, so the seconds do not compare.
 """
 
