@@ -207,14 +207,22 @@ def available(names: Iterable[str], server: Path | None) -> tuple[dict[str, Path
     return files, server
 
 
+def scorer(manager: Any) -> Any:
+    """Return the function that scores a run directory and returns its scores. `manager`: lm-eval's TaskManager."""
+    from harness_ext.analysis.scoring.score import read_scored, score_run
+
+    def score(run: Path) -> Any:
+        score_run(run, manager=manager)
+        return read_scored(run)
+
+    return score
+
+
 def publish(folder: Path, output: Path) -> None:
     """Write the figures of all finished cells in a folder; nothing if there are none, so that no result is lost."""
     from lm_eval.tasks import TaskManager
 
-    from harness_ext.analysis.scoring.score import score_run
-
-    manager = TaskManager()
-    groups = collected(folder, lambda path: score_run(path, manager=manager))
+    groups = collected(folder, scorer(TaskManager()))
     if not groups:
         print("nothing can be compared with a baseline yet, so no result is written", file=sys.stderr)
         return

@@ -8,7 +8,8 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -98,6 +99,21 @@ def make_private_folder(path: Path, exist_ok: bool = True) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     path.mkdir(mode=0o700, exist_ok=exist_ok)
+
+
+def write_new_folder(folder: Path, contents: Mapping[str, str]) -> None:
+    """Write texts as the UTF-8 files of a folder, which appears once it is complete.
+
+    folder: the folder, which must not exist.
+    contents: the text of each file, by its name.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
+        made = Path(scratch) / folder.name
+        made.mkdir()
+        for name, content in contents.items():
+            (made / name).write_text(content, encoding="utf-8")
+        made.rename(folder)
 
 
 def private_mode(folder: Path) -> int:

@@ -15,7 +15,7 @@ from typing import ClassVar, Literal
 from harness_ext.bridge.protocol_lm import ProtocolLM
 from harness_ext.decisions import Predicate, Score
 from harness_ext.decisions.questions import YES
-from harness_ext.models.drawing import check_sampling, draw, vote_among
+from harness_ext.models.drawing import check_sampling, draw, mean_likelihood, vote_among
 from harness_ext.options import PromptText, prompt
 from harness_ext.protocol import Capability, Protocol, Question, Role, Seat, Seats
 from harness_ext.reading import answer_form, read_answer, vote
@@ -33,6 +33,8 @@ class BestOfN(Protocol):
         `aspects`: how many of the questions in `aspects` the verifier answers with yes.
         `reward`: the score of a sequence classifier, the verifier.
         `likelihood`: how likely the verifier finds the draft: the geometric mean over its tokens.
+        `self_certainty`: how far the student's own distributions are from the uniform one (Kang et al., arXiv
+            2502.18581). There is no verifier.
     combine: the answer is that of the draft with the highest score (`best`), or the one whose drafts have the highest
         sum of scores (`weighted`). Default `best`.
     temperature: the temperature of the drafts, unless the task's own settings sample. Default 0.7.
@@ -40,7 +42,7 @@ class BestOfN(Protocol):
     """
 
     n: int = 5
-    by: Literal["correct", "rating", "aspects", "reward", "likelihood"] = "correct"
+    by: Literal["correct", "rating", "aspects", "reward", "likelihood", "self_certainty"] = "correct"
     combine: Literal["best", "weighted"] = "best"
     temperature: float = 0.7
     top_p: float = 1.0
@@ -65,19 +67,21 @@ class BestOfN(Protocol):
         return self.temperature > 0
 
     def needs(self) -> Mapping[str, frozenset[Capability]]:
+        if self.by == "self_certainty":
+            return {"student": frozenset({"generate", "distribution"})}
         verifier: Mapping[str, Capability] = {"reward": "reward", "likelihood": "score"}
         return {"student": frozenset({"generate"}), "verifier": frozenset({verifier.get(self.by, "generate")})}
 
     async def solve(self, question: Question, seats: Seats) -> Solution:
         drafts = await draw(question, seats.student, self.n, self.temperature, self.top_p)
-        # Equal texts get equal scores, so each is scored once.
-        texts = list(dict.fromkeys(draft.text for draft in drafts))
+        # Equal texts get equal scores, so each is scored once. Empty ones get none: their likelihood would be 1.
+        texts = list(dict.fromkeys(draft.text for draft in drafts if draft.text.strip()))
         found = dict(zip(texts, await self._scores(question, seats, texts, drafts), strict=True))
-        scores = [found[draft.text] for draft in drafts]
+        scores = [found.get(draft.text) for draft in drafts]
         for draft, score in zip(drafts, scores, strict=True):
             seats.note(draft, score=None if score is None else round(score, 6))
         unscored = scores.count(None)
-        totals = {"drafts": len(drafts), "unscored": unscored, "different": len(texts)}
+        totals = {"drafts": len(drafts), "unscored": unscored, "different": len({draft.text for draft in drafts})}
         if unscored == len(scores):
             _, winner = vote_among(question, seats, drafts)
             return Solution(winner.text, "unscored", {"totals": totals})
@@ -100,17 +104,16 @@ class BestOfN(Protocol):
         self, question: Question, seats: Seats, texts: Sequence[str], drafts: Sequence[Completion]
     ) -> list[float | None]:
         """Return the score of each text; None if the verifier made no decision about it."""
+        if self.by == "self_certainty":
+            return list(await asyncio.gather(*(_certainty(question, seats.student, text) for text in texts)))
         verifier, shown = seats.verifier, [question.prefix + text for text in texts]
         if self.by == "reward":
             found = await verifier.loglikelihood(question.context, shown, kind="reward")
             return [exp(one.logprob) for one in found]
         if self.by == "likelihood":
-            lengths = {draft.text: draft.completion_tokens for draft in drafts}
+            written = {draft.text: draft for draft in drafts}
             logprobs = await verifier.score(question.context, texts, kind="score")
-            return [
-                exp(logprob / (lengths[text] or max(1, len(text.split()))))
-                for text, logprob in zip(texts, logprobs, strict=True)
-            ]
+            return [mean_likelihood(logprob, written[text]) for text, logprob in zip(texts, logprobs, strict=True)]
         return list(await asyncio.gather(*(self._decided(verifier, question, text) for text in shown)))
 
     async def _decided(self, verifier: Seat, question: Question, text: str) -> float | None:
@@ -126,6 +129,14 @@ class BestOfN(Protocol):
         answers = await verifier.decide(state, {line: Predicate(line) for line in lines}, kind="score")
         decided = [one.choice == YES for one in answers.values() if one.choice is not None]
         return float(sum(decided)) if decided else None
+
+
+async def _certainty(question: Question, student: Seat, text: str) -> float | None:
+    """Return the student's self-certainty about a draft; None for one without text."""
+    assert student.backend.tokens is not None
+    ids = student.backend.tokens.encode(text)
+    found = await student.verify(question.context, (), ids, kind="score", certainty=True)
+    return found.certainty
 
 
 def _approval(decision: Decision) -> float | None:

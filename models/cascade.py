@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass
-from math import exp
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -18,7 +17,7 @@ from harness_ext.backends.base import Backend
 from harness_ext.bridge.protocol_lm import ProtocolLM
 from harness_ext.decisions import Predicate
 from harness_ext.decisions.questions import YES
-from harness_ext.models.drawing import check_sampling, draw, vote_among
+from harness_ext.models.drawing import check_sampling, draw, mean_likelihood, vote_among
 from harness_ext.options import PromptText, prompt
 from harness_ext.protocol import Capability, Protocol, Question, Role, Seats, SeatSetup
 from harness_ext.records import CallResult, Completion, Solution
@@ -131,8 +130,7 @@ class Cascade(Protocol):
             return draft, draft, 0.0, None
         if self.confidence == "likelihood":
             found = (await student.loglikelihood(question.context, [draft.text], kind="score"))[0]
-            written = (draft.completion_tokens or len(draft.text.split())) - int(draft.thinking_tokens or 0)
-            return draft, found, exp(min(0.0, found.logprob) / max(1, written)), None
+            return draft, found, mean_likelihood(found.logprob, draft), None
         state = {"task": question.text, "answer": question.shown(draft.text)}
         asked = {"correct": Predicate(self.correct_question)}
         decision = (await seats.either("gate", "student").decide(state, asked, kind="verdict"))["correct"]

@@ -64,7 +64,7 @@ class ChainOfVerification(Protocol):
         if self.variant == "joint":
             findings, left_out = plan.text.strip(), 0
         else:
-            planned = numbered(plan.text)
+            planned = numbered(plan.text, whole=plan.finish != "length")
             left_out = max(0, len(planned) - self.max_questions)
             findings = await self._answered(question, seats, draft.text, planned[: self.max_questions])
         seats.note(plan, malformed=not findings)
@@ -100,11 +100,21 @@ class ChainOfVerification(Protocol):
         return "\n\n".join(await asyncio.gather(*map(check, planned)))
 
 
-def numbered(text: str) -> list[str]:
-    """Return the questions in a list: lines that begin with a number or a bullet, or else lines that end with `?`."""
+def numbered(text: str, whole: bool = True) -> list[str]:
+    """Return the questions in a list, without their numbers and without what follows their question marks.
+
+    text: the list. Its lines with a question mark are the questions, of which those in the list count alone if there
+        are any. A list without a question mark is one of statements to check.
+    whole: whether it is complete. Default True. Of one that was cut off, an unfinished question does not count.
+    """
     lines = [line.strip() for line in text.splitlines()]
-    found = [match[1].strip() for line in lines if (match := _ITEM.match(line))]
-    return [*dict.fromkeys(found or [line for line in lines if line.endswith("?")])]
+    if not whole and lines and not lines[-1].endswith("?"):
+        del lines[-1]
+    items = [match[1].strip() for line in lines if (match := _ITEM.match(line))]
+    for group in (items, lines):
+        if asked := [match[1] for one in group if (match := _ASKED.match(one))]:
+            return [*dict.fromkeys(one.replace("**", "") if one.count("**") % 2 else one for one in asked)]
+    return [*dict.fromkeys(items)]
 
 
 class ChainOfVerificationLM(ProtocolLM):
@@ -113,11 +123,14 @@ class ChainOfVerificationLM(ProtocolLM):
     protocol = ChainOfVerification
 
 
-_ITEM = re.compile(r"(?:\*\*)?(?:Q(?:uestion)?\s*)?(?:\d{1,2}[.):]|[-*•])(?:\*\*)?\s+(.*\S)", re.IGNORECASE)
+_ITEM = re.compile(
+    r"(?:\*\*)?(?:Q(?:uestion)?\s*)?(?:\(?\d{1,2}\\?[.):](?=\D)|[-*•](?=\s))(?:\*\*)?\s*(.*\S)", re.IGNORECASE
+)
+_ASKED = re.compile(r"(.*[?？])")
 PLAN_USER = """\
-Which facts and steps does your answer depend on? Write short questions that check them, one per line and numbered. Each must be understandable by itself, without the task and the answer. Write nothing else."""  # noqa: E501
+Write short questions with which somebody else can check your answer: about each fact and each step that it depends on. Write one question per line, numbered and with a question mark. Each must be understandable by itself, without the task and the answer. Write nothing else."""  # noqa: E501
 JOINT_USER = """\
-Which facts and steps does your answer depend on? Write short questions that check them, one per line and numbered, and after each its answer. Write nothing else."""  # noqa: E501
+Write short questions that check your answer: about each fact and each step that it depends on. Write one question per line, numbered and with a question mark, and after it what the right answer to it is. Write nothing else."""  # noqa: E501
 CHECK_USER = """\
 Answer briefly and precisely.
 

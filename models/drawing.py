@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from math import exp
 from typing import Any
 
 from harness_ext.protocol import Question, Seat, Seats
@@ -61,3 +62,13 @@ def vote_among(
     winner = drafts[result.winner or 0]
     seats.note(winner, kept=winner.completion_tokens)
     return result, winner
+
+
+def mean_likelihood(logprob: float, reply: Completion) -> float:
+    """Return the geometric mean of the probabilities of a reply's tokens, without those of its thought.
+
+    logprob: the log-probability of the reply's text.
+    reply: the reply.
+    """
+    written = (reply.completion_tokens or len(reply.text.split())) - int(reply.thinking_tokens or 0)
+    return exp(min(0.0, logprob) / max(1, written))

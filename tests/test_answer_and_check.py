@@ -24,7 +24,7 @@ from harness_ext.models.chain_of_verification import REVISE_USER as REVISE
 from harness_ext.models.self_refine import CRITIQUE_USER, REFINE_USER, SelfRefine
 from harness_ext.options import PromptText
 from harness_ext.protocol import Protocol, Question
-from harness_ext.records import Transcript
+from harness_ext.records import Completion, Transcript
 
 TASK = "A story.\n\nHow many apples are left?"
 DEMAND = "How many apples are left?"
@@ -186,12 +186,26 @@ def test_how_a_chain_ends_early(said: tuple[str, ...], text: str, stop: str) -> 
         ("**1.** Who wrote it?\n**Question 2:** When?", ["Who wrote it?", "When?"]),
         ("Q1: Who?\nQ2: Who?\nQ3: Who?", ["Who?"]),
         ("Who?\nThat is all.", ["Who?"]),
+        ("**1. Who wrote it?**\n**2. When?** Perhaps in 1905.", ["Who wrote it?", "When?"]),
+        ("1. **Author**\n   - Who wrote it?\n   - the name\n2.When?", ["Who wrote it?", "When?"]),
+        ("### 1. The author\nWho wrote it?\n### 2. The year\nWhen?", ["Who wrote it?", "When?"]),
+        ("1. Who wrote it? (Bram Stoker)\n2. When w", ["Who wrote it?"]),
+        ("1. 3 + 4 = 7\n2. 7 - 2 = 5", ["3 + 4 = 7", "7 - 2 = 5"]),
         ("1984 was long ago.", []),
         ("", []),
     ],
 )
 def test_check_questions_are_found_in_lists(text: str, questions: list[str]) -> None:
     assert numbered(text) == questions
+
+
+def test_an_unfinished_question_is_not_asked() -> None:
+    assert numbered("1. Ducks lay eggs.\n2. She eats th", whole=False) == ["Ducks lay eggs."]
+    assert numbered("1. How many?\n2. When?", whole=False) == ["How many?", "When?"]
+    cut_off = Completion("1. How ma", "length", prompt_tokens=1, completion_tokens=3)
+    said: list[Any] = ["5", cut_off, "6"]
+    done, _ = answered(ChainOfVerification(), student=lambda prompt: said.pop(0))
+    assert (done.text, done.stop) == ("5", "no_questions")
 
 
 @given(st.lists(st.from_regex(r"[A-Z][a-z]{1,9} [a-z]{1,9}\?", fullmatch=True), unique=True, max_size=9))

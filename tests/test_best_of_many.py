@@ -12,10 +12,11 @@ from harness_ext.backends.base import DecideRequest
 from harness_ext.backends.scripted import ScriptedBackend
 from harness_ext.engine.engine import Engine
 from harness_ext.models.best_of_n import ASPECTS, CORRECT_QUESTION, BestOfN, BestOfNLM
+from harness_ext.models.drawing import mean_likelihood
 from harness_ext.models.mixture_of_agents import SYNTHESIZE_SYSTEM, MixtureOfAgents
 from harness_ext.options import PromptText
 from harness_ext.protocol import Protocol, Question
-from harness_ext.records import Transcript
+from harness_ext.records import Completion, Transcript
 
 TASK = "A story.\n\nHow many apples are left?"
 
@@ -98,6 +99,33 @@ def test_likelihood_is_the_mean_over_the_drafts_tokens() -> None:
     assert done.text == "a long way, so Answer: 6"
     assert done.details is not None
     assert done.details["scores"] == pytest.approx([math.exp(-0.75), math.exp(-0.5)])
+
+
+@pytest.mark.parametrize("by", ["correct", "rating", "aspects", "likelihood"])
+def test_an_empty_draft_has_no_score(by: Any) -> None:
+    """A text without tokens would be perfectly likely."""
+    verifier = ScriptedBackend(
+        lambda prompt: "?",
+        name="verifier",
+        decide_reply=lambda request: [1 / len(request.options)] * len(request.options),
+        score_reply=lambda prompt, text: -3.0 if text.strip() else 0.0,
+    )
+    done = answered(BestOfN(n=3, by=by), {"student": drafting("", "Answer: 5", " "), "verifier": verifier})
+    assert done.text == "Answer: 5"
+    assert done.details is not None
+    scores = done.details["scores"]
+    assert (scores[0], scores[2]) == (None, None)
+    assert done.details["totals"] == {"drafts": 3, "unscored": 2, "different": 3}
+
+
+def test_drafts_that_are_all_empty_are_not_scored() -> None:
+    done = answered(BestOfN(n=2), {"student": drafting("", ""), "verifier": deciding(lambda prompt: 0.9)})
+    assert (done.text, done.stop, len(done.turns)) == ("", "unscored", 2)
+
+
+def test_a_thought_is_no_part_of_a_drafts_likelihood() -> None:
+    reply = Completion("Answer: 5", completion_tokens=102, thinking_tokens=100)
+    assert mean_likelihood(-2.0, reply) == pytest.approx(math.exp(-1.0))
 
 
 def test_without_any_decision_the_answers_vote() -> None:

@@ -20,8 +20,9 @@ from harness_ext.engine.engine import Engine
 from harness_ext.errors import ConfigurationError
 from harness_ext.models.cascade import CORRECT_QUESTION, Cascade, CascadeLM
 from harness_ext.protocol import Question, SeatSetup
-from harness_ext.records import Completion, Transcript, Turn
+from harness_ext.records import Completion, Inner, Transcript, Turn
 from harness_ext.records.confidences import threshold_for
+from harness_ext.records.costs import question_cost
 
 TASK = "A story.\n\nHow many apples are left?"
 
@@ -192,6 +193,30 @@ def test_a_threshold_is_taken_from_another_run(tmp_path: Path) -> None:
     other = SeatSetup(ScriptedBackend(lambda prompt: "?", name="other"))
     with pytest.raises(ValueError, match=r"another way \(student differ\)"):
         Cascade(accept_at=f"auto:{run}", ask_share=0.2).resolved({**seats, "student": other})
+
+
+def test_a_run_whose_decisions_had_no_probabilities_gives_no_threshold(tmp_path: Path) -> None:
+    run = run_of(tmp_path / "train", [1.0] * 3)
+    lines = (run / "transcripts.jsonl").read_text().replace('"probability": 1.0', '"probability": null')
+    (run / "transcripts.jsonl").write_text(lines)
+    with pytest.raises(ValueError, match="contains no answers with a confidence"):
+        Cascade(accept_at=f"auto:{run}", ask_share=0.2).resolved({"student": SeatSetup(student())})
+
+
+def test_costs_by_threshold_are_those_of_the_models(tmp_path: Path) -> None:
+    """A protocol takes the student's seat, and the size of its model is known only from the summary."""
+    draws = Inner(tuple(said("s", "draft", "4", tokens=tokens) for tokens in (10, 20)), "vote")
+    whole = Completion("4", "stop", prompt_tokens=30, completion_tokens=30)
+    verdict = {"accepted": True, "probability": 0.9, "threshold": 0.5}
+    drafts = [Turn("student", "draft", "k", whole, verdict, inner=draws) for _ in range(2)]
+    seats = {"student": {}, "student.s": {"price_in": 1.0, "price_out": 2.0}}
+    run = write_run(tmp_path / "run", *(transcript(i, one, text="4") for i, one in enumerate(drafts)), seats=seats)
+    total = {"prompt_tokens": 60, "completion_tokens": 60, "flops": 2.0 * 700 * 120}
+    (run / "summary.json").write_text(json.dumps({"usage": {"student.s": {"total": total}}}))
+    metric = score_run(run, manager=manager_of(make_task()))["tasks"]["sums"]["metrics"]["exact_match,none"]
+    (point,) = {(p["flops"], p["price"]) for p in metric["thresholds"]["points"]}
+    assert point == (2 * 700 * 60, pytest.approx((30 * 1 + 30 * 2) / 1e6))
+    assert question_cost(run, "flops") == 2 * 700 * 60
 
 
 def test_score_shows_accuracy_and_cost_by_threshold(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from harness_ext.models.debating.graph import Graph, read_graph
 from harness_ext.models.debating.personas import read_personas
 from harness_ext.models.debating.state import Utterance
 from harness_ext.protocol import Question
-from harness_ext.reading import AnswerForm
+from harness_ext.reading import AnswerForm, answer_form
 from harness_ext.reading.ballots import POINTS, read_ballot
 from harness_ext.records import Completion, Transcript
 from harness_ext.records.run_directory import read_transcripts
@@ -225,12 +225,25 @@ def test_equal_answers_are_one_candidate_and_one_candidate_needs_no_ballot() -> 
         ("None of them.", "approval", (0, 0, 0)),
         ("Because 3 is 4.\n**2, 1**", "approval", (1, 1, 0)),
         ("4", "approval", None),
+        ("1, 3\n\nExplanation: 1 is right because 2 + 2 = 4.", "approval", (1, 0, 1)),
+        ("Answer 1: acceptable\nAnswer 2: not acceptable, as 5 - 3 = 2\nAnswer 3: acceptable", "approval", (1, 0, 1)),
+        ("1 is acceptable, 2 is not.", "approval", (1, 0, 0)),
+        ("Neither answer 1 nor answer 2 is acceptable, but 3 is right.", "approval", (0, 0, 1)),
+        ("Answer 2 is not acceptable.", "approval", None),
+        ("Neither 1, 2 nor 3 is acceptable.", "approval", (0, 0, 0)),
+        ("None of 1, 2 and 3", "approval", None),
+        ("All of them are acceptable.", "approval", (1, 1, 1)),
+        ("All of them are wrong.", "approval", None),
+        ("All except 2.", "approval", None),
+        ("Answers 1 to 3", "approval", (1, 1, 1)),
         ("", "approval", None),
         ("Both 1 and 2 have a point.\nBut 3 does not.", "approval", None),
         ("2 > 1", "ranked", (1, 2, 0)),
         ("2", "ranked", (0.5, 2, 0.5)),
         ("3\n1\n2", "ranked", (1, 0, 2)),
         ("1. Answer 3\n2. Answer 1\n3. Answer 2", "ranked", (1, 0, 2)),
+        ("2, 1, 3\n\nExplanation: 2 says 18, which is right.", "ranked", (1, 2, 0)),
+        ("Answer 2 is not the best.", "ranked", None),
         ("2, 2", "ranked", None),
         ("None", "ranked", None),
         ("2: 7\n1: 3", "cumulative", (3, 7, 0)),
@@ -238,6 +251,11 @@ def test_equal_answers_are_one_candidate_and_one_candidate_needs_no_ballot() -> 
         ("1: 0", "cumulative", None),
         ("1: 5, 1: 5", "cumulative", None),
         ("I give 10 to 2", "cumulative", None),
+        ("1. 5\n2. 5", "cumulative", (5, 5, 0)),
+        ("(1): 7 points\n(3) - 3 points", "cumulative", (7, 0, 3)),
+        ('{"1": 7, "2": 3}', "cumulative", (7, 3, 0)),
+        ("| 1 | 7 |\n| 2 | 3 |", "cumulative", (7, 3, 0)),
+        ("1: -2\n2: 12", "cumulative", None),
     ],
 )
 def test_how_ballots_are_read(text: str, kind: Any, points: tuple[float, ...] | None) -> None:
@@ -289,6 +307,7 @@ def test_personas_are_written_for_each_question() -> None:
     done = hold(Debate(topology="all", max_rounds=1, personas="generated"), first, second)
     assert spoken(done)[0] == ("agent1", "personas")
     assert "Name 2 different experts" in first.prompts[0]
+    assert f'"""\n{CONTEXT}\n"""' in first.prompts[0], "quoted, so that it is not answered"
     assert [("Lawyer" in p, "Statistician" in p) for p in second.prompts] == [(True, False)] * 2
     assert second.prompts[0].startswith("Instructions: You are the following expert")
     assert verdicts(done, "personas") == [
@@ -375,6 +394,12 @@ def test_what_a_critique_says_is_read_by_its_labels() -> None:
     assert (other and other.value, confidence) == ("7", 0.6)
     assert read_critique("I am 80% sure.", AnswerForm()) == (None, 0.8)
     assert read_critique("Other answer:\nConfidence:", AnswerForm()) == (None, None)
+    other, confidence = read_critique("1. Doubt: odd.\n2. **Other answer:** 7\n3. Confidence: 60", AnswerForm())
+    assert (other and other.value, confidence) == ("7", 0.6)
+    other, confidence = read_critique("Doubt: odd. Other answer: It is 7. Confidence: 60", AnswerForm())
+    assert (other and other.value, confidence) == ("7", 0.6)
+    for nothing in ("None", "N/A.", "There is no other answer."):  # "none" is zero as an answer to "how many?"
+        assert read_critique(f"Other answer: {nothing}\nConfidence: 60", answer_form("How many?")) == (None, 0.6)
 
 
 def test_a_trained_gate_spares_debates_that_promise_nothing(tmp_path: Path) -> None:

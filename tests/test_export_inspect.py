@@ -126,6 +126,20 @@ def test_calls_of_a_protocol_that_takes_a_seat_are_events(tmp_path: Path) -> Non
     assert {seat: usage.total_tokens for seat, usage in sample.role_usage.items()} == {"student.s": 40, "student.t": 20}
 
 
+def test_files_with_equal_names_do_not_replace_each_other(tmp_path: Path) -> None:
+    runs = [
+        write_run(tmp_path / name, transcript(0, said("s", "draft", "4"), task=task), label=name)
+        for name, task in (("a", "b_c"), ("a_b", "c"), ("a_b_c", "x/y"), ("a_b c", "x_y"))
+    ]
+    arguments = [*map(str, runs), "--to", "inspect", "-o", str(tmp_path / "out"), "--without_scores"]
+    assert main(arguments) == 0
+    found = {path.name: read(path).eval.model for path in (tmp_path / "out").iterdir()}
+    assert found == {
+        "a_b_c.eval": "harness_ext/a", "a_b_c-2.eval": "harness_ext/a_b",
+        "a_b_c_x_y.eval": "harness_ext/a_b_c", "a_b_c_x_y-2.eval": "harness_ext/a_b c",
+    }  # fmt: skip
+
+
 def test_two_answers_to_one_question_are_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = write_run(tmp_path / "run", *(transcript(0, said("s", "draft", "4"), question=q) for q in ("a", "b")))
     assert main([str(run), "--to", "inspect", "-o", str(tmp_path / "out"), "--without_scores"]) == 1

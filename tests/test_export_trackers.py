@@ -14,7 +14,9 @@ from export_support import LABELS, assert_nothing_hidden, export, runs_in
 from scored_runs import ROWS
 from test_finetune_trackers import wandb_records
 
-from harness_ext.analysis.exports.runs import ExportedRun, open_run
+from harness_ext.analysis.exports.command import FORMATS
+from harness_ext.analysis.exports.options import ExportOptions
+from harness_ext.analysis.exports.runs import ExportedRun, ExportError, open_run
 from harness_ext.analysis.exports.tracking import environment, name_of, tracked, transcript_rows, transcript_tables
 from harness_ext.analysis.scoring.score import read_figures
 
@@ -146,11 +148,29 @@ def test_mlflow_has_runs_in_its_database(folder: Path, tmp_path: Path) -> None:
     assert (len(table), list(table.columns)[:3]) == (8, ["task", "document", "repeat"])
 
 
-def test_mlflow_uploads_only_where_it_is_told(folder: Path, tmp_path: Path) -> None:
-    pytest.importorskip("mlflow")
-    environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
-    command = [sys.executable, "-m", "harness_ext", "export", runs_in(folder)[0], "--to", "mlflow", "--upload"]
-    done = subprocess.run(
-        [*command, "-o", str(tmp_path)], env=environment, capture_output=True, text=True, timeout=240, check=False
-    )
-    assert (done.returncode, "--upload needs the server in MLFLOW_TRACKING_URI" in done.stderr) == (1, True)
+def test_an_upload_that_is_asked_for_is_no_record_on_this_machine(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("wandb")
+    # Not even if the environment says so: then it would look as if the run had been sent.
+    settings = {
+        "WANDB_MODE": "offline",
+        "WANDB_BASE_URL": NOWHERE,
+        "WANDB_API_KEY": "a" * 40,
+        "WANDB_INIT_TIMEOUT": "5",
+    }
+    done = recorded(folder, "wandb", tmp_path, "--upload", **settings)
+    assert (done.returncode, "W&B did not record" in done.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "servers"),
+    [("mlflow", ["MLFLOW_TRACKING_URI"]), ("trackio", ["TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL"])],
+)
+def test_uploads_go_only_where_they_are_told(
+    kind: str, servers: list[str], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in servers:
+        monkeypatch.delenv(name, raising=False)
+    write = FORMATS[kind].load()
+    with pytest.raises(ExportError, match=f"--upload needs the server in {' or '.join(servers)}"):
+        write([opened(folder, "pair")], tmp_path, ExportOptions(upload=True))
+    assert list(tmp_path.iterdir()) == []

@@ -94,7 +94,7 @@ def test_the_logits_are_those_of_whole_sequences(model: Any, budget: int, steps:
                     others = [*known, *rows[first:]]
                     assert read.cached == 0 or any(one[: read.cached] == rows[-1][: read.cached] for one in others)
             elif action == "extend" and rows:
-                new = value[: len(rows)]
+                new = [value[i % len(value)] for i in range(len(rows))]  # rows that are left out are not in use
                 logits = cache.extend(new)
                 for i, more in enumerate(new):
                     rows[i] = [*rows[i], *more]

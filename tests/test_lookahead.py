@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,7 @@ from harness_ext.models.skyline import Skyline
 from harness_ext.protocol import Question
 from harness_ext.reading.steps import steps
 from harness_ext.records import Completion, Transcript
+from harness_ext.records.chat import ChatContext
 
 TASK = "How many apples are left?\n"
 STEPS = [f"Step {n} is written here.\n" for n in range(1, 8)]
@@ -68,6 +70,19 @@ def test_equal_steps_stand_without_a_verifier() -> None:
     assert calls == {"student": 2, "teacher": 8, "verifier": 0}
     assert done.details is not None
     assert done.details["acceptance"] == 1.0
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_a_reply_begins_as_an_ordinary_one(chat: bool) -> None:
+    """Servers render an empty message of the assistant as no turn at all, after which models write nothing."""
+    context = ChatContext(json.dumps([{"role": "user", "content": TASK}])) if chat else TASK
+    seats = {name: ScriptedBackend(lambda prompt: "Answer: 5", name=name) for name in ("student", "teacher")}
+    run_engine(Engine(), Lookahead(), seats, [Question(context, {"until": ["END"]}, "t")])
+    skyline = {"teacher": ScriptedBackend(lambda prompt: "Answer: 5", name="teacher")}
+    run_engine(Engine(), Skyline(), skyline, [Question(context, {"until": ["END"]}, "t")])
+    expected = skyline["teacher"].calls[0]
+    assert seats["student"].calls[0] == expected
+    assert seats["teacher"].calls[0][0] == expected[0]
 
 
 def test_steps_of_the_same_meaning_stand_as_they_are_worded() -> None:

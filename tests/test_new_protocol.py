@@ -73,6 +73,8 @@ def test_the_page_works_as_it_stands(tmp_path: Path) -> None:
         ("json", "there is a Python module 'json' already"),
         ("feedback_pair", "there is a model 'feedback_pair' already"),
         ("hf", "there is a model 'hf' already"),
+        ("message", "the class of 'message' would have the name of one that its files import"),
+        ("seat_setup", "the class of 'seat_setup' would have the name of one that its files import"),
         ("there", "there exists: remove it, or name another folder"),
     ],
 )

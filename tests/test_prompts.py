@@ -246,6 +246,11 @@ def test_a_protocol_in_a_seat_has_prompts_of_its_own(tmp_path: Path) -> None:
     assert one.seats["student"].identity != other.seats["student"].identity
     with pytest.raises(ConfigurationError, match=r"`student.look_user=.*no \{what\} in the file"):
         inner("Look {what}.")
+    (tmp_path / "reason_user.txt").write_text(prompts_of(FeedbackPair)["reason_user"].as_file(RunOptions().reason_user))
+    inner("Look.")  # as `harness-ext prompts` wrote it
+    (tmp_path / "reason_user.txt").write_text("Think.")
+    with pytest.raises(ConfigurationError, match=r"`student.prompts=.*`reason_user.txt` is a prompt of the whole run"):
+        inner("Look.")
 
 
 def test_the_command_prints_what_it_would_write(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

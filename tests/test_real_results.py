@@ -15,7 +15,6 @@ from page_results import NAME, detectable, finding, missing, page_of, readme_row
 from real_grid import PAIRS, SETTINGS, TASKS, Cell, Pair, Task, grid, model_arguments, run_directory, setting_named
 from real_results import FINISHED, chosen, chosen_limit, figures, finished
 
-from harness_ext.analysis.scoring.score import score_run
 from harness_ext.analysis.statistics.holm import holm
 from harness_ext.embedded import model_path
 
@@ -124,7 +123,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_figures_are_those_of_finished_runs(folder: Path) -> None:
     runs = folder / STORIES.name / str(PAIRS[0]) / "8"
     assert finished(runs) == ("baseline", "feedback_pair")
-    result = figures(STORIES, PAIRS[0], 8, folder, score_run)
+    result = figures(STORIES, PAIRS[0], 8, folder, real_results.scorer(None))
     base, feedback = result["cells"]
     assert [base["run"], base["difference"], base["number"]] == ["baseline", None, 8]
     scored = json.loads((runs / "feedback_pair" / "scores.json").read_text())["tasks"][STORIES.name]["metrics"]

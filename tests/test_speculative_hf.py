@@ -16,6 +16,7 @@ from harness_ext.backends.registry import make_backend, parse_spec
 from harness_ext.embedded import model_path
 from harness_ext.embedded.story_prompt import INSTRUCTION, story_text
 from harness_ext.engine.engine import Engine
+from harness_ext.models.best_of_n import BestOfN
 from harness_ext.models.skyline import Skyline
 from harness_ext.models.speculative_pair import SpeculativePair
 from harness_ext.protocol import Question
@@ -116,6 +117,36 @@ def test_a_verification_is_the_models_own_opinion(teacher: HFBackend, written: l
     assert found.candidates == pytest.approx([float(scores[-1, 5]), float(scores[-1, 6])], abs=1e-4)
     assert len(found.drawn) == 2
     assert read_result(json.loads(json.dumps(together[6].to_json()))) == together[6]
+
+
+def test_self_certainty_is_the_divergence_from_the_uniform_distribution(teacher: HFBackend) -> None:
+    """It is the model's own: settings that leave out tokens would make it infinite."""
+    import torch
+
+    context, draft = stories(1)[0], tuple(range(10, 19))
+    warped = {**GEN, "do_sample": True, "temperature": 0.7, "top_k": 1}
+    requests = [VerifyRequest(context, gen, (), draft, certainty=True) for gen in (GEN, warped)]
+    prompt = teacher.lm.tok_batch_encode([context])[0][0].tolist()
+    with torch.no_grad():
+        scores = teacher.lm.model(torch.tensor([[*prompt, *draft]])).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+    uniform = torch.full_like(scores, 1 / scores.shape[-1])
+    expected = float((uniform * (uniform.log() - scores)).sum(-1).mean())
+    found = ask(teacher, requests)
+    assert [one.certainty for one in found] == pytest.approx([expected, expected], abs=1e-4)
+    assert read_result(json.loads(json.dumps(found[0].to_json()))) == found[0]
+    (without,) = ask(teacher, [VerifyRequest(context, GEN, (), ())])
+    assert without.certainty is None
+
+
+def test_best_of_n_takes_the_draft_of_which_the_student_is_surest(student: HFBackend) -> None:
+    asked = [Question(context, GEN, "t", i, f"h{i}") for i, context in enumerate(stories(3))]
+    found = run_engine(Engine(), BestOfN(n=4, by="self_certainty"), {"student": student}, asked)
+    for done in found.values():
+        assert done.details is not None
+        drafts = [turn.text for turn in done.turns if turn.kind == "draft"]
+        scores = done.details["scores"]
+        assert len(scores) == 4
+        assert done.text == drafts[scores.index(max(scores))]
 
 
 def test_verification_sees_what_generation_would_choose_from(teacher: HFBackend) -> None:

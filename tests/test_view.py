@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from report_support import ATTACKS, LABEL, finish, three_runs
@@ -64,6 +66,18 @@ def test_only_who_knows_the_secret_is_answered(address: str) -> None:
         assert (status, text) == (404, "There is nothing here.\n"), path
     assert ask(address.rstrip("/"))[0] == 404
     assert ask(address)[0] == 200
+
+
+def test_an_address_that_is_none_is_not_found(address: str, capsys: pytest.CaptureFixture[str]) -> None:
+    parts = urlsplit(address)
+    for target in ("http://[", f"http://evil.example{parts.path}", "*", "?"):
+        connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=60)
+        connection.putrequest("GET", target, skip_host=True)
+        connection.putheader("Host", parts.netloc)
+        connection.endheaders()
+        assert connection.getresponse().status == 404, target
+        connection.close()
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "127.0.0.1.evil.example", "", "127.0.0.1, x"])
@@ -224,6 +238,23 @@ def test_a_damaged_run_hides_no_other(tmp_path: Path) -> None:
             status, _, text = ask(address)
             assert (status, text.count('type="checkbox"')) == (200, 2)
             assert ask(page_of(address, "whole"))[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [
+        ("cell.json", '{"coordinates": [1, 2]}'),
+        ("cell.json", '{"coordinates": {"setting": 3}}'),
+        ("size.json", '{"more": 1}'),
+    ],
+)
+def test_a_damaged_cell_hides_no_other(file: str, damage: str, tmp_path: Path) -> None:
+    for name in ("damaged", "whole"):
+        (tmp_path / "study" / name).mkdir(parents=True)
+        (tmp_path / "study" / name / "cell.json").write_text("{}")
+    (tmp_path / "study" / "damaged" / file).write_text(damage)
+    (suite,) = suites_below(tmp_path)
+    assert [(cell.title, cell.state) for cell in suite.cells] == [("damaged", "damaged"), ("whole", "waiting")]
 
 
 def test_a_run_that_cannot_be_scored_says_why(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from report_support import ATTACKS, finish, verdict
 from scored_runs import said, transcript, write_run
 from view_support import served
 
+from harness_ext.analysis.view.viewer import Viewer
 from harness_ext.records.run_directory import RunDirectory
 from harness_ext.terminal import safe_text
 
@@ -105,6 +106,25 @@ def test_a_choice_in_the_list_outlives_its_renewal_and_leads_to_a_comparison(
     assert sorted(visit.page.locator("th.run").all_inner_texts()) == ["a", "c"]
     visit.page.get_by_role("link", name="← all runs").click()
     visit.page.wait_for_selector("text=4 runs, 0 suites")
+
+
+def test_what_the_server_cannot_make_now_is_asked_for_again(
+    visit: Visit, address: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = transcript(0, said("student", "draft", "0"))
+    visit.page.goto(address)
+    with monkeypatch.context() as patch:
+        patch.setattr(Viewer, "_list", lambda self: 1 / 0)
+        visit.page.wait_for_selector("text=The server could not make this page (500). It is asked again.")
+    finish(write_run(folder / "run", one, label="live"), one)
+    visit.page.get_by_role("link", name="live").click()
+    visit.page.wait_for_selector("html[data-ready=yes]")
+    (folder / "run").rename(folder.parent / "away")
+    visit.until("document.getElementById('live').textContent.includes('(404). It is asked again.')")
+    (folder.parent / "away").rename(folder / "run")
+    visit.until("document.getElementById('live').textContent.startsWith('finished')")
+    assert {text.rpartition(": ")[2][:30] for text in visit.complaints} == {"the server responded with a st"}
+    visit.complaints.clear()
 
 
 @pytest.mark.parametrize("place", ["list", "page"])

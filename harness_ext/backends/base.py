@@ -111,6 +111,8 @@ class VerifyRequest(AnyRequest):
     uniforms: numbers in [0, 1), each of which draws one token from the distribution after the draft. Default: none.
     candidates: token ids whose log-probability after the draft is wanted. Default: none.
     ranks: how many of the likeliest tokens the caller looks at. Default 1.
+    certainty: whether the draft's self-certainty is wanted, for which a model must know whole distributions. Default
+        False.
     """
 
     prompt: str
@@ -120,6 +122,7 @@ class VerifyRequest(AnyRequest):
     uniforms: tuple[float, ...] = ()
     candidates: tuple[int, ...] = ()
     ranks: int = 1
+    certainty: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,7 +96,7 @@ class StateCache:
             first += len(now)
 
     def extend(self, new: Sequence[Sequence[int]], kept: int = 1, first: int = 0) -> Any:
-        """Read further tokens of the sequences in the rows from `first` on.
+        """Read further tokens of the sequences in the rows from `first` on. Rows after them are not in use.
 
         new: the tokens, one or more per row.
         kept: at how many of the last positions the logits are wanted.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from math import log
 from typing import Any
 
 from harness_ext.backends.base import LEAST_LOGPROB, Deliver, VerifyRequest
@@ -43,6 +44,7 @@ def verify(lm: Any, states: States, requests: Sequence[VerifyRequest], deliver: 
                     prompt_tokens=len(row),
                     cached_tokens=read.cached,
                     completion_tokens=1,
+                    certainty=_certainty(read.logits[:-1]) if requests[batch[n]].certainty else None,
                 )
         share = (time.perf_counter() - started) / len(batch)
         for n, verification in found.items():
@@ -94,6 +96,20 @@ def _verification(lm: Any, request: VerifyRequest, scores: Any) -> Verification:
         drawn=drawn,
         candidates=tuple(_number(last[i]) for i in request.candidates),
     )
+
+
+def _certainty(logits: Any) -> float | None:
+    """Return the self-certainty of a draft; None for one without tokens.
+
+    `logits` has the shape (len(draft), vocabulary). They are the model's own: settings that leave out tokens would give
+    these the probability 0, and the mean of the logarithms no finite value.
+    """
+    import torch
+
+    if not len(logits):
+        return None
+    scores = torch.log_softmax(logits.float(), dim=-1)
+    return round(float(-scores.mean()) - log(logits.shape[-1]), 6)
 
 
 def _number(value: Any) -> float:

@@ -8,11 +8,11 @@ import importlib.util
 import keyword
 import re
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from harness_ext.errors import FAILED, HarnessExtError
+from harness_ext.files import write_new_folder
 from harness_ext.terminal import clean
 
 
@@ -56,6 +56,8 @@ def check_name(name: str) -> None:
 
     from harness_ext.bridge.plugins import MODELS, installed
 
+    if re.search(rf"import .*\b{_class_name(name)}\b", PROTOCOL + TEST):
+        raise NewProtocolError(f"the class of {name!r} would have the name of one that its files import: add a word")
     is_model = name in model_registry or any(point.name == name for point in installed(MODELS))
     if is_model or importlib.util.find_spec(name) is not None:
         kind = "model" if is_model else "Python module"
@@ -66,11 +68,15 @@ def protocol_files(name: str) -> dict[str, str]:
     """Return the content of each file of a protocol's package, by file name."""
     names = {
         "name": name,
-        "cls": "".join(part.capitalize() for part in name.split("_")),
+        "cls": _class_name(name),
         "project": name.strip("_").replace("_", "-"),
     }
     templates = {"pyproject.toml": PYPROJECT, f"{name}.py": PROTOCOL, f"test_{name}.py": TEST}
     return {file: _MARK.sub(lambda mark: names[mark[1]], text) for file, text in templates.items()}
+
+
+def _class_name(name: str) -> str:
+    return "".join(part.capitalize() for part in name.split("_"))
 
 
 def write_protocol(name: str, folder: Path) -> None:
@@ -80,13 +86,7 @@ def write_protocol(name: str, folder: Path) -> None:
     """
     if folder.exists() or folder.is_symlink():
         raise NewProtocolError(f"{folder} exists: remove it, or name another folder (-o FOLDER)")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
-        made = Path(scratch) / folder.name
-        made.mkdir()
-        for file, content in protocol_files(name).items():
-            (made / file).write_text(content, encoding="utf-8")
-        made.rename(folder)
+    write_new_folder(folder, protocol_files(name))
 
 
 _MARK = re.compile(r"<(name|cls|project)>")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from harness_ext.config.prompts import SUFFIX, presets_of, prompts_hash, prompts_of, with_prompts
 from harness_ext.config.run_options import RunOptions
 from harness_ext.errors import FAILED, USAGE, ConfigurationError
+from harness_ext.files import write_new_folder
 from harness_ext.options import build, suggest
 from harness_ext.protocol import Protocol
 from harness_ext.terminal import clean
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
             write_prompts(files, options.output)
     except ConfigurationError as error:
         for problem in error.problems:
-            print(f"harness-ext prompts: {problem}", file=sys.stderr)
+            print(f"harness-ext prompts: {clean(problem)}", file=sys.stderr)
         return USAGE
     except OSError as error:
         print(f"harness-ext prompts: {clean(error)}", file=sys.stderr)
@@ -87,10 +87,4 @@ def write_prompts(files: dict[str, str], folder: Path) -> None:
     """
     if folder.exists() or folder.is_symlink():
         raise ConfigurationError([f"{folder} exists: remove it, or name another folder (`-o FOLDER`)"])
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
-        made = Path(scratch) / folder.name
-        made.mkdir()
-        for name, content in files.items():
-            (made / f"{name}{SUFFIX}").write_text(content, encoding="utf-8")
-        made.rename(folder)
+    write_new_folder(folder, {f"{name}{SUFFIX}": content for name, content in files.items()})

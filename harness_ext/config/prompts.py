@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from harness_ext.config.run_options import RunOptions
-from harness_ext.options import PURPOSE, PromptText, suggest
+from harness_ext.options import PURPOSE, PromptText, read_prompt, suggest
 from harness_ext.protocol import Protocol
 from harness_ext.terminal import outside
 
@@ -123,16 +123,29 @@ def with_prompts(
     given: the arguments of protocol and run.
     protocol: the protocol.
     problems: receives a message if `prompts` cannot be used.
-    where: prefix of the names in messages. Default: nothing.
+    where: prefix of the names in messages. Default: nothing, for the run's own protocol.
     """
     source = given.get("prompts")
     if source is None:
         return dict(given)
     try:
-        return {**{name: str(path) for name, path in prompt_files(str(source), protocol).items()}, **given}
+        files = prompt_files(str(source), protocol)
+        if where:
+            _check_run_prompts(files)
+        return {**{name: str(path) for name, path in files.items()}, **given}
     except ValueError as error:
         problems.append(f"`{where}prompts={outside(source, 100)}`: {error}")
         return dict(given)
+
+
+def _check_run_prompts(files: Mapping[str, Path]) -> None:
+    """Raise ValueError if a folder for a protocol in a seat changes prompts that only the whole run has."""
+    for option in _declared(RunOptions):
+        if option.name in files and read_prompt(files[option.name], option.text) != option.text:
+            raise ValueError(
+                f"`{option.name}{SUFFIX}` is a prompt of the whole run, which a protocol in a seat does not use: "
+                f"remove the file here, and give it to the run (`{option.name}=<file>`)"
+            )
 
 
 def prompts_hash(*options: object) -> str:

@@ -230,6 +230,7 @@ class Turns:
         settings, sampled = canonical_settings(request.gen_kwargs, backend.default_max_gen_toks)
         if isinstance(request, VerifyRequest):
             asked = [request.reply, request.draft, request.uniforms, request.candidates, request.ranks]
+            asked += [request.certainty] if request.certainty else []
             return digest("verify", backend.fingerprint, settings, request.prompt, _encode(asked))
         pictures = [image.digest for image in request.images]
         key = digest("generate", backend.fingerprint, settings, request.prompt, *pictures)

@@ -20,10 +20,28 @@ _LIST = re.compile(
     r"\d{1,4}(?:\W+(?:(?:and|then|answers?)\W+){0,3}\d{1,4})*\W*",
     re.IGNORECASE,
 )
+_RANGE = re.compile(r"(?<![\w.–-])(\d{1,2})[ \t]*(?:-|–|\bto\b|\bthrough\b)[ \t]*(\d{1,2})(?![\w.–-])", re.IGNORECASE)
 _POINTS = re.compile(
-    r"(?<![\w.])(\d{1,4})[ \t]*(?:[:=]|->|→|\bgets\b)[ \t]*(\d{1,6}(?:\.\d{1,6})?)(?!\w|\.\d|%)", re.IGNORECASE
+    r"(?<![\w.-])(\d{1,4})[\"')\]]{0,2}[ \t]*(?:[:=|]|->|→|\bgets\b|[-–—](?=[ \t]))[ \t]*"
+    r"(-?\d{1,6}(?:\.\d{1,6})?)(?!\w|\.\d|%)"
+    r"|^[ \t]*(\d{1,2})[.)][ \t]+(\d{1,6})(?:[ \t]*points?)?[ \t.]*$",
+    re.IGNORECASE | re.MULTILINE,
 )
 _NONE = re.compile(r"\b(?:none|neither|no answer)\b", re.IGNORECASE)
+_ALL = re.compile(r"\W*(?:all|both)(?:\W+(?:of|them|the|these|three|answers?|are|acceptable|correct|right))*\W*", re.I)
+_EXCEPT = re.compile(r"\b(?:except|excluding|all but|other than|apart from|others?|rest)\b", re.IGNORECASE)
+_CLAUSE = re.compile(
+    r"\n|(?<=\w)[.;](?=\s)|,?\s+\b(?:but|while|whereas)\b|,(?=\s*(?:and\s+)?(?:answer\s+)?\d{1,4}\s+(?:is|are|was)\b)",
+    re.I,
+)
+_JUDGED = re.compile(
+    r"\W*(?:(?:and|neither|both|only|answers?)\W+)*\d{1,4}(?:\W+(?:(?:and|or|nor|answers?)\W+)*\d{1,4}(?!\w))*(?=\W)",
+    re.I,
+)
+_REJECTS = re.compile(
+    r"\b(?:not|no|nor|none|neither|cannot|un-?acceptable|incorrect|wrong)\b|n't\b|[✗✘❌]", re.IGNORECASE
+)
+_ACCEPTS = re.compile(r"\b(?:acceptable|accepted|approved?|correct|right|yes|valid)\b|[✓✔✅]", re.IGNORECASE)
 
 
 def read_ballot(text: str, kind: Ballot, answers: int) -> tuple[float, ...] | None:
@@ -38,16 +56,14 @@ def read_ballot(text: str, kind: Ballot, answers: int) -> tuple[float, ...] | No
     answers: the number of answers.
 
     A ballot that names an answer twice, or one that does not exist, is not valid. The list of numbers at the end of a
-    reply counts; without one, the numbers of its only line that contains any.
+    reply counts, or the one that it begins with. Without one, what its sentences say of each answer counts as approval,
+    or the numbers of its only line that contains any, if it denies nothing.
     """
     body = cleaned(cut_run_on(text)[0]).text
     if kind == "cumulative":
         return _points(body, answers)
-    named = _named(body)
-    if named is None:
-        nothing = kind == "approval" and not _NUMBER.search(body) and _NONE.search(body)
-        return (0.0,) * answers if nothing else None
-    if not _are_different(named, answers):
+    named = _named(body, kind, answers)
+    if named is None or not _are_different(named, answers):
         return None
     if kind == "approval":
         return tuple(float(number in named) for number in range(1, answers + 1))
@@ -57,12 +73,20 @@ def read_ballot(text: str, kind: Ballot, answers: int) -> tuple[float, ...] | No
     )
 
 
-def _named(body: str) -> list[int] | None:
+def _named(body: str, kind: Ballot, answers: int) -> list[int] | None:
     """Return the numbers of the answers that a reply names, in their order; None if it is unclear which they are."""
     lines = [line for line in body.splitlines() if _NUMBER.search(line)]
+    if kind == "approval":
+        if not lines:
+            return [] if _NONE.search(body) else [*range(1, answers + 1)] if _ALL.fullmatch(body) else None
+        lines = [_RANGE.sub(_spelled_out, line) for line in lines]
     listed = [_numbers(line) for line in takewhile(_LIST.fullmatch, reversed(lines))][::-1]
     if not listed:
-        return _numbers(lines[0]) if len(lines) == 1 else None
+        if len(lines) > 1 and _LIST.fullmatch(lines[0]) and not lines[0].rstrip().endswith(":"):
+            return _numbers(lines[0])
+        if len(lines) != 1 or _REJECTS.search(body) or _EXCEPT.search(body):
+            return _approved(body, answers) if kind == "approval" and not _EXCEPT.search(body) else None
+        return _numbers(lines[0])
     if len(listed) == 1:
         return listed[0]
     if all(len(numbers) == 1 for numbers in listed):
@@ -72,13 +96,35 @@ def _named(body: str) -> list[int] | None:
     return None
 
 
+def _approved(body: str, answers: int) -> list[int] | None:
+    """Return the answers of which a reply's sentences approve; None if it is unclear what one says of which."""
+    judged: dict[int, bool] = {}
+    for clause in _CLAUSE.split(body):
+        if not _NUMBER.search(clause):
+            continue
+        subject = _JUDGED.match(clause)
+        rejects, accepts = _REJECTS.search(clause) is not None, _ACCEPTS.search(clause) is not None
+        if subject is None or not (rejects or accepts):
+            return None
+        for number in _numbers(subject[0]):
+            if judged.setdefault(number, not rejects) is rejects:
+                return None
+    approved = [number for number, accepted in judged.items() if accepted]
+    return approved if approved or len(judged) == answers else None
+
+
 def _points(body: str, answers: int) -> tuple[float, ...] | None:
-    pairs = [(int(number), float(points)) for number, points in _POINTS.findall(body)]
+    pairs = [(int(a or c), float(b or d)) for a, b, c, d in _POINTS.findall(body)]
     total = sum(points for _, points in pairs)
-    if not total or not _are_different([number for number, _ in pairs], answers):
+    if total <= 0 or min(points for _, points in pairs) < 0 or not _are_different([n for n, _ in pairs], answers):
         return None
     given = dict(pairs)
     return tuple(POINTS * given.get(number, 0.0) / total for number in range(1, answers + 1))
+
+
+def _spelled_out(found: re.Match[str]) -> str:
+    first, last = int(found[1]), int(found[2])
+    return ", ".join(map(str, range(first, last + 1))) if first < last else found[0]
 
 
 def _numbers(line: str) -> list[int]:

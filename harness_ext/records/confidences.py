@@ -32,8 +32,11 @@ def recorded_confidences(run: Path, options: Mapping[str, Any], seats: Mapping[s
         )
     turns = (turn for one in read_transcripts(run) if one.failure is None for turn in one.turns)
     found = [verdict.get("probability") for turn in turns if "accepted" in (verdict := turn.verdict or {})]
-    if not found:
-        raise ValueError(f"{run} contains no answers with a confidence: give a run that has some")
+    if all(one is None for one in found):
+        raise ValueError(
+            f"{run} contains no answers with a confidence (decisions without probabilities have none): give a run that "
+            "has some, or a number"
+        )
     return found
 
 

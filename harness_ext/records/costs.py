@@ -23,12 +23,30 @@ def amount(usage: Usage, by: Measure) -> float | None:
     return usage.flops if by == "flops" else usage.price
 
 
+def costs_of(seats: Mapping[str, Any] | None, usage: Mapping[str, Any] | None) -> dict[str, SeatCost]:
+    """Return what turns the tokens of each seat of a run into FLOPs and money.
+
+    seats: its seats, as `config.json` records them; None if it does not.
+    usage: their usage, as `summary.json` records it; None without one.
+
+    The number of a model's weights may still be unknown when `config.json` is written. The summary is written after the
+    model was loaded, and the number follows from its FLOPs, which are 2 · weights · tokens.
+    """
+    found, known = dict[str, SeatCost](), usage if isinstance(usage, Mapping) else {}
+    for name, seat in (seats or {}).items():
+        total = (known.get(name) or {}).get("total") or {}
+        tokens = (total.get("prompt_tokens") or 0) + (total.get("completion_tokens") or 0)
+        derived = round(total["flops"] / 2 / tokens) if tokens and total.get("flops") else None
+        found[name] = SeatCost.read({**seat, "parameters": seat.get("parameters") or derived})
+    return found
+
+
 def question_cost(run: Path, by: Measure) -> float:
     """Return the mean cost of an answered question of a run, summed over all seats.
 
     Raises ValueError with cause and remedy.
     """
-    costs = _costs(_seats(run))
+    costs = _costs_of_run(run)
     totals = [
         amount(Usage.total(costs[turn.seat].usage(turn) for turn in t.calls), by)
         for t in read_transcripts(run)
@@ -67,8 +85,12 @@ def _seats(run: Path) -> Mapping[str, Any]:
         ) from error
 
 
-def _costs(seats: Mapping[str, Any]) -> dict[str, SeatCost]:
-    return {name: SeatCost.read(seat) for name, seat in seats.items()}
+def _costs_of_run(run: Path) -> dict[str, SeatCost]:
+    try:
+        summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # a run that was killed has none
+        summary = {}
+    return costs_of(_seats(run), summary.get("usage") if isinstance(summary, dict) else None)
 
 
 def _mean(values: list[float | None], what: str, by: Measure) -> float:

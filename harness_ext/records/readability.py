@@ -82,7 +82,7 @@ class SeatReadability:
             found.append(
                 f"`{seat}`: the labels of its decisions have only {self.mass / self.masses:.0%} of the probability on "
                 "average: the model meant to write something else. Look at a reply (`harness-ext show`), or let it "
-                f"think or review first (`{seat}.decide_thinking=on`, `verdict_order=critique_first`)"
+                f"think first (`{seat}.decide_thinking=on`; in `feedback_pair` also `verdict_order=critique_first`)"
             )
         if self.predicates >= LEAST_PROBABILITIES:
             mean, spread = self.total / self.predicates, self.spread

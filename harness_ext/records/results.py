@@ -108,6 +108,9 @@ class Verification(CallResult):
     floors: positions at which the model reported only its likeliest tokens: `ranks` and `above` are lower bounds there.
     drawn: tokens drawn from the distribution after the draft, with their log-probabilities.
     candidates: the log-probabilities, after the draft, of the request's candidates.
+    certainty: the self-certainty of the draft (Kang et al., arXiv 2502.18581): how far the model's distributions are
+        from the uniform one, as the mean of the divergence KL(uniform || model) over the n positions, in nats. None
+        unless the request asked for it.
     """
 
     logprobs: tuple[float, ...]
@@ -119,10 +122,13 @@ class Verification(CallResult):
     floors: tuple[int, ...] = ()
     drawn: tuple[tuple[int, float], ...] = ()
     candidates: tuple[float, ...] = ()
+    certainty: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         own = {name: getattr(self, name) for name in _VERIFICATION_FIELDS}
         own["instead"] = [[position, *token] for position, token in self.instead.items()]
+        if self.certainty is None:
+            del own["certainty"]
         return {"text": "", "checks": own, **CallResult.to_json(self)}
 
 

@@ -19,6 +19,13 @@ def suites_below(folder: Path) -> list[Suite]:
 
 
 def _cell(folder: CellFolder) -> SuiteCell:
+    try:
+        return _read(folder)
+    except (TypeError, ValueError):  # its files were changed by hand, which must not hide the others
+        return SuiteCell(outside(folder.path.name), "", "damaged", 0, None, None, None)
+
+
+def _read(folder: CellFolder) -> SuiteCell:
     description, size = folder.description, folder.size
     axes = dict(description.get("coordinates") or {})
     setting = axes.pop("setting", None)

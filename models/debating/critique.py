@@ -32,7 +32,12 @@ _CONTRASTS = frozenset(
     "but however although though yet instead alternatively otherwise unless whereas while despite nevertheless "
     "nonetheless wrong mistake error incorrect overlooked misread misunderstood missed not".split()
 )
-_LABEL = re.compile(r"^[ \t>*_#-]{0,8}(doubt|other answer|confidence)[ \t*_]{0,4}[:：][ \t*_]{0,4}", re.I | re.M)
+_LABEL = re.compile(
+    r"(?:^|(?<=[.!?;,]))[ \t>*_#-]{0,8}(?:\d[.)])?[ \t*_]{0,8}"
+    r"(doubt|other answer|confidence)[ \t*_]{0,4}[:：][ \t*_]{0,4}",
+    re.IGNORECASE | re.MULTILINE,
+)
+_NO_ANSWER = re.compile(r"\W*(?:none|nothing|n/?a|not applicable|(?:there is )?no other(?: answer)?)\W*", re.IGNORECASE)
 
 
 async def criticise(state: DebateState, agent: Seat, draft: Utterance) -> tuple[Completion, dict[str, float]]:
@@ -63,7 +68,8 @@ def read_critique(text: str, form: AnswerForm, pattern: str | None = None) -> tu
     labels = list(_LABEL.finditer(text))
     for label, following in zip_longest(labels, labels[1:]):
         parts.setdefault(label[1].lower(), text[label.end() : following.start() if following else None].strip())
-    other = read_answer(parts["other answer"], form=form, pattern=pattern) if parts.get("other answer") else None
+    named = parts.get("other answer", "")
+    other = None if not named or _NO_ANSWER.fullmatch(named) else read_answer(named, form=form, pattern=pattern)
     return other, read_confidence(parts.get("confidence", text))
 
 

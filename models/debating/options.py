@@ -248,9 +248,14 @@ These are answers to the task:
 {others}
 
 You are the devil's advocate. Argue against the answer that most of them give, whatever you think of it: name the weakest step of its reasoning, what it overlooks, and which other answer would then be right. Be brief and concrete."""  # noqa: E501
-PERSONAS_USER = """\
-{number} experts will work on the task above, each from a point of view of their own. Do not solve it. Name {number} different experts who would help most, one per line and nothing else, in this form:
-1. <profession>: <in one sentence, what they know and how they go about the task>"""  # noqa: E501
+PERSONAS_USER = '''\
+{number} experts will work on a task, each from a point of view of their own. The task:
+"""
+{task}
+"""
+
+Do not solve the task. Name {number} different experts who would help most with it, in a numbered list and nothing else, in this form:
+1. <profession>: <in one sentence, what they know and how they go about the task>'''  # noqa: E501
 PERSONA_SYSTEM = """\
 You are the following expert, and answer from this point of view.
 {persona}"""
@@ -282,16 +287,17 @@ The debate is over. These answers were given:
 
 {others}
 
-Which of them are acceptable? Reply with their numbers (such as `1, 3`), or with `none`, and nothing else."""
+Which of them do you accept as an answer to the task: one, several, or none? Reply with the numbers under which the ones that you accept are listed above, separated by commas. Write nothing else."""  # noqa: E501
 RANKED_USER = """\
 The debate is over. These answers were given:
 
 {others}
 
-Rank them. Reply with their numbers from the best to the worst (such as `2, 1, 3`), and nothing else."""
+Rank all of them from the best to the worst. Reply with the numbers under which they are listed above, not with what they say, separated by commas. Write nothing else."""  # noqa: E501
 CUMULATIVE_USER = """\
 The debate is over. These answers were given:
 
 {others}
 
-Distribute 10 points among them; better answers get more. Reply with one line per answer that gets points, the number of the answer and then its points (such as `2: 7`), and nothing else."""  # noqa: E501
+Distribute 10 points among them; better answers get more. Reply with one line per answer that gets points and nothing else, in this form:
+<number of the answer>: <its points>"""  # noqa: E501

@@ -20,12 +20,9 @@ async def give_personas(state: DebateState) -> None:
     """
     agents = sorted(state.voters, key=lambda agent: int(agent.name.removeprefix("agent")))
     writer = agents[0]
-    *before, last = state.question.messages
-    asked = state.options.personas_user.fill(number=str(len(agents)))
+    asked = state.options.personas_user.fill(number=str(len(agents)), task=state.question.text)
     written = await writer.generate(
-        [*before, Message("user", f"{last.content.rstrip()}\n\n{asked}")],
-        kind="personas",
-        gen_kwargs=writer.limits(TOKENS_PER_PERSONA * len(agents)),
+        [Message("user", asked)], kind="personas", gen_kwargs=writer.limits(TOKENS_PER_PERSONA * len(agents))
     )
     found = read_personas(written.text)
     personas = {agent.name: found[n] for n, agent in enumerate(agents, start=1) if n in found}

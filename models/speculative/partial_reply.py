@@ -216,7 +216,12 @@ def shares(backend: Backend, tokens: Tokens) -> bool:
 
 
 def open_prompt(question: Question, text: str) -> str | list[Message]:
-    """Return a question with the beginning of its reply, which a model is to continue."""
+    """Return a question with the beginning of its reply, which a model is to continue.
+
+    Without a beginning it is the task itself: servers render an empty message of the assistant as no turn at all.
+    """
+    if not text:
+        return question.context
     if not isinstance(question.context, ChatContext):
         return str(question.context) + text
     return [*question.messages, Message("assistant", question.prefix + text)]

@@ -14,6 +14,7 @@ from harness_ext.analysis.compare.settings import settings_of_run
 from harness_ext.analysis.scoring.score import FIGURES, SCORES, Scored, read_config, transcripts_digest
 from harness_ext.bridge.task_settings import read_settings
 from harness_ext.records import SeatCost, Usage
+from harness_ext.records.costs import costs_of
 from harness_ext.records.run_directory import read_transcripts
 
 ScoreRun = Callable[[Path], Scored | None]
@@ -128,15 +129,8 @@ def question_costs(run: Path) -> dict[tuple[str, str], Usage]:
 
     Every call counts, including reused ones, so that a run is charged what it would have cost alone.
     """
-    # The number of a model's weights may still be unknown when `config.json` is written. The summary is written after
-    # the model was loaded; its FLOPs are 2 · weights · tokens, from which the number follows.
-    config, summary = read_config(run), read_json(run / "summary.json") if (run / "summary.json").is_file() else {}
-    seats: dict[str, SeatCost] = {}
-    for name, seat in (config.get("seats") or {}).items():
-        total = ((summary.get("usage") or {}).get(name) or {}).get("total") or {}
-        tokens = (total.get("prompt_tokens") or 0) + (total.get("completion_tokens") or 0)
-        derived = round(total["flops"] / 2 / tokens) if tokens and total.get("flops") else None
-        seats[name] = SeatCost.read({**seat, "parameters": seat.get("parameters") or derived})
+    summary = read_json(run / "summary.json") if (run / "summary.json").is_file() else {}
+    seats = costs_of(read_config(run).get("seats"), summary.get("usage"))
     by_document: dict[tuple[str, str], list[Usage]] = {}
     for transcript in read_transcripts(run):
         usage = Usage.total(seats.get(turn.seat, SeatCost()).usage(turn) for turn in transcript.calls)

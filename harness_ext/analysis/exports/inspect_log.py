@@ -23,6 +23,7 @@ from harness_ext.analysis.exports.runs import (
     atomic_binary,
     described,
     file_name,
+    free_name,
     plain,
     plain_values,
     settings,
@@ -38,19 +39,21 @@ FIGURES = ("lm_eval", "first_draft", "final", "oracle", "vote", "vote_oracle")
 
 
 def write(runs: Sequence[ExportedRun], output: Path, _: ExportOptions) -> list[str]:
-    """Write `<run>_<task>.eval` for each task of each run. Returns what to tell the user.
+    """Write `<run>_<task>.eval` for each task of each run, with a number where an earlier file has this name.
+
+    Returns what to tell the user.
 
     Raises ExportError if a run contains two answers to one question, or if a file cannot be written.
     """
-    lines = []
+    lines, names = [], set[str]()
     for run in runs:
         with ExitStack() as stack:
             logs: dict[str, _Log] = {}
             for question in run.questions():
                 task = question.transcript.task
                 if task not in logs:
-                    path = output / f"{file_name(run.name, plain(task))}.eval"
-                    logs[task] = stack.enter_context(_Log(run, task, path))
+                    names.add(name := free_name(file_name(run.name, plain(task)), names))
+                    logs[task] = stack.enter_context(_Log(run, task, output / f"{name}.eval"))
                 logs[task].add(question)
             for log in logs.values():
                 log.finish()

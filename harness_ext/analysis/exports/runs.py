@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO, cast
 
@@ -16,6 +17,7 @@ from harness_ext.credentials import mask
 from harness_ext.errors import HarnessExtError
 from harness_ext.files import atomic_write
 from harness_ext.records import Decision, Loglikelihood, SeatCost, Transcript, Turn, Usage
+from harness_ext.records.costs import costs_of
 from harness_ext.records.run_directory import read_transcripts
 from harness_ext.terminal import safe_text
 
@@ -102,7 +104,7 @@ class ExportedRun:
 
     def usage_of(self, turns: Iterable[Turn]) -> Usage:
         """Return what turns cost: every call counts, including reused ones."""
-        seats = {name: SeatCost.read(seat) for name, seat in (self.config.get("seats") or {}).items()}
+        seats = costs_of(self.config.get("seats"), self.summary.get("usage"))
         calls = (call for turn in turns for call in turn.calls)
         return Usage.total(seats.get(call.seat, SeatCost()).usage(call) for call in calls)
 
@@ -254,13 +256,13 @@ def unique_names(paths: Sequence[Path]) -> list[str]:
     """Return a name for each run directory: that of its folder, with a number where an earlier one has the same."""
     names: list[str] = []
     for path in paths:
-        stem = plain(path.resolve().name)
-        name, number = stem, 1
-        while name in names:
-            number += 1
-            name = f"{stem}-{number}"
-        names.append(name)
+        names.append(free_name(plain(path.resolve().name), names))
     return names
+
+
+def free_name(name: str, taken: Collection[str]) -> str:
+    """Return a name, with a number if it is taken."""
+    return next(one for n in count(1) if (one := name if n == 1 else f"{name}-{n}") not in taken)
 
 
 def _object(path: Path) -> dict[str, Any]:

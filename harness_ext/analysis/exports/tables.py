@@ -97,13 +97,7 @@ def rows_of(name: str, runs: Sequence[ExportedRun]) -> Iterator[dict[str, Any]]:
     for run in runs:
         about = {"run": run.name, "label": run.label}
         for row in rows(run):
-            yield about | {column: _cell(column, row[column]) for column in columns}
-
-
-def _cell(column: str, value: Any) -> Any:
-    """Return a value of a column; some servers count tokens in fractions."""
-    whole = isinstance(value, float) and TYPES.get(column) is int and value.is_integer()
-    return int(value) if whole else plain_values(value)
+            yield about | {column: plain_values(row[column]) for column in columns}
 
 
 def _score_rows(run: ExportedRun) -> Iterator[dict[str, Any]]:

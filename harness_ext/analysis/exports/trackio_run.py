@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
@@ -12,13 +13,19 @@ from harness_ext.analysis.exports.runs import ExportedRun, ExportError
 from harness_ext.analysis.exports.tracking import environment, tracked, transcript_tables
 from harness_ext.terminal import outside
 
-SERVERS = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL", "TRACKIO_WEBHOOK_URL")
+SERVERS = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL")
+OUTSIDE = (*SERVERS, "TRACKIO_WEBHOOK_URL")
 
 
 def write(runs: Sequence[ExportedRun], output: Path, options: ExportOptions) -> list[str]:
-    """Record each run as a new one in Trackio. Returns what to tell the user. Raises ExportError if Trackio does."""
+    """Record each run as a new one in Trackio. Returns what to tell the user.
+
+    Raises ExportError if Trackio does, or if there is no server to upload to.
+    """
+    if options.upload and not any(map(os.environ.get, SERVERS)):
+        raise ExportError(f"--upload needs the server in {' or '.join(SERVERS)}: set one, or leave --upload out")
     # Trackio reads its folder when it is imported.
-    here = {"TRACKIO_DIR": str(output.resolve())} | ({} if options.upload else dict.fromkeys(SERVERS))
+    here = {"TRACKIO_DIR": str(output.resolve())} | ({} if options.upload else dict.fromkeys(OUTSIDE))
     with environment(**here), redirect_stdout(sys.stderr):
         lines = [_recorded(run, options) for run in runs]
     if not options.upload:

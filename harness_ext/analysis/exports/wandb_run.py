@@ -16,9 +16,9 @@ def write(runs: Sequence[ExportedRun], output: Path, options: ExportOptions) -> 
 
     Raises ExportError if W&B does.
     """
-    # What the library reports about itself stays here as well; it reads these variables when it is imported.
-    quiet = {} if options.upload else {"WANDB_ERROR_REPORTING": "false", "WANDB_MODE": None}
-    with environment(**quiet):
+    # What the library reports about itself stays here in any case, and the option alone says whether the run does. It
+    # reads these variables when it is imported.
+    with environment(WANDB_ERROR_REPORTING="false", WANDB_MODE=None):
         places = [_recorded(run, output, options) for run in runs]
     lines = [f"{run.path}: {place}" for run, place in zip(runs, places, strict=True)]
     return lines if options.upload else [*lines, f"nothing was sent. To upload: wandb sync {' '.join(places)}"]
@@ -35,7 +35,7 @@ def _recorded(run: ExportedRun, output: Path, options: ExportOptions) -> str:
             name=about.name,
             dir=str(output),
             config=dict(about.settings),
-            mode=None if options.upload else "offline",
+            mode="online" if options.upload else "offline",
             reinit="finish_previous",
             # The machine and the folder of this command say nothing about the run.
             settings=wandb.Settings(

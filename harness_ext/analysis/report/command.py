@@ -47,7 +47,9 @@ def main(arguments: Sequence[str], suite_arguments: SuiteArguments | None = None
             print(clean("\n".join(found)), file=sys.stderr)
             return USAGE
         records = read_records(found.runs, scorer.scored)
-        report = make_report(args.title or " · ".join(records.runs), found, records, points)
+        study: Path | None = getattr(args, "suite", None)
+        title = args.title or (" · ".join(records.runs) if study is None else study.stem)
+        report = make_report(title, found, records, points)
         size = write_folder(report, output) if args.split else write_file(report, output)
     except ConfigurationError as error:  # the study's
         print("\n".join(["harness-ext report:", *(f"  - {problem}" for problem in error.problems)]), file=sys.stderr)
@@ -100,6 +102,8 @@ def _parser(suites: bool) -> argparse.ArgumentParser:
         "--checkpoints", action="append", default=[], type=Path, metavar="FOLDER",
         help="also show the epochs of this training, as `harness-ext checkpoints` scored them (repeatable)",
     )  # fmt: skip
-    parser.add_argument("--title", metavar="TEXT", help="the title (default: the labels of the runs)")
+    parser.add_argument(
+        "--title", metavar="TEXT", help="the title (default: the name of the study, or the labels of the runs)"
+    )
     add_task_arguments(parser)
     return parser

@@ -34,6 +34,7 @@ from harness_ext.protocol.conversation import drafts_of
 from harness_ext.reading import Reading
 from harness_ext.records import Transcript
 from harness_ext.records.chat import repair
+from harness_ext.records.costs import costs_of
 from harness_ext.records.run_directory import read_transcripts, write_json
 
 SCORES = "scores.jsonl"
@@ -176,8 +177,9 @@ def _scored_lines(run: Path, source: TaskSource | None, manager: Any) -> tuple[d
     rows = {name: score_task(tasks[name], name, by_task[name]) for name in tasks}
     figures = {name: task_figures(tasks[name], rows[name]) for name in tasks}
     pools, config = pooled_figures(figures, rows), read_config(run)
+    costs = costs_of(config.get("seats"), _object(run / "summary.json").get("usage"))
     for one in (*figures.values(), *pools.values()):
-        add_costs(one["metrics"], config.get("seats") or {})
+        add_costs(one["metrics"], costs)
     result = {
         "harness_ext": __version__,
         "label": config.get("label") or run.name,
@@ -234,11 +236,15 @@ def read_figures(run: Path) -> dict[str, Any] | None:
 
 def read_config(run: Path) -> dict[str, Any]:
     """Return the content of a run directory's `config.json`, or an empty dictionary if it cannot be read."""
+    return _object(run / "config.json")
+
+
+def _object(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return config if isinstance(config, dict) else {}
+    return found if isinstance(found, dict) else {}
 
 
 def transcripts_digest(run: Path) -> str:

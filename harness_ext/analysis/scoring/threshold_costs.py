@@ -8,15 +8,14 @@ from typing import Any
 from harness_ext.records import SeatCost, add
 
 
-def add_costs(metrics: Mapping[str, Any], seats: Mapping[str, Any]) -> None:
+def add_costs(metrics: Mapping[str, Any], costs: Mapping[str, SeatCost]) -> None:
     """Add the mean FLOPs and the mean price of a question to the points of each metric's threshold curve.
 
     metrics: the figures of metrics (`figures.metric_figures`); extended here.
-    seats: the seats, as `config.json` records them.
+    costs: what turns the tokens of each seat into FLOPs and money.
 
     Unknown figures are null. Prices are those without the discount of a batch API.
     """
-    costs = {name: SeatCost.read(seat) for name, seat in seats.items()}
     for figures in metrics.values():
         for point in (figures.get("thresholds") or {}).get("points", []):
             point["flops"] = point["price"] = 0.0

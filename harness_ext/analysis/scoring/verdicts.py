@@ -86,16 +86,17 @@ def _is_confidence(turn: Turn) -> bool:
 def tokens(turns: Sequence[Turn]) -> dict[str, Any]:
     """Return the tokens that turns read and wrote, together and by seat; None where a part is unknown.
 
-    Reused calls count in full.
+    Reused calls count in full. Where a protocol takes a seat, its calls count, by the seats of their models.
     """
+    calls = [call for turn in turns for call in turn.calls]
 
     def of(turns: Sequence[Turn]) -> dict[str, int | None]:
         usage = Usage.total(SeatCost().usage(turn) for turn in turns)
         return {"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens}
 
-    seats = dict.fromkeys(turn.seat for turn in turns)
-    by_seat = {seat: list(of([turn for turn in turns if turn.seat == seat]).values()) for seat in seats}
-    return {**of(turns), "tokens_by_seat": by_seat}
+    seats = dict.fromkeys(call.seat for call in calls)
+    by_seat = {seat: list(of([call for call in calls if call.seat == seat]).values()) for seat in seats}
+    return {**of(calls), "tokens_by_seat": by_seat}
 
 
 def _scored_with(turns: Sequence[Turn], number: int) -> range:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from harness_ext.analysis.find_runs import RunEntry, entries
@@ -128,10 +129,17 @@ def _answered(run: Path) -> int:
     """Return how many lines the transcripts have: questions, unless one failed and was answered later."""
     merged, parts = 0, 0
     for path in run.glob("transcripts*.jsonl"):
-        with path.open("rb") as file:
-            lines = sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
+        found = path.stat()
+        lines = _lines(path, found.st_size, found.st_mtime_ns)
         if path.name == "transcripts.jsonl":
             merged = lines
         else:
             parts += lines
     return max(merged, parts)  # what several processes wrote is merged at the end, and stays
+
+
+@lru_cache(maxsize=4096)  # the list is asked for every two seconds, and most runs have ended
+def _lines(path: Path, size: int, changed: int) -> int:
+    """Return how many lines a file has, given what shows that it has changed."""
+    with path.open("rb") as file:
+        return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))

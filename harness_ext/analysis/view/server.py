@@ -14,7 +14,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import urlsplit
 
 from harness_ext import __version__
 
@@ -77,12 +76,12 @@ class Server:
                 hosts = self.headers.get_all("Host") or []
                 if len(hosts) != 1 or hosts[0].partition(":")[0] not in NAMES:
                     return Answer("This server answers to 127.0.0.1 alone.\n", TEXT, HTTPStatus.FORBIDDEN)
-                address = urlsplit(self.path)
-                first, slash, rest = address.path.removeprefix("/").partition("/")
+                path, _, query = self.path.partition("?")
+                first, slash, rest = path.removeprefix("/").partition("/")
                 if not slash or not secrets.compare_digest(first.encode(), secret.encode()):
                     return NOT_FOUND
                 try:
-                    return route(rest, address.query)
+                    return route(rest, query)
                 except Exception:
                     traceback.print_exc()
                     failed = "The page could not be made. The terminal says why.\n"

@@ -7,9 +7,14 @@ async function follow() {
   let fresh;
   try {
     const answer = await fetch('.', { cache: 'no-store' });
-    fresh = new DOMParser().parseFromString(await answer.text(), 'text/html');
+    if (answer.ok) fresh = new DOMParser().parseFromString(await answer.text(), 'text/html');
+    else document.getElementById('note').textContent = `The server could not make this page (${answer.status}). It is asked again.`;
   } catch {
     document.getElementById('note').textContent = 'harness-ext view has ended. This page stays as it is.';
+    return;
+  }
+  if (!fresh) {
+    setTimeout(follow, EVERY);
     return;
   }
   if (fresh.getElementById('about')) {

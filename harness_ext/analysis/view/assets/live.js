@@ -3,6 +3,7 @@
 const EVERY = 2000; // milliseconds
 
 class Away extends Error {} // no server answers
+class Refused extends Error {} // it answers, but not with what was asked for
 
 async function askedFor(name) {
   const answer = await fetch(name, { cache: 'no-store' }).catch(() => { throw new Away(); });
@@ -10,7 +11,7 @@ async function askedFor(name) {
     location.reload();
     return new Promise(() => {});
   }
-  if (!answer.ok) throw new Error(`${name}: ${answer.status}`);
+  if (!answer.ok) throw new Refused(answer.status);
   return answer.text();
 }
 
@@ -75,9 +76,14 @@ async function follow() {
       pause = Math.max(EVERY, 3 * (performance.now() - started)); // a large run must not be scored all the time
     }
   } catch (error) {
-    if (!(error instanceof Away)) throw error;
-    document.getElementById('live').textContent = 'harness-ext view has ended. This page stays as it is.';
-    return;
+    const live = document.getElementById('live');
+    if (error instanceof Away) {
+      live.textContent = 'harness-ext view has ended. This page stays as it is.';
+      return;
+    }
+    if (!(error instanceof Refused)) throw error;
+    about.live = 'outdated'; // if a part of the page is new already, all of it has to be made again
+    live.textContent = `The server could not make this page (${error.message}). It is asked again.`;
   }
   setTimeout(follow, pause);
 }
