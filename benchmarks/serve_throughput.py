@@ -24,6 +24,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     import aiohttp
     from decoding import questions, solve
 
+    from harness_ext.backends.http_client import Client
     from harness_ext.backends.openai import OpenAIBackend
     from harness_ext.backends.registry import make_backend, parse_spec
     from harness_ext.models.feedback_pair import FeedbackPair
@@ -40,34 +41,34 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     assert isinstance(backend, OpenAIBackend)
     seats = {name: SeatSetup(backend) for name in ("student", "teacher")}
     asked, protocol = questions(args.questions, args.most), FeedbackPair(max_rounds=1, review_max_tokens=args.most)
-    bodies: list[bytes] = []
-    original = backend._body
+    requests: list[tuple[str, bytes]] = []  # all of them: decisions are made by requests of their own
+    original = Client.post
     rows = []
 
-    async def flat(sent: Sequence[bytes]) -> float:
+    async def flat(sent: Sequence[tuple[str, bytes]]) -> float:
         slots = asyncio.Semaphore(args.concurrent)
         async with aiohttp.ClientSession(headers={"Content-Type": "application/json"}) as session:
 
-            async def one(body: bytes) -> None:
-                async with slots, session.post(f"{backend.urls[0]}/chat/completions", data=body) as response:
+            async def one(path: str, body: bytes) -> None:
+                async with slots, session.post(f"{backend.urls[0]}/{path}", data=body) as response:
                     await response.read()
                     response.raise_for_status()
 
             started = time.perf_counter()
-            await asyncio.gather(*map(one, sent))
+            await asyncio.gather(*(one(path, body) for path, body in sent))
             return time.perf_counter() - started
 
-    def recording(request: Any, stops: list[str]) -> bytes:
-        bodies.append(original(request, stops))
-        return bodies[-1]
+    async def recording(client: Client, path: str, body: bytes, *more: Any, **options: Any) -> Any:
+        requests.append((path, body))
+        return await original(client, path, body, *more, **options)
 
-    backend._body = recording  # type: ignore[method-assign]
+    Client.post = recording  # type: ignore[method-assign]
     for repetition in range(args.repetitions + 1):
-        bodies.clear()
+        requests.clear()
         transcripts, seconds = solve(protocol, seats, asked)
         written = sum(t.result.completion_tokens or 0 for one in transcripts for t in one.turns)
-        alone = asyncio.run(flat(list(bodies)))
-        row = {"calls": len(bodies), "tokens": written, "seconds": round(seconds["wall"], 2), "flat": round(alone, 2)}
+        alone = asyncio.run(flat(list(requests)))
+        row = {"calls": len(requests), "tokens": written, "seconds": round(seconds["wall"], 2), "flat": round(alone, 2)}
         row["efficiency"] = round(alone / seconds["wall"], 3)
         print(json.dumps(row), flush=True)
         if repetition:
