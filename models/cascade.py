@@ -99,7 +99,8 @@ class Cascade(Protocol):
 
     async def solve(self, question: Question, seats: Seats) -> Solution:
         draft, evidence, confidence, says_yes = await self._answer(question, seats)
-        accepted = bool(says_yes) if confidence is None else confidence >= float(self.accept_at)
+        confident = bool(says_yes) if confidence is None else confidence >= float(self.accept_at)
+        accepted = confident and bool(draft.text.strip())
         undecided = confidence is None and says_yes is None
         seats.note(
             evidence, accepted=accepted, malformed=undecided, probability=confidence, threshold=float(self.accept_at)

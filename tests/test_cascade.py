@@ -102,10 +102,11 @@ def test_likelihood_is_the_mean_over_the_answers_tokens(logprob: float, stop: st
     assert done.details["confidence"] == pytest.approx(math.exp(logprob / 2))  # two words
 
 
+@pytest.mark.parametrize("accept_at", [0, 0.01])
 @pytest.mark.parametrize("confidence", ["agreement", "correct", "likelihood"])
-def test_an_empty_answer_is_never_accepted(confidence: Any) -> None:
+def test_an_empty_answer_is_never_accepted(confidence: Any, accept_at: float) -> None:
     one = student(*[" "] * 5, score_reply=lambda prompt, text: 0.0)
-    done, _ = answered(Cascade(confidence=confidence, accept_at=0.01), student=one)
+    done, _ = answered(Cascade(confidence=confidence, accept_at=accept_at), student=one)
     assert (done.text, done.stop) == ("Answer: 9", "asked")
 
 

@@ -25,7 +25,7 @@ from harness_ext.models.debating.graph import Graph, read_graph
 from harness_ext.models.debating.personas import read_personas
 from harness_ext.models.debating.state import Utterance
 from harness_ext.protocol import Question
-from harness_ext.reading import AnswerForm, answer_form
+from harness_ext.reading import AnswerForm, answer_form, read_answer
 from harness_ext.reading.ballots import POINTS, read_ballot
 from harness_ext.records import Completion, Transcript
 from harness_ext.records.run_directory import read_transcripts
@@ -387,6 +387,13 @@ def test_any_text_is_a_critique_with_features(text: str) -> None:
     assert confidence is None or 0 <= confidence <= 1
     found = features_of(draft, text, other, confidence, 0.5)
     assert all(isfinite(value) and value >= 0 for value in found.values())
+
+
+def test_an_other_answer_is_one_of_the_same_kind() -> None:
+    draft = Utterance("agent1", 0, Completion("#### 1", "stop"), "#### 1", read_answer("#### 1"))
+    for said, differs in (("2", 1), ("1.0", 0), ("The answer is right if yours is wrong.", 0)):
+        other, _ = read_critique(f"Other answer: {said}", AnswerForm())
+        assert features_of(draft, "", other, None, 0.5)["other_answer"] == differs
 
 
 def test_what_a_critique_says_is_read_by_its_labels() -> None:

@@ -84,12 +84,15 @@ def features_of(
     confidence: how sure the agent says it is, from 0 to 1; None if it does not say.
     probability: the probability that the agent gives to its answer being right.
     """
+    own = draft.answer
+    # A model that repeats the form ("the answer is right if …") names an answer of another kind than its own.
+    is_other = other is not None and (own is None or other.kind == own.kind) and not same_answer(other, own)
     found = {
         "probability": probability,
         "confidence": 0.5 if confidence is None else confidence,
         "no_confidence": float(confidence is None),
-        "no_answer": float(draft.answer is None),
-        "other_answer": float(other is not None and not same_answer(other, draft.answer)),
+        "no_answer": float(own is None),
+        "other_answer": float(is_other),
     }
     for name, text in (("draft", draft.text), ("critique", critique)):
         words = [word.lower() for word in _WORD.findall(text)]
