@@ -363,6 +363,9 @@ def test_decisions_without_probabilities_agree_or_there_is_none() -> None:
     assert averaged([yes, no]).probabilities == ()
 
 
+LEVELS = tuple(f"{n} of 9" for n in range(10))
+
+
 @given(st.lists(st.floats(-1e4, 0), min_size=2, max_size=4))
 def test_scores_of_labels_become_probabilities(logprobs: list[float]) -> None:
     found = from_scores([f"o{i}" for i in range(len(logprobs))], [Loglikelihood(value) for value in logprobs])
@@ -381,6 +384,12 @@ def test_scores_of_labels_become_probabilities(logprobs: list[float]) -> None:
         (Choice("?", ROOMS), "(C)", "office"),
         (Choice("?", ROOMS), "It is the garden.", "garden"),
         (Score("?", ("bad", "good")), "B", "1"),
+        (Score("?", ("bad", "good")), "1", None),  # the levels are shown without numbers
+        *(
+            (Score("?", LEVELS), reply, "7")
+            for reply in ("7", "7/9", "Rating: 7", "7 of 9", "H", "I rate it 7 out of 9.")
+        ),
+        (Score("?", LEVELS), "It is good.", None),
     ],
 )
 def test_written_labels_are_read(question: TypedQuestion, reply: str, choice: str | None) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from harness_ext.backends.base import Backend
 from harness_ext.decisions import (
     Predicate,
+    Score,
     TypedQuestion,
     decision_prompt,
     labels_of,
@@ -102,7 +103,7 @@ def from_scores(options: Sequence[str], scores: Sequence[Loglikelihood]) -> Deci
 
 def from_text(question: TypedQuestion, completion: Completion) -> Decision:
     """Return the decision that a written reply states, without probabilities."""
-    from harness_ext.reading import read_choice, read_yes_no
+    from harness_ext.reading import read_choice, read_rating, read_yes_no
 
     if isinstance(question, Predicate):
         answer = read_yes_no(completion.text)
@@ -111,6 +112,11 @@ def from_text(question: TypedQuestion, completion: Completion) -> Decision:
         named = [d or o for o, d in zip(question.options, question.descriptions, strict=True)]
         letter = read_choice(completion.text, named)
         choice = question.options[ord(letter.value) - ord("A")] if letter else None
+        if choice is None and isinstance(question, Score):
+            rating = read_rating(completion.text, most=len(question.levels) - 1)
+            # A number is a level only if the levels are shown with their numbers ("7 of 9").
+            if rating is not None and question.levels[rating].split()[:1] == [str(rating)]:
+                choice = str(rating)
     return Decision(question.options, (), choice, "text")
 
 
