@@ -139,8 +139,8 @@ async def _write(
         if number > min(whole, most) or not text.strip():
             break
         begun = steps[-1].reply if steps else reply
-        longer = begun.with_text(text, found.count(text)) if ids is None else begun.with_ids(ids)
-        steps.append(Step(Continuation(found.completion, text, ids), longer, finish == "stop" and number == len(sizes)))
+        unit = Continuation(found.completion, text, ids)
+        steps.append(Step(unit, begun.extended_by(unit), finish == "stop" and number == len(sizes)))
     return steps
 
 

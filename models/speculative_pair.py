@@ -234,10 +234,7 @@ class SpeculativePair(Protocol):
             sizes = splitter(self.unit, self.chunk_tokens)(pieces)
             ends = len(sizes) < 2 and unit.completion.finish == "stop" and not unit.asked
             unit = first_units(unit, pieces, sizes[0] if sizes else 0)
-            if unit.ids is not None:
-                longer = reply.with_ids(unit.ids)
-            else:
-                longer = reply.with_text(unit.text, unit.count(unit.text))
+            longer = reply.extended_by(unit)
             trace.write("teacher", unit.text, None, unit.completion, None if unit.ids is None else len(unit.ids))
             # Under an exact policy the reply's own tokens decide whether it has ended, provided that they are known.
             over = (ends or not unit.text) and not (self.policy.exact and unit.completion.ids is not None)
@@ -258,10 +255,7 @@ def _approve(
         tokens = end - start if proposal.ids is not None else None
         trace.write("student", text, figure, draft.completion, tokens)
     taken = sum(proposal.sizes[: judgement.accepted])
-    if proposal.ids is not None:
-        return reply.with_ids(proposal.ids[:taken])
-    text = "".join(proposal.pieces[:taken])
-    return reply.with_text(text, draft.count(text))
+    return reply.extended_by(first_units(replace(draft, ids=proposal.ids), proposal.pieces, taken))
 
 
 def _end(

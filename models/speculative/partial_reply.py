@@ -109,6 +109,12 @@ class PartialReply:
             ids = self.tokens.encode(self.text + new)
         return replace(self, text=self.text + new, ids=ids)
 
+    def extended_by(self, part: Continuation) -> PartialReply:
+        """Return the reply extended by what a seat wrote: by its tokens if they are known, otherwise by its text."""
+        if part.ids is not None:
+            return self.with_ids(part.ids)
+        return self.with_text(part.text, part.count(part.text))
+
 
 @dataclass(frozen=True, slots=True)
 class Continuation:
