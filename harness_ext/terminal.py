@@ -7,8 +7,9 @@ import re
 import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from harness_ext.credentials import mask
 
@@ -61,6 +62,22 @@ def clean(message: object) -> str:
     Unlike with `outside`, its lines and its length stay.
     """
     return safe_text(mask(str(message)))
+
+
+def note(message: object, stream: TextIO | None = None) -> None:
+    """Print a message about the run, which begins with `[harness-ext]`, on standard error.
+
+    It is written in one piece: servers, stores and the progress line speak from threads of their own, and `print`
+    writes the line feed separately, after which two messages can share a line. A stream that nobody reads any more is
+    no reason to end the run.
+
+    message: the text, which is made safe (see `clean`).
+    stream: where to print it instead of standard error.
+    """
+    out = stream or sys.stderr
+    with suppress(OSError, ValueError):
+        out.write(f"[harness-ext] {clean(message)}\n")
+        out.flush()
 
 
 def _written_out(found: re.Match[str]) -> str:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import sys
 import unicodedata
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +34,7 @@ from harness_ext.reading.rows import RowError
 from harness_ext.records.run_directory import read_transcripts
 from harness_ext.records.transcript import Failure
 from harness_ext.tasks.teacherlm.rows import facts_of
-from harness_ext.terminal import clean, outside
+from harness_ext.terminal import clean, note, outside
 
 KEY = "my-very-own-key-0815"
 ESCAPES = "\x1b[2J\x1b]0;title\x07\u202e\x9b31m"
@@ -191,3 +196,28 @@ def test_texts_and_files_that_are_nested_too_deeply_are_malformed_ones(tmp_path:
         export([file], tmp_path)
     (tmp_path / "transcripts.jsonl").write_text(NESTED)
     assert list(read_transcripts(tmp_path)) == []
+
+
+def test_messages_of_several_threads_never_share_a_line(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda number: note(f"message {number}"), range(4000)))
+    finally:
+        sys.setswitchinterval(before)
+    expected = sorted(f"[harness-ext] message {number}" for number in range(4000))
+    assert sorted(capfd.readouterr().err.split("\n")[:-1]) == expected
+
+
+def test_a_message_that_nobody_reads_does_no_harm() -> None:
+    closed = io.StringIO()
+    closed.close()
+    note("gone", closed)
+    read, write = os.pipe()
+    os.close(read)
+    with suppress(BrokenPipeError), open(write, "w") as broken:
+        note("gone", broken)
+        note("gone again", broken)

@@ -15,8 +15,7 @@ from harness_ext.backends.batch_records import Record
 from harness_ext.backends.http_client import Client, Fault, Lacks, backoff
 from harness_ext.backends.pool import PoolServer
 from harness_ext.errors import CallFailed, LoadError
-from harness_ext.serving import process
-from harness_ext.terminal import outside
+from harness_ext.terminal import note, outside
 
 OURS = "harness_ext"  # the key of our own name of a batch in its metadata
 WINDOW = "24h"  # the only one that there is
@@ -139,7 +138,7 @@ class BatchApi:
         found = [data async for data in self._listed(record) if _is_of(data, record)]
         if len(found) > 1:
             names = ", ".join(outside(data.get("id"), 80) for data in found)
-            process.say(f"{self.server.name} has made several batches of one: {names}. The first one counts")
+            note(f"{self.server.name} has made several batches of one: {names}. The first one counts")
         return Batch.read(found[-1]) if found else None
 
     async def _listed(self, record: Record) -> AsyncIterator[Mapping[str, Any]]:

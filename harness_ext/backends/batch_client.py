@@ -19,8 +19,7 @@ from harness_ext.backends.http_client import Client, Fault, Lacks, NotOffered, S
 from harness_ext.backends.served import Standstill
 from harness_ext.errors import CallFailed, LoadError
 from harness_ext.records import BATCHED, CallResult
-from harness_ext.serving import process
-from harness_ext.terminal import outside
+from harness_ext.terminal import note, outside
 
 FIRST_LOOK = 1.0  # seconds; doubled until the longest time between two looks
 SAY_EVERY = 60.0  # seconds between two lines about a batch
@@ -319,7 +318,7 @@ class BatchClient:
         self._fetched = kept
 
     def _say(self, record: Record, text: str) -> None:
-        process.say(f"{self.name}: batch {record.batch} {text}")
+        note(f"{self.name}: batch {record.batch} {text}")
 
 
 def _gone(status: int, text: str) -> Scope | None:

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 from harness_ext.backends.pacing import Pace
 from harness_ext.backends.waiting import STARTING, Awaited
 from harness_ext.errors import LoadError
-from harness_ext.serving import process
-from harness_ext.terminal import outside
+from harness_ext.terminal import note, outside
 
 if TYPE_CHECKING:
     import aiohttp
@@ -149,7 +148,7 @@ class Pool:
     def _is_back(self, server: PoolServer) -> None:
         if not server.up:
             server.up, server.failures = True, 0
-            process.say(f"{server.name} is there again")
+            note(f"{server.name} is there again")
 
     def failed(self, server: PoolServer, fault: str, message: str) -> None:
         """Note that a server has failed a request.
@@ -166,9 +165,9 @@ class Pool:
             return
         server.up = False
         if any(other.up for other in self.servers):
-            process.say(f"{server.name} does not answer ({message}): the other servers get its requests")
+            note(f"{server.name} does not answer ({message}): the other servers get its requests")
         else:
-            process.say(f"{server.name} does not answer ({message}), nor does any other server")
+            note(f"{server.name} does not answer ({message}), nor does any other server")
         probe = asyncio.create_task(self._take_back(server))
         self._probes.add(probe)
         probe.add_done_callback(self._probes.discard)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from harness_ext.serving import process
+from harness_ext.terminal import note
 
 ASK_EVERY = 2.0  # seconds between two attempts
 SAY_EVERY = 15.0  # seconds between two lines about it
@@ -32,7 +32,7 @@ class Awaited:
         self.name, self.seconds = name, seconds
         self.started = seconds <= 0
         self._clock = clock
-        self._say = say or process.say
+        self._say = say or note
         self._since: float | None = None
         self._said = 0.0
 

@@ -42,6 +42,7 @@ from harness_ext.errors import ConfigurationError, Terminated
 from harness_ext.protocol import Protocol, Question
 from harness_ext.protocol.inner import all_seats
 from harness_ext.records.chat import MESSAGES_TOKENIZER, ChatContext
+from harness_ext.terminal import note
 
 logger = logging.getLogger("harness_ext")
 Answer = TypeVar("Answer")
@@ -83,7 +84,7 @@ class ProtocolLM(LM):  # type: ignore[misc]
             if self.plan.demonstration:
                 print(DEMONSTRATION, file=sys.stderr)
             for remark in self.plan.remarks:
-                print(f"[harness-ext] {remark}", file=sys.stderr)
+                note(remark)
             logger.info("harness-ext records this run in %s", self.session.run.path)
 
     @property
@@ -212,7 +213,7 @@ class ProtocolLM(LM):  # type: ignore[misc]
         if problems:
             raise ConfigurationError([f"{problem}: use a model that scores texts" for problem in problems.values()])
         if self.rank == 0:
-            print(f"[harness-ext] {REMARK}", file=sys.stderr)
+            note(REMARK)
 
     def _check_seats(self, requests: Sequence[Any]) -> None:
         """Raise ConfigurationError if a seat that written answers need was left out (`reason=off`)."""

@@ -17,6 +17,7 @@ from harness_ext.protocol import Protocol, Question
 from harness_ext.records import Identity, Transcript
 from harness_ext.records.run_directory import read_transcripts, write_json
 from harness_ext.records.summary import Summary
+from harness_ext.terminal import note
 
 Answer = TypeVar("Answer")
 
@@ -124,7 +125,7 @@ class QuestionRun(Generic[Answer]):
         try:
             self._write_summary(unfinished, budgets)
         except StoreError as error:
-            print(f"[harness-ext] {error}", file=sys.stderr)
+            note(error)
 
     def _unknown(self, questions: Iterable[tuple[int, Question]], numbers: list[int]) -> Iterator[Question]:
         for number, question in questions:
@@ -212,10 +213,10 @@ class QuestionRun(Generic[Answer]):
                 "command again"
             ) from error
         for warning in self._summary.warnings():
-            print(f"[harness-ext] WARNING {warning}", file=sys.stderr)
+            note(f"WARNING {warning}")
         if same_calls := self._summary.events["same_call"]:
-            print(f"[harness-ext] {same_calls} {SAME_CALL}", file=sys.stderr)
-        print(f"[harness-ext] records of this run: {session.run.path}", file=sys.stderr)
+            note(f"{same_calls} {SAME_CALL}")
+        note(f"records of this run: {session.run.path}")
         if demonstration:
             print(DEMONSTRATION, file=sys.stderr)
 

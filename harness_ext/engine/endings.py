@@ -13,7 +13,7 @@ from types import FrameType
 
 from harness_ext.engine.processes import place_of
 from harness_ext.errors import Interrupted, Terminated
-from harness_ext.terminal import clean
+from harness_ext.terminal import note
 
 # How a program calls itself in the process's arguments, and the command that runs it.
 COMMANDS = {
@@ -88,4 +88,4 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 def _say(what: str, advice: str) -> None:
     if place_of().rank == 0:  # it speaks for all processes
         # The command may contain what other tools take as an argument, such as a token.
-        print(clean(f"[harness-ext] {what}{f'; {advice}' if advice else ''}"), file=sys.stderr, flush=True)
+        note(f"{what}{f'; {advice}' if advice else ''}")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TextIO
 from harness_ext.backends.base import Backend
 from harness_ext.backends.served import ServedBackend
 from harness_ext.records import CallResult, Transcript, Turn
+from harness_ext.terminal import note
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -207,11 +208,7 @@ class Progress:
         answered = self.done - self.known
         rest = self.total - self.done
         left = f", {as_clock(elapsed / answered * rest)} left" if answered and rest > 0 else ""
-        print(
-            f"[harness-ext] {self.done}/{self.total} questions in {as_clock(elapsed)}{left}: {status}",
-            file=self.stream,
-            flush=True,
-        )
+        note(f"{self.done}/{self.total} questions in {as_clock(elapsed)}{left}: {status}", self.stream)
 
 
 def as_clock(seconds: float) -> str:

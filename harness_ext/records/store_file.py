@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -15,7 +14,7 @@ from typing import IO
 
 from harness_ext.errors import StoreError
 from harness_ext.files import private_mode
-from harness_ext.terminal import clean
+from harness_ext.terminal import note
 
 # Keys are random. Replies are kept in order of arrival, so an insertion touches a random page of the small key index
 # only. In a table sorted by key (`WITHOUT ROWID`), it would touch a random page among the large replies.
@@ -210,7 +209,7 @@ class StoreFile:
         """Print what is wrong with the file, once."""
         if what not in self._warned:
             self._warned.add(what)
-            print(clean(f"[harness-ext] WARNING the call store's file {self.path} {what}"), file=sys.stderr)
+            note(f"WARNING the call store's file {self.path} {what}")
 
     def damaged(self, reason: object) -> StoreError:
         """Return the error about a file that cannot be used any more."""

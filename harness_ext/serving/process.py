@@ -20,7 +20,7 @@ from pathlib import Path
 from harness_ext.errors import LoadError
 from harness_ext.files import open_to_append
 from harness_ext.serving import watcher
-from harness_ext.terminal import clean, outside
+from harness_ext.terminal import clean, note, outside
 
 HOST = "127.0.0.1"
 END_WITHIN = 5.0  # seconds after SIGTERM; Slurm and Kubernetes kill a whole job 30 seconds after it
@@ -252,10 +252,4 @@ class Clock:
 
     def _run(self) -> None:
         while not self._over.wait(self._every):
-            say(self._line(self.seconds))
-
-
-def say(line: str) -> None:
-    """Print a line about a server on standard error."""
-    with suppress(OSError, ValueError):  # nobody reads it, which is no reason to end the run
-        print(f"[harness-ext] {clean(line)}", file=sys.stderr, flush=True)
+            note(self._line(self.seconds))

@@ -25,8 +25,8 @@ from harness_ext.serving.process import (
     answers,
     has_model,
     is_healthy,
-    say,
 )
+from harness_ext.terminal import note
 
 SAY_EVERY = 15.0  # seconds
 ANY_ADDRESS = "0.0.0.0"
@@ -149,7 +149,7 @@ class Server:
         try:
             self.ready(early=True)
         except LoadError as error:
-            say(f"{error}\nThe run goes on until it needs this model.")
+            note(f"{error}\nThe run goes on until it needs this model.")
         except RunAborted:
             pass
 
@@ -235,7 +235,7 @@ class Server:
         with ExitStack() as stack:
             for device in sorted(spec.devices or ()):
                 stack.enter_context(self._turn(device))
-            say(f"{self.label}: starting {self.engine.title}{where}{chosen}, log in {log}")
+            note(f"{self.label}: starting {self.engine.title}{where}{chosen}, log in {log}")
             for attempt in range(PORTS_TRIED):
                 port = Port(self._listens)
                 alias = f"{Path(spec.model).stem}-{secrets.token_hex(4)}".replace(",", "_")
@@ -282,7 +282,7 @@ class Server:
                     left = max(1.0, deadline - clock.seconds)
                     problem = answers(url, name, left, self._secret)
                     if problem is None and process.status is None:
-                        say(f"{self.label}: ready after {clock.seconds:.0f} s, {url}")
+                        note(f"{self.label}: ready after {clock.seconds:.0f} s, {url}")
                         return True
                     stage = f"it is healthy, but its first completion failed: {problem}" if problem else stage
                 self._pause()
