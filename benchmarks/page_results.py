@@ -42,7 +42,8 @@ READ_AS = """\
 
 - `right` is the share of right answers, `Δ` the difference to the baseline on the same questions, by `harness-ext
   compare` ([how](compare.md#statistics)); `up` and `down` count the questions that became right and wrong. `p (Holm)`
-  is corrected for all {family} comparisons on this page.
+  is corrected for all {family} comparisons on this page. `detectable` is the smallest difference that such a run would
+  find again with power {power:g}.
 - `unreadable` is the share of final texts in which the task finds no answer.
 - Calls, tokens and `seconds` are per question, each as if the setting had run alone. `tokens` counts what was read and
   written by each seat. `seconds` adds up the durations of calls, of which up to four run side by side. `compute` is
@@ -73,11 +74,11 @@ def page_of(result: Mapping[str, Any]) -> str:
     family = sum(cell["difference"] is not None for group in groups for cell in group["cells"])
     about = "\n".join(f"- `{setting.label}`: {setting.about}." for setting in SETTINGS)
     parts = [HEAD, "## What was found\n", "\n".join(f"- {finding(group)}" for group in groups) + "\n"]
-    parts += [READ_AS.format(settings=about, family=family)]
+    parts += [READ_AS.format(settings=about, family=family, power=POWER)]
     for group in groups:
         parts += [f"## {title(group)}\n", table([cells_of(group, cell) for cell in group["cells"]])]
         parts += [part for part in (verdict_table(group),) if part]
-    parts += ["## What can be detected\n", detectable(groups), "## Not run yet\n", missing(groups)]
+    parts += ["## What can be detected\n", detectable(), "## Not run yet\n", missing(groups)]
     return "\n".join(parts)
 
 
@@ -158,6 +159,7 @@ def cells_of(group: Mapping[str, Any], cell: Mapping[str, Any]) -> dict[str, Any
         "right (95 %)": with_interval(cell, ".2f"),
         "Δ (95 %)": with_interval(other, "+.2f") if other else "",
         "p (Holm)": f"{other['adjusted']:.2g}" if other else "",
+        "detectable": number(other["detectable"], ".2f") if other else "",
         "up": other["up"] if other else "",
         "down": other["down"] if other else "",
         "unreadable": number(cell["unread"], ".0%"),
@@ -227,33 +229,17 @@ def _of(some: int, others: int) -> str:
     return f"{some} of {some + others}"
 
 
-def detectable(groups: Sequence[Mapping[str, Any]]) -> str:
-    """Return what differences these numbers of questions, and the default one, can find."""
+def detectable() -> str:
+    """Return what differences the default number of questions can find."""
     gain = smallest_gain(
         IndependentQuestions(this_share(DISCORDANT, "as given"), BASELINE, ALPHA), LIMIT, 1 - BASELINE, POWER
     )
     command = f"harness-ext plan --baseline {BASELINE:g} --discordant {DISCORDANT:g} --questions {LIMIT}"
-    words = (
+    return (
         f"The default of {LIMIT} questions finds a gain of {number(gain, '.2f')} with power {POWER:g}, if the baseline "
         f"is right on {BASELINE:.0%} and {DISCORDANT:.0%} of the answers change (`{command}`), before any correction "
-        "for several comparisons. The smallest differences that such runs would find again with that power:\n"
+        "for several comparisons.\n"
     )
-    rows = [
-        {
-            "task and models": title(group),
-            "n": group["cells"][0]["number"],
-            **{setting.label: _detectable(group, setting.label) for setting in SETTINGS if setting.label != "baseline"},
-        }
-        for group in groups
-    ]
-    return f"{words}\n{table(rows)}"
-
-
-def _detectable(group: Mapping[str, Any], label: str) -> str:
-    cell = next((cell for cell in group["cells"] if cell["run"] == label), None)
-    if cell is None:
-        return "not run"
-    return number(cell["difference"]["detectable"], ".2f")
 
 
 def missing(groups: Sequence[Mapping[str, Any]]) -> str:

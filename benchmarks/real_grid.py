@@ -116,6 +116,33 @@ SETTINGS = (
         "speculative_pair", "speculative_pair", BOTH, {"unit": "step", "accept": "judge"},
         "the teacher rates each step and replaces bad ones",
     ),
+    Setting(
+        "self_refine", "self_refine", {"student": "student"}, {"max_rounds": ROUNDS},
+        "the student criticises and refines its own answer",
+    ),
+    Setting(
+        "chain_of_verification", "chain_of_verification", {"student": "student"}, {},
+        "the student answers check questions about its answer, and revises it",
+    ),
+    Setting(
+        "best_of_n", "best_of_n", {"student": "student", "verifier": "teacher"}, {"n": 4},
+        "the teacher chooses among four answers of the student",
+    ),
+    Setting(
+        "mixture_of_agents", "mixture_of_agents",
+        {"proposer.1": "student", "proposer.2": "teacher", "aggregator": "teacher"}, {"layers": 2},
+        "the teacher reads answers of both, and writes one of its own",
+    ),
+    Setting(
+        "speculative_cot", "speculative_cot", BOTH, {"n": 3},
+        "the teacher chooses among three chains of thought of the student, or writes its own",
+    ),
+    Setting("lookahead", "lookahead", BOTH, {}, "the teacher keeps the student's steps that agree with its own"),
+    Setting("cascade", "cascade", BOTH, {"k": 3}, "the teacher answers where three answers of the student disagree"),
+    Setting(
+        "equal_budget", "equal_budget", {"student": "student"}, {"spend": "auto:{feedback}", "by": "flops"},
+        "the student thinks on, at about the compute of `feedback_pair`",
+    ),
 )  # fmt: skip
 PAIRS = (Pair("qwen-0.5b", "qwen-1.5b"), Pair("qwen-1.5b", "qwen-1.5b"))
 

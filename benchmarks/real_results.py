@@ -35,7 +35,6 @@ from real_grid import (
     PAIRS,
     SETTINGS,
     TASKS,
-    VOTES,
     Cell,
     Pair,
     Task,
@@ -60,9 +59,10 @@ def chosen(tasks: Sequence[str], pairs: Sequence[Pair], settings: Sequence[str])
     tasks: names of tasks.
     pairs: the pairs.
     settings: labels of settings. The baseline is added, because all others are compared with it, and `feedback_pair` if
-        `self_consistency` needs its cost.
+        another setting is to cost as much.
     """
-    labels = {*settings, "baseline"} | ({FEEDBACK} if VOTES in settings else set())
+    controls = any(value == "auto:{feedback}" for label in settings for value in setting_named(label).options.values())
+    labels = {*settings, "baseline"} | ({FEEDBACK} if controls else set())
     return [
         Cell(task_named(name), pair, setting)
         for pair in dict.fromkeys(pairs)
