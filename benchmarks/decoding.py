@@ -29,6 +29,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -66,15 +67,26 @@ def seat(folder: str, batch_size: int, noise: float = 0.0) -> Any:
     from harness_ext.protocol import SeatSetup
 
     backend = HFBackend({"pretrained": folder, "batch_size": batch_size, "device": "cpu", "dtype": "float32"})
-    backend.load()
+    apart(backend.load)
     backend.loaded = True
     if noise:
         torch.manual_seed(0)
         backend.fingerprint += f" noise {noise}"
-        with torch.no_grad():
-            for weights in backend.lm.model.parameters():
-                weights += noise * weights.std() * torch.randn_like(weights)
+
+        def disturb() -> None:
+            with torch.no_grad():
+                for weights in backend.lm.model.parameters():
+                    weights += noise * weights.std() * torch.randn_like(weights)
+
+        apart(disturb)
     return SeatSetup(backend)
+
+
+def apart(function: Callable[[], Any]) -> Any:
+    """Return what a function returns in a thread of its own, as a run loads and calls its models: Python threads that
+    have computed slow each other down as long as they exist."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(function).result()
 
 
 @contextmanager
@@ -254,17 +266,20 @@ def assisted(teacher: Any, student: Any, asked: Sequence[Any]) -> dict[str, floa
     """Return the seconds of transformers' assisted generation."""
     import torch
 
+    def write() -> None:
+        for question in asked:
+            ids = torch.tensor([teacher.lm.tok_encode(teacher.render(question.context).text)])
+            with torch.no_grad():
+                teacher.lm.model.generate(
+                    ids,
+                    attention_mask=torch.ones_like(ids),
+                    max_new_tokens=question.gen_kwargs["max_gen_toks"],
+                    do_sample=False,
+                    assistant_model=student.lm.model,
+                )
+
     wall, cpu = time.perf_counter(), time.process_time()
-    for question in asked:
-        ids = torch.tensor([teacher.lm.tok_encode(teacher.render(question.context).text)])
-        with torch.no_grad():
-            teacher.lm.model.generate(
-                ids,
-                attention_mask=torch.ones_like(ids),
-                max_new_tokens=question.gen_kwargs["max_gen_toks"],
-                do_sample=False,
-                assistant_model=student.lm.model,
-            )
+    apart(write)
     return {"wall": round(time.perf_counter() - wall, 2), "cpu": round(time.process_time() - cpu, 2)}
 
 

@@ -13,6 +13,7 @@ from typing import Protocol as Interface
 from harness_ext.backends.base import Backend, Request
 from harness_ext.backends.served import ServedBackend
 from harness_ext.engine.budget import Budget
+from harness_ext.engine.openmp import release_threads
 from harness_ext.engine.queues import CallOutcome, CallPolicy, DeviceQueue, Pending, ThreadQueue
 from harness_ext.engine.rest import Rest
 from harness_ext.engine.served_queue import ServedQueue
@@ -79,6 +80,7 @@ class Engine:
         StoreError or whatever `finished` raises if the run cannot continue, and BudgetSpent if questions are left
         unfinished because their calls did not fit into the budget. Finished calls are in the store by then.
         """
+        release_threads()
         run = _Run(self, protocol, seats, enumerate(questions), finished, observers)
         thread = threading.Thread(target=run.thread_main, name="harness-ext engine", daemon=True)
         thread.start()
