@@ -30,7 +30,9 @@ _MODEL_WORDS = re.compile(
 )
 _VARIABLE = re.compile(r"(^|_)(API_?KEY|KEY|TOKEN|SECRET|PASSWORD|PASSWD)$", re.IGNORECASE)
 _FORMATS = re.compile(
-    r"\bsk-(?:(?=[\w-]{0,100}\d)[\w-]{20,}|[A-Za-z0-9]{20,})"
+    # Without the name of a kind of key, a long part tells a key from the words and numbers of a model's name.
+    r"\bsk-(?:(?:proj|ant|or|svcacct|admin)-[\w-]{20,}"
+    r"|(?:[A-Za-z0-9]{1,40}[-_]{1,2}){0,8}(?:(?=[A-Za-z]{0,100}\d)[A-Za-z0-9]{16,}|[A-Za-z0-9]{20,})[\w-]*)"
     r"|\b(?:gsk|xai|pplx|jina)[-_][A-Za-z0-9]{20,}[\w-]*"
     r"|\b(?:hf|r8|gh[pousr]|api_org|fw|tgp_v1|pk|rk)_[A-Za-z0-9]{20,}"
     r"|\bnvapi-[\w-]{20,}"

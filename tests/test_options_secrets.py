@@ -193,6 +193,7 @@ def model_names(draw: st.DrawFn) -> str:
 
 @example("llama-eyJ-llama-llama.llama-llama", "")
 @example("hf://llama", "@http://localhost:8000/v1")
+@example("sk-llama-llama-llama-Qwen2.5", "")
 @given(
     model_names(),
     st.sampled_from(["", "@http://localhost:8000/v1", "@https://host.example:443/a/v1?api-version=2024-02-01"]),
