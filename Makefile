@@ -1,5 +1,5 @@
 # make demo         set up a virtual environment and run the main job
-# make test         set up and run the tests (ARGS="tests/test_cli.py -x" selects some of them)
+# make test         set up and run the tests (ARGS="tests/test_cli.py -x" selects some of them; WORKERS at once)
 # make check        run the linters, the type checker and the tests
 # make test-latest  run the tests on the newest releases of all dependencies, in an environment of its own (LATEST)
 # make models       fetch and convert real public models (ARGS="smollm2 gemma" selects some; into HARNESS_EXT_MODELS)
@@ -25,7 +25,9 @@ EXTRAS := dev,finetune,inspect,openai,report,scienceqa
 # the demonstration took 40 s with two threads and 9 s with one.
 OMP_NUM_THREADS ?= 1
 export OMP_NUM_THREADS
-PYTEST := -m pytest -n 2 --dist loadfile $(ARGS)
+# More workers than cores: many tests wait for processes, servers or Slurm. The order is that of tests/conftest.py.
+WORKERS ?= 3
+PYTEST := -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 FOLDERS := $(wildcard models tasks enhance finetune)
 
 .PHONY: demo engines models test test-latest lint types layout check clean

@@ -6,14 +6,16 @@ After Dhuliawala et al., "Chain-of-Verification Reduces Hallucination in Large L
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from harness_ext.bridge.protocol_lm import ProtocolLM
+from harness_ext.models.asking import ask
+from harness_ext.models.refining import Drafts
 from harness_ext.options import PromptText, prompt
-from harness_ext.protocol import Message, Protocol, Question, Role, Seats
+from harness_ext.protocol import Protocol, Question, Role, Seats
+from harness_ext.reading.question_lists import finished_items, read_questions
 from harness_ext.records import Solution
 
 
@@ -51,70 +53,36 @@ class ChainOfVerification(Protocol):
             raise ValueError("`max_questions` and `check_max_tokens` must be 1 or more")
 
     async def solve(self, question: Question, seats: Seats) -> Solution:
-        student = seats.student
-        draft = await student.generate(question.context, kind="draft")
-        if not draft.text.strip():
-            return Solution(draft.text, "empty_draft")
-        asked = self.joint_user if self.variant == "joint" else self.plan_user
-        plan = await student.generate(
-            [*question.messages, student.own_turn(draft), Message("user", asked)],
-            kind="plan",
-            gen_kwargs=student.limits(self.check_max_tokens),
-        )
-        if self.variant == "joint":
-            findings, left_out = plan.text.strip(), 0
-        else:
-            planned = numbered(plan.text, whole=plan.finish != "length")
-            left_out = max(0, len(planned) - self.max_questions)
-            findings = await self._answered(question, seats, draft.text, planned[: self.max_questions])
+        drafts = await Drafts.first(question, seats.student)
+        draft, is_joint = drafts.texts[-1], self.variant == "joint"
+        if not draft.strip():
+            return drafts.end("empty_draft")
+        plan = await drafts.ask(self.joint_user if is_joint else self.plan_user, "plan", self.check_max_tokens)
+        planned = [] if is_joint else read_questions(plan.text, whole=plan.finish != "length")
+        chosen = planned[: self.max_questions]
+        findings = finished_items(plan.text, plan.finish) if is_joint else await self._answered(seats, draft, chosen)
         seats.note(plan, malformed=not findings)
-        totals = {"questions_left_out": left_out, "without_questions": int(not findings)}
+        totals = {"questions_left_out": len(planned) - len(chosen), "without_questions": int(not findings)}
         if not findings:
-            return Solution(draft.text, "no_questions", {"totals": totals})
+            return drafts.end("no_questions", totals=totals)
         revise = self.revise_user.fill(findings=findings, demand=question.demand)
-        revised = await student.generate(
-            question.conversation(student.own_turn(draft), Message("user", revise)), kind="refine"
-        )
-        if not revised.text.strip():
-            return Solution(draft.text, "empty_revision", {"totals": totals})
-        return Solution(revised.text, "revised", {"totals": totals})
+        is_empty = await drafts.refine(revise, ends_on_repeat=False)
+        return drafts.end("empty_revision" if is_empty else "revised", totals=totals)
 
-    async def _answered(self, question: Question, seats: Seats, draft: str, planned: list[str]) -> str:
+    async def _answered(self, seats: Seats, draft: str, chosen: list[str]) -> str:
         """Return the check questions with their answers, as the student is shown them; empty if there are none."""
-        checker = seats.either("checker", "student")
-        limits = checker.limits(self.check_max_tokens)
+        checker, limit = seats.either("checker", "student"), self.check_max_tokens
 
-        async def ask(text: str, kind: str) -> str:
-            return (await checker.generate([Message("user", text)], kind=kind, gen_kwargs=limits)).text.strip()
-
-        async def check(one: str) -> str:
-            answer = await ask(self.check_user.fill(questions=one), "check")
+        async def check(asked: str, gap: str = "\n") -> str:
+            answer = (await ask(checker, self.check_user.fill(questions=asked), "check", limit)).text.strip()
             if self.variant == "factor_revise":
-                compared = self.compare_user.fill(draft=draft, question=one, answer=answer)
-                answer = f"{answer}\n{await ask(compared, 'compare')}"
-            return f"{one}\n{answer}"
+                compare = self.compare_user.fill(draft=draft, question=asked, answer=answer)
+                answer += f"\nCompared with your answer: {(await ask(checker, compare, 'compare', limit)).text.strip()}"
+            return f"{asked}{gap}{answer}"
 
-        if self.variant == "two_step" and planned:
-            listed = "\n".join(f"{n}. {one}" for n, one in enumerate(planned, start=1))
-            return f"{listed}\n\n{await ask(self.check_user.fill(questions=listed), 'check')}"
-        return "\n\n".join(await asyncio.gather(*map(check, planned)))
-
-
-def numbered(text: str, whole: bool = True) -> list[str]:
-    """Return the questions in a list, without their numbers and without what follows their question marks.
-
-    text: the list. Its lines with a question mark are the questions, of which those in the list count alone if there
-        are any. A list without a question mark is one of statements to check.
-    whole: whether it is complete. Default True. Of one that was cut off, an unfinished question does not count.
-    """
-    lines = [line.strip() for line in text.splitlines()]
-    if not whole and lines and not lines[-1].endswith("?"):
-        del lines[-1]
-    items = [match[1].strip() for line in lines if (match := _ITEM.match(line))]
-    for group in (items, lines):
-        if asked := [match[1] for one in group if (match := _ASKED.match(one))]:
-            return [*dict.fromkeys(one.replace("**", "") if one.count("**") % 2 else one for one in asked)]
-    return [*dict.fromkeys(items)]
+        if self.variant == "two_step" and chosen:
+            return await check("\n".join(f"{n}. {one}" for n, one in enumerate(chosen, start=1)), gap="\n\n")
+        return "\n\n".join(await asyncio.gather(*map(check, chosen)))
 
 
 class ChainOfVerificationLM(ProtocolLM):
@@ -123,10 +91,6 @@ class ChainOfVerificationLM(ProtocolLM):
     protocol = ChainOfVerification
 
 
-_ITEM = re.compile(
-    r"(?:\*\*)?(?:Q(?:uestion)?\s*)?(?:\(?\d{1,2}\\?[.):](?=\D)|[-*•](?=\s))(?:\*\*)?\s*(.*\S)", re.IGNORECASE
-)
-_ASKED = re.compile(r"(.*[?？])")
 PLAN_USER = """\
 Write short questions with which somebody else can check your answer: about each fact and each step that it depends on. Write one question per line, numbered and with a question mark. Each must be understandable by itself, without the task and the answer. Write nothing else."""  # noqa: E501
 JOINT_USER = """\

@@ -53,8 +53,7 @@ class Debate(DebateOptions):
                 else:
                     await state.drafts([agent])
                     agreeing = 0
-                said_so = self.is_quorum(agreeing + 1, len(state.voters))
-                if said_so if self.consensus == "verdict" else state.agreed():
+                if state.agreed_in_a_row(agreeing) if self.consensus == "verdict" else state.agreed():
                     state.end_round(round_)
                     return "agreed"
             state.end_round(round_)

@@ -7,24 +7,23 @@ is made to go on by the word "Wait", after the budget forcing of Muennighoff et 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from math import floor
-from pathlib import Path
 from typing import ClassVar, Literal
 
 from harness_ext.backends.base import Backend
 from harness_ext.backends.served import ServedBackend
-from harness_ext.backends.settings import effective_settings
 from harness_ext.backends.thinking import Thinking
 from harness_ext.bridge.protocol_lm import ProtocolLM
 from harness_ext.errors import CallFailed
-from harness_ext.models.speculative.partial_reply import limited, open_prompt
+from harness_ext.models.continuing import Pieces
+from harness_ext.models.from_run import check_given, run_of, with_values
+from harness_ext.models.speculative.partial_reply import limited
 from harness_ext.options import MOST, PromptText, check_rounds, prompt
-from harness_ext.protocol import Message, Protocol, Question, Role, Seat, Seats, SeatSetup
-from harness_ext.reading import Reading, answer_form, read_answer, same_answer
-from harness_ext.records import Completion, Solution, Turn, Usage
-from harness_ext.records.costs import Measure, amount, question_cost
+from harness_ext.protocol import Protocol, Question, Role, Seats, SeatSetup
+from harness_ext.records import Solution
+from harness_ext.records.costs import Measure, question_cost
 
 
 @dataclass(frozen=True)
@@ -52,9 +51,7 @@ class EqualBudget(Protocol):
     roles: ClassVar[Mapping[str, Role]] = {"student": Role("answers, and goes on until the budget is spent")}
 
     def __post_init__(self) -> None:
-        given = self.spend
-        if not given.startswith("auto:") if isinstance(given, str) else given <= 0:
-            raise ValueError(f"`spend={given}`: expected a number above 0, or `auto:<run directory>`")
+        check_given("spend", self.spend, lambda cost: cost > 0, "a number above 0")
         if self.how == "thinking" and self.by != "output_tokens":
             raise ValueError(f"`how=thinking` counts tokens that the model writes, not `by={self.by}`: leave that out")
         if not self.wait.strip() or self.max_waits < 0:
@@ -69,106 +66,48 @@ class EqualBudget(Protocol):
 
     def resolved(self, seats: Mapping[str, SeatSetup]) -> EqualBudget:
         """Return the protocol with `spend` as a number, which is also its `target` if another run spent it."""
-        if not isinstance(self.spend, str):
+        if (run := run_of(self.spend)) is None:
             return self
-        target = question_cost(Path(self.spend[5:]).expanduser(), self.by)
-        chosen = replace(self, spend=target)
-        object.__setattr__(chosen, "target", target)
-        return chosen
+        target = question_cost(run, self.by)
+        return with_values(self, spend=target, target=target)
 
     async def solve(self, question: Question, seats: Seats) -> Solution:
-        student, spend = seats.student, float(self.spend)
-        if self.how == "thinking":
-            pieces, stop = [await self._thinking(question, student, round(spend))], "answered"
-        else:
-            pieces, stop = await self._waiting(question, student, spend)
-        read = self._answers(question, student, pieces)
-        final = next((answer for answer in reversed(read) if answer is not None), None)
-        # The first piece that gives the final answer: what only confirms it need not have the form of an answer.
-        winner = next(
-            (p for p, answer in zip(pieces, read, strict=True) if final and answer and same_answer(answer, final)),
-            next((p for p in pieces if p.text.strip()), pieces[0]),
-        )
+        pieces = Pieces(question, seats.student, self.wait, self.wait_user)
+        stop = await (self._thinking(pieces) if self.how == "thinking" else self._waiting(pieces))
+        winner, answer = pieces.best()
         seats.note(winner, kept=winner.completion_tokens)
         totals = {
-            "waits": len(pieces) - 1,
-            "unparsable": int(final is None),
-            "cost": self._cost(student, pieces),
-            "target_cost": spend,
+            "waits": len(pieces.all) - 1,
+            "unparsable": int(answer is None),
+            "cost": pieces.cost(self.by),
+            "target_cost": float(self.spend),
         }
         return Solution(winner.text, stop, {"totals": totals})
 
-    async def _waiting(self, question: Question, student: Seat, spend: float) -> tuple[list[Completion], str]:
-        """Return what the student writes one after the other, and why it ends."""
-        pieces = [await student.generate(question.context, kind="draft")]
+    async def _waiting(self, pieces: Pieces) -> str:
+        """Let the student go on until the budget is spent, and return why it ends."""
+        await pieces.begin()
         while True:
-            left = spend - self._cost(student, pieces)
-            if left < (spend - left) / len(pieces) / 2:  # not enough for half a piece of average size
-                return pieces, "spent"
-            if not (pieces[-1].text + pieces[-1].thought).strip():
-                return pieces, "silent"
-            if len(pieces) > self.max_waits:
-                return pieces, "max_waits"
-            room = floor(left) if self.by == "output_tokens" else MOST
-            settings = limited(question, room) if room < _limit(question, student) else None
-            asked = self._prompt(question, student, pieces)
+            spent = pieces.cost(self.by)
+            left = float(self.spend) - spent
+            if left < spent / len(pieces.all) / 2:  # not enough for half a piece of average size
+                return "spent"
+            if pieces.is_silent:
+                return "silent"
+            if len(pieces.all) > self.max_waits:
+                return "max_waits"
             try:
-                pieces.append(await student.generate(asked, kind="continue", gen_kwargs=settings))
+                await pieces.go_on(floor(left) if self.by == "output_tokens" else MOST)
             except CallFailed as error:
                 if error.code != "overflow":
                     raise
-                return pieces, "context_full"
+                return "context_full"
 
-    def _prompt(self, question: Question, student: Seat, pieces: Sequence[Completion]) -> str | list[Message]:
-        """Return the prompt for the next piece. A model whose last piece has a thought goes on within its thought."""
-        if "continue" not in student.backend.capabilities:
-            turns = ((student.own_turn(piece), Message("user", self.wait_user)) for piece in pieces)
-            return question.conversation(*(message for both in turns for message in both))
-        thinks = bool(pieces[-1].thought)
-        reply = f"{student.setup.thought_markers[0][0]}\n" if thinks else ""
-        for piece in pieces:
-            reply += piece.thought if thinks else piece.text
-            if piece.finish != "length":  # a piece that was cut off goes on where it is
-                reply = f"{reply.rstrip()}\n\n{self.wait}"
-        return open_prompt(question, reply)
-
-    def _answers(self, question: Question, student: Seat, pieces: Sequence[Completion]) -> list[Reading | None]:
-        """Return the answer in each piece; None if it has none, or one of another kind than the first that there is.
-
-        A piece that goes on after the word is read with it. Neither such a piece nor one that was cut off is an answer
-        as a whole: otherwise a remark such as "yes, that is right" would be the answer yes.
-        """
-        form, continues = answer_form(question.text), "continue" in student.backend.capabilities
-        read: list[Reading | None] = []
-        for n, piece in enumerate(pieces):
-            goes_on = n > 0 and continues and not pieces[n - 1].thought
-            begin = question.prefix if n == 0 else self.wait if goes_on and pieces[n - 1].finish != "length" else ""
-            answer = read_answer(f"{begin}{piece.text}", form=form)
-            is_part = goes_on or piece.finish == "length"
-            read.append(None if is_part and answer is not None and answer.rule == "whole" else answer)
-        kind = next((answer.kind for answer in read if answer is not None), None)
-        return [answer if answer is not None and answer.kind == kind else None for answer in read]
-
-    async def _thinking(self, question: Question, student: Seat, tokens: int) -> Completion:
-        """Return the student's reply after a thought of at most so many tokens."""
-        settings = {**limited(question, tokens + _limit(question, student)), **Thinking(tokens=tokens).fields}
-        return await student.generate(question.context, kind="draft", gen_kwargs=settings)
-
-    def _cost(self, student: Seat, pieces: Sequence[Completion]) -> float:
-        usage = Usage.total(student.setup.cost.usage(Turn(student.name, "draft", "", piece)) for piece in pieces)
-        found = amount(usage, self.by)
-        if found is None:
-            raise CallFailed(
-                "protocol",
-                f"the {self.by} of {student.backend.name} are not known: choose another `by`, or set its prices or "
-                "`parameters`",
-            )
-        return found
-
-
-def _limit(question: Question, seat: Seat) -> int:
-    """Return the task's length limit of a reply, in tokens."""
-    return int(effective_settings(question.gen_kwargs, seat.backend.default_max_gen_toks)["max_gen_toks"])
+    async def _thinking(self, pieces: Pieces) -> str:
+        """Let the student answer after a thought of at most as many tokens as it may spend."""
+        tokens = round(float(self.spend))
+        await pieces.begin({**limited(pieces.question, tokens + pieces.limit), **Thinking(tokens=tokens).fields})
+        return Thinking(tokens=tokens).note(pieces.all[-1], None) or "answered"
 
 
 class EqualBudgetLM(ProtocolLM):

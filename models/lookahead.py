@@ -9,18 +9,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import ClassVar
 
 from harness_ext.bridge.protocol_lm import ProtocolLM
 from harness_ext.decisions import Predicate
-from harness_ext.decisions.questions import YES
-from harness_ext.models.speculative.partial_reply import Continuation, PartialReply, continue_reply
+from harness_ext.models.asking import is_yes, share_of_yes
+from harness_ext.models.speculative.partial_reply import PartialReply
 from harness_ext.models.speculative.policy import Judgement
+from harness_ext.models.speculative.steps import Step, write_steps
 from harness_ext.models.speculative.trace import GenerationTrace
-from harness_ext.models.speculative.units import split_steps
 from harness_ext.options import PromptText, check_rounds, prompt
-from harness_ext.protocol import Capability, Protocol, Question, Role, Seat, Seats
+from harness_ext.protocol import Capability, Protocol, Question, Role, Seats
 from harness_ext.records import Solution
 
 
@@ -60,23 +59,25 @@ class Lookahead(Protocol):
         for _ in range(self.max_passes):
             ahead = await self._ahead(question, seats, reply, trace) if self.steps else []
             before = [reply, *(step.reply for step in ahead)]
-            written = await asyncio.gather(*(_write(question, seats.teacher, one, trace, "correct") for one in before))
+            written = await asyncio.gather(
+                *(write_steps(question, seats.teacher, one, trace, kind="correct") for one in before)
+            )
             own = [steps[0] if steps else None for steps in written]
             found = await asyncio.gather(*(self._same(seats, a, b) for a, b in zip(ahead, own, strict=False)))
             accepted = next((i for i, (same, _) in enumerate(found) if not same), len(ahead))
             figures = tuple(figure for _, figure in found[: accepted + 1])
             trace.judged(Judgement(accepted, figures, ()))
             for step, figure in zip(ahead[:accepted], figures, strict=False):
-                step.write_to(trace, "student", figure)
+                trace.write_part("student", step.unit, figure)
             reply, last = before[accepted], own[accepted]
             if last is not None:
-                last.write_to(trace, "teacher", None)
+                trace.write_part("teacher", last.unit)
                 reply = last.reply
                 if accepted < len(ahead):
                     trace.correct(ahead[accepted].unit.text, figures[-1], last.unit.text, None)
             if last is None or last.ends:
                 stop = "teacher_stops"
-            elif reply.ended or (reply.room is not None and reply.room <= 0):
+            elif reply.ended or reply.is_full:
                 stop = "length"
             elif trace.repeats():
                 stop = "repetition"
@@ -90,7 +91,8 @@ class Lookahead(Protocol):
         ahead: list[Step] = []
         while len(ahead) < self.steps and not (ahead and ahead[-1].ends):
             begun = ahead[-1].reply if ahead else reply
-            more = await _write(question, seats.student, begun, trace, "continue", self.steps - len(ahead))
+            left = self.steps - len(ahead)
+            more = await write_steps(question, seats.student, begun, trace, kind="continue", most=left)
             if not more:
                 break
             ahead += more
@@ -98,50 +100,13 @@ class Lookahead(Protocol):
 
     async def _same(self, seats: Seats, drafted: Step, own: Step | None) -> tuple[bool, float]:
         """Return whether a drafted step means the same as the teacher's own, and how probable that is."""
-        if own is None or drafted.unit.text.strip() == own.unit.text.strip():
+        if own is None or drafted.text == own.text:
             return own is not None, float(own is not None)
-        state = {"step 1": own.unit.text.strip(), "step 2": drafted.unit.text.strip()}
-        asked = {"same": Predicate(self.same_question)}
+        state, asked = {"step 1": own.text, "step 2": drafted.text}, {"same": Predicate(self.same_question)}
         decision = (await seats.either("verifier", "teacher").decide(state, asked, kind="same"))["same"]
-        probability = decision.probability(YES)
-        same = decision.choice == YES if probability is None else probability >= self.accept_at
+        same = is_yes(decision, self.accept_at)
         seats.note(decision, accepted=same, malformed=decision.choice is None)
-        return same, float(same) if probability is None else probability
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """A step of a reply: what its author wrote, the reply with it, and whether its author would end the reply there."""
-
-    unit: Continuation
-    reply: PartialReply
-    ends: bool
-
-    def write_to(self, trace: GenerationTrace, author: str, figure: float | None) -> None:
-        """Make it a part of the traced reply."""
-        ids = self.unit.ids
-        trace.write(author, self.unit.text, figure, self.unit.completion, None if ids is None else len(ids))
-
-
-async def _write(
-    question: Question, seat: Seat, reply: PartialReply, trace: GenerationTrace, kind: str, most: int = 1
-) -> list[Step]:
-    """Return the first steps, `most` at most, of how a seat continues a reply; none if it ends it."""
-    found = (await continue_reply(seat, question, reply, "", kind=kind, only="step")).within(reply)
-    trace.source(found.completion, found.seam)
-    pieces = found.pieces(reply)
-    sizes, finish = split_steps(pieces), found.completion.finish
-    # A model that ends after a step has begun the next one, and one that was cut off has not finished its last.
-    whole = len(sizes) if finish == "stop" else max(1, len(sizes) - 1) if finish == "length" else 1
-    steps: list[Step] = []
-    for number, (end, size) in enumerate(zip(accumulate(sizes), sizes, strict=True), start=1):
-        text, ids = "".join(pieces[end - size : end]), None if found.ids is None else found.ids[end - size : end]
-        if number > min(whole, most) or not text.strip():
-            break
-        begun = steps[-1].reply if steps else reply
-        unit = Continuation(found.completion, text, ids)
-        steps.append(Step(unit, begun.extended_by(unit), finish == "stop" and number == len(sizes)))
-    return steps
+        return same, share_of_yes(decision) or 0.0
 
 
 class LookaheadLM(ProtocolLM):

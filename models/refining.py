@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from harness_ext.protocol import Message, Question, Seat, Seats
 from harness_ext.reading import Verdict, read_verdict
@@ -35,6 +36,16 @@ class Drafts:
         """Return the texts of all drafts, the latest last."""
         return [draft.text for draft in self.all]
 
+    async def ask(self, prompt: str, kind: str, max_tokens: int) -> Completion:
+        """Return what the student says when it is asked about its latest draft.
+
+        prompt: what it is asked.
+        kind: the turn's name in the records.
+        max_tokens: the length limit of the reply, in tokens.
+        """
+        asked = [*self.question.messages, self.student.own_turn(self.all[-1]), Message("user", prompt)]
+        return await self.student.generate(asked, kind=kind, gen_kwargs=self.student.limits(max_tokens))
+
     async def refine(self, prompt: str, *, history: bool = False, ends_on_repeat: bool = True) -> str | None:
         """Ask for a refinement of the latest draft. Return why nothing better can follow, or None.
 
@@ -54,12 +65,13 @@ class Drafts:
         self.all.append(refined)
         return "cycle" if known and ends_on_repeat and not self.student.samples() else None
 
-    def end(self, stop: str) -> Solution:
+    def end(self, stop: str, **details: Any) -> Solution:
         """Return the latest draft as the answer.
 
         stop: why it is.
+        details: the protocol's own figures.
         """
-        return Solution(self.all[-1].text, stop)
+        return Solution(self.all[-1].text, stop, details or None)
 
 
 async def read_review(

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 from harness_ext.decisions import Predicate, parts_of, question_digest
 from harness_ext.decisions.questions import NO, YES
 from harness_ext.errors import ConfigurationError
+from harness_ext.models.asking import is_yes
 from harness_ext.models.refining import read_review
 from harness_ext.options import PromptText, prompt
 from harness_ext.protocol import Capability, Message, Protocol, Question, Role, Seat, Seats, SeatSetup
@@ -195,8 +196,7 @@ class Reviewing(Protocol):
         probability = decision.probability(YES)
         malformed = decision.choice is None
         assert self.accept_at != "auto"
-        accepted = probability >= self.accept_at if probability is not None else decision.choice == YES
-        accepted = accepted or (malformed and self.on_malformed == "accept")
+        accepted = is_yes(decision, self.accept_at) or (malformed and self.on_malformed == "accept")
         seats.note(
             decision,
             accepted=accepted,

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import ClassVar
 
 from harness_ext.bridge.protocol_lm import ProtocolLM
-from harness_ext.models.drawing import check_sampling, draw, vote_among
+from harness_ext.models.drawing import check_sampling, cost_of, draw, vote_among
+from harness_ext.models.from_run import run_of, with_values
 from harness_ext.protocol import Protocol, Question, Role, Seat, Seats, SeatSetup
 from harness_ext.reading import check_pattern
-from harness_ext.records import Completion, Solution, Turn, Usage
-from harness_ext.records.costs import Measure, amount, draft_cost, question_cost
+from harness_ext.records import Completion, Solution
+from harness_ext.records.costs import Measure, draft_cost, question_cost
 
 
 @dataclass(frozen=True)
@@ -55,14 +56,11 @@ class SelfConsistency(Protocol):
 
     def resolved(self, seats: Mapping[str, SeatSetup]) -> SelfConsistency:
         """Return the protocol with `k` as a number. `target` is the cost per question for which `k=auto` chose it."""
-        if not self.k.startswith("auto:"):
+        if (run := run_of(self.k)) is None:
             return self
-        run, seat = Path(self.k[5:]).expanduser(), seats["student"]
-        target = question_cost(run, self.by)
+        seat, target = seats["student"], question_cost(run, self.by)
         draw = draft_cost(self.draws_from or run, seat.backend.fingerprint, seat.cost, self.by)
-        chosen = replace(self, k=str(max(1, round(target / draw))))
-        object.__setattr__(chosen, "target", target)
-        return chosen
+        return with_values(replace(self, k=str(max(1, round(target / draw)))), target=target)
 
     async def solve(self, question: Question, seats: Seats) -> Solution:
         drafts = await draw(question, seats.student, int(self.k), self.temperature, self.top_p)
@@ -80,8 +78,7 @@ class SelfConsistency(Protocol):
     def _costs(self, seat: Seat, drafts: list[Completion]) -> dict[str, float | None]:
         if self.target is None:
             return {}
-        cost = Usage.total(seat.setup.cost.usage(Turn(seat.name, "draft", "", draft)) for draft in drafts)
-        return {"cost": amount(cost, self.by), "target_cost": self.target}
+        return {"cost": cost_of(seat, drafts, self.by), "target_cost": self.target}
 
 
 class SelfConsistencyLM(ProtocolLM):

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import gc
 import logging
 import os
+import pickle
 import signal
+import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -64,3 +69,50 @@ def logging_as_before() -> None:
             logger.propagate, logger.disabled = True, False
             if logger.level > logging.WARNING:
                 logger.setLevel(logging.NOTSET)
+
+
+# Files that take a minute or so although they have few tests, mostly because they wait for other processes. They come
+# first, or one worker would still be busy with one of them when all others have nothing left to do.
+LONG_FILES = (
+    "test_suite_slurm_real.py", "test_suite_run.py", "test_distributed.py", "test_slurm_cluster.py",
+    "test_finetune_train.py", "test_real_exact.py", "test_real_finetune.py", "test_view_browser.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONG_FILES.index(name) if (name := item.path.name) in LONG_FILES else len(LONG_FILES))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_is_done_over_and_over() -> None:
+    """Keep what takes seconds from being done in every test of a process.
+
+    Each of hundreds of runs begins with a search for garbage; what exists before the tests of a file is left out of it.
+    lm-eval reads the files of its own tasks, and describes the machine, for each list of tasks and each evaluation.
+    Here it does so once, and whoever asks gets objects of its own.
+    """
+    gc.collect()
+    gc.freeze()
+    if (index := sys.modules.get("lm_eval.tasks._index")) and not hasattr(index.load_yaml, "known"):
+        index.load_yaml = remembering(index.load_yaml, f"{Path(index.__file__).parent}{os.sep}")
+    if "torch" in sys.modules:
+        from torch.utils import collect_env
+
+        if not hasattr(collect_env.get_pretty_env_info, "cache_info"):
+            collect_env.get_pretty_env_info = functools.cache(collect_env.get_pretty_env_info)
+
+
+def remembering(load: Any, folder: str) -> Any:
+    """Return a function that loads YAML as `load` does, but each file below a folder only once."""
+    known: dict[Any, bytes] = {}
+
+    def loaded(path: Path, **options: Any) -> Any:
+        if not str(path).startswith(folder):
+            return load(path, **options)
+        key = (path, *sorted(options.items()))
+        if key not in known:
+            known[key] = pickle.dumps(load(path, **options))
+        return pickle.loads(known[key])
+
+    loaded.known = known  # type: ignore[attr-defined]
+    return loaded

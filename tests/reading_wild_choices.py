@@ -444,6 +444,13 @@ WILD_CHOICES: dict[tuple[str, ...], list[tuple[str, str | None]]] = {
         ("The answer is 19.", None),
     ],
     TRUTH: [
+        ("Agent 1's answer is false, and so is mine. The sentence is false.", "B"),
+        ("Your answer should be B.", "B"),
+        ("The answer is incorrect.", "B"),
+        ("The sentence is correct. Eating soup means eating only solids. (B)", "B"),
+        ("Correct.\n\nHe spent his life as a single bachelor. (B) False", "B"),
+        ("Yes. It is true. (A) True (B) False", "A"),
+        ("Yes. The other option is (B).", "A"),
         ("I'd say that's true.", "A"),
         ("I'd say it's not true.", "B"),
         ("That sounds true.", "A"),

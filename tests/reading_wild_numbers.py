@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 WILD_NUMBERS: list[tuple[str, str | None]] = [
+    ("Agent 1's answer is 5, but the right one is 7.", "7"),
+    ("My previous answer is 12, which is wrong. 3 * 5 = 15.", "15"),
     ("So, John will need to pay 3/4 of the price, i.e. $30.", "30"),
     ("He pays half of the price, that is, $20.", "20"),
     ("He reads two thirds of the 90 pages, i.e., 60 pages.", "60"),

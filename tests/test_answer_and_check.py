@@ -18,12 +18,12 @@ from harness_ext.models.chain_of_verification import (
     JOINT_USER,
     PLAN_USER,
     ChainOfVerification,
-    numbered,
 )
 from harness_ext.models.chain_of_verification import REVISE_USER as REVISE
 from harness_ext.models.self_refine import CRITIQUE_USER, REFINE_USER, SelfRefine
 from harness_ext.options import PromptText
 from harness_ext.protocol import Protocol, Question
+from harness_ext.reading.question_lists import read_questions
 from harness_ext.records import Completion, Transcript
 
 TASK = "A story.\n\nHow many apples are left?"
@@ -148,12 +148,26 @@ def test_a_joint_reply_plans_and_answers() -> None:
     assert len(done.turns) == 3
 
 
+@pytest.mark.parametrize(
+    ("plan", "findings"),
+    [
+        ("1. Eight?\n   Yes.\n2. And the", "1. Eight?\n   Yes."),
+        ("1. Eight?\n   Yes, and", "1. Eight?\n   Yes, and"),
+        ("No list, and", "No list, and"),
+    ],
+)
+def test_the_unfinished_end_of_a_joint_reply_is_left_out(plan: str, findings: str) -> None:
+    said = iter((Completion("5"), Completion(plan, "length"), Completion("6")))
+    _, asked = answered(ChainOfVerification(variant="joint"), student=lambda prompt: next(said))
+    assert asked["student"][-1] == revised(findings)
+
+
 def test_answers_are_compared_with_the_draft_before_the_revision() -> None:
     student, checker = replies("5", "1. How many?", "6"), replies("Eight.", "It contradicts it.")
     done, asked = answered(ChainOfVerification(variant="factor_revise"), student=student, checker=checker)
     compare = filled(COMPARE_USER, draft="5", question="How many?", answer="Eight.")
     assert asked["checker"] == [check("How many?"), f"User: {compare}\n\nAssistant:"]
-    assert asked["student"][-1] == revised("How many?\nEight.\nIt contradicts it.")
+    assert asked["student"][-1] == revised("How many?\nEight.\nCompared with your answer: It contradicts it.")
     assert [kind for _, kind in kinds(done)] == ["draft", "plan", "check", "compare", "refine"]
 
 
@@ -196,12 +210,12 @@ def test_how_a_chain_ends_early(said: tuple[str, ...], text: str, stop: str) -> 
     ],
 )
 def test_check_questions_are_found_in_lists(text: str, questions: list[str]) -> None:
-    assert numbered(text) == questions
+    assert read_questions(text) == questions
 
 
 def test_an_unfinished_question_is_not_asked() -> None:
-    assert numbered("1. Ducks lay eggs.\n2. She eats th", whole=False) == ["Ducks lay eggs."]
-    assert numbered("1. How many?\n2. When?", whole=False) == ["How many?", "When?"]
+    assert read_questions("1. Ducks lay eggs.\n2. She eats th", whole=False) == ["Ducks lay eggs."]
+    assert read_questions("1. How many?\n2. When?", whole=False) == ["How many?", "When?"]
     cut_off = Completion("1. How ma", "length", prompt_tokens=1, completion_tokens=3)
     said: list[Any] = ["5", cut_off, "6"]
     done, _ = answered(ChainOfVerification(), student=lambda prompt: said.pop(0))
@@ -210,4 +224,4 @@ def test_an_unfinished_question_is_not_asked() -> None:
 
 @given(st.lists(st.from_regex(r"[A-Z][a-z]{1,9} [a-z]{1,9}\?", fullmatch=True), unique=True, max_size=9))
 def test_any_numbered_list_is_read_back(questions: list[str]) -> None:
-    assert numbered("\n".join(f"{n}. {one}" for n, one in enumerate(questions, start=1))) == questions
+    assert read_questions("\n".join(f"{n}. {one}" for n, one in enumerate(questions, start=1))) == questions

@@ -7,16 +7,20 @@ from typing import Any
 
 import pytest
 from support import run_engine
+from token_support import CharTokens
 
 from harness_ext.backends.base import DecideRequest
 from harness_ext.backends.scripted import ScriptedBackend
 from harness_ext.engine.engine import Engine
-from harness_ext.models.best_of_n import ASPECTS, CORRECT_QUESTION, BestOfN, BestOfNLM
-from harness_ext.models.drawing import mean_likelihood
+from harness_ext.models.asking import IS_RIGHT
+from harness_ext.models.best_of_n import ASPECTS, BestOfN, BestOfNLM
 from harness_ext.models.mixture_of_agents import SYNTHESIZE_SYSTEM, MixtureOfAgents
+from harness_ext.models.scoring import mean_likelihood
 from harness_ext.options import PromptText
 from harness_ext.protocol import Protocol, Question
 from harness_ext.records import Completion, Transcript
+from harness_ext.records.summary import Summary
+from harness_ext.records.usage import SeatCost
 
 TASK = "A story.\n\nHow many apples are left?"
 
@@ -53,7 +57,7 @@ def test_the_draft_that_the_verifier_finds_most_probably_right_is_the_answer() -
     }  # fmt: skip
     prompts = [prompt for batch in verifier.calls for prompt in batch]
     assert len(prompts) == 2, "equal drafts are scored once"
-    assert all(CORRECT_QUESTION in prompt for prompt in prompts)
+    assert all(IS_RIGHT in prompt for prompt in prompts)
 
 
 def test_weighted_scores_are_added_over_equal_answers() -> None:
@@ -99,6 +103,10 @@ def test_likelihood_is_the_mean_over_the_drafts_tokens() -> None:
     assert done.text == "a long way, so Answer: 6"
     assert done.details is not None
     assert done.details["scores"] == pytest.approx([math.exp(-0.75), math.exp(-0.5)])
+    # A verifier with a tokenizer counts the tokens that it has scored, without the one that ended the reply.
+    verifier.tokens = CharTokens()
+    done = answered(BestOfN(n=2, by="likelihood"), {"student": drafting("12345", "123"), "verifier": verifier})
+    assert (done.details or {})["scores"] == pytest.approx([math.exp(-1.5 / 5), math.exp(-1.5 / 3)])
 
 
 @pytest.mark.parametrize("by", ["correct", "rating", "aspects", "likelihood"])
@@ -174,6 +182,9 @@ def test_each_layer_reads_the_answers_of_the_layer_before() -> None:
     assert second in asked["aggregator"][0]
     assert (done.text, done.stop) == ("final", "aggregated")
     assert [turn.kind for turn in done.turns] == ["draft", "draft", "propose", "propose", "aggregate"]
+    summary = Summary(lambda seat: SeatCost())
+    summary.add(done)
+    assert summary.tokens == {"kept": 1, "discarded": 4 * 3, "verification": 0}, "all turns write answers"
 
 
 def test_one_layer_is_the_aggregator_alone() -> None:

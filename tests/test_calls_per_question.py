@@ -25,6 +25,8 @@ from harness_ext.bridge.protocol_lm import ProtocolLM
 from harness_ext.engine.engine import Engine
 from harness_ext.options import build
 from harness_ext.protocol import Protocol, Question
+from harness_ext.records.lost_answers import ANSWERS
+from harness_ext.records.summary import WRITTEN
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "protocols.md").read_text(encoding="utf-8")
@@ -168,6 +170,32 @@ def test_calls_are_within_the_bounds_and_reach_them(name: str, options: str) -> 
             least, most = (eval(text, {"__builtins__": {}}, names) for text in (row.least, row.most))
             found = {count[row.seat.rstrip("s")] for count in turns}
             assert (min(found), max(found)) == (least, most), f"{row.seat} with {given} and {members} members"
+        kinds = {call.kind for t in done.values() for call in t.calls}
+        assert kinds <= KINDS.keys(), "say whether turns of this kind write answers or check them"
+
+
+# What the turns of each kind do: they write an answer or a part of one, or serve to check answers.
+KINDS = {
+    **dict.fromkeys(("draft", "refine", "answer", "propose", "aggregate", "reply", "ruling"), "answers"),
+    **dict.fromkeys(("continue", "correct"), "parts"),
+    **dict.fromkeys(
+        (
+            "ballot", "check", "choose", "compare", "confidence", "critique", "judge", "objection", "personas", "pick",
+            "plan", "review", "reward", "same", "score", "self_verdict", "settled", "solve", "verdict", "verify",
+        ),
+        "checks",
+    ),
+}  # fmt: skip
+
+
+def test_the_tokens_of_each_kind_of_turn_are_counted_for_what_it_does() -> None:
+    assert set(ANSWERS) == {kind for kind, does in KINDS.items() if does == "answers"}
+    assert set(WRITTEN) == {kind for kind, does in KINDS.items() if does != "checks"}
+    sources = [file.read_text(encoding="utf-8") for file in (ROOT / "models").rglob("*.py")]
+    assert {kind for text in sources for kind in re.findall(r'\bkind="(\w+)"', text)} <= KINDS.keys()
+    page = (ROOT / "docs" / "new-protocol.md").read_text(encoding="utf-8")
+    (listed,) = re.findall(r"The tokens of (.+?) count as written for the answer", page)
+    assert tuple(re.findall(r"`(\w+)`", listed)) == WRITTEN
 
 
 def totals(name: str, tmp_path: Path, **options: Any) -> Mapping[str, Any]:

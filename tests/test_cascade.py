@@ -18,7 +18,8 @@ from harness_ext.backends.base import DecideRequest
 from harness_ext.backends.scripted import ScriptedBackend
 from harness_ext.engine.engine import Engine
 from harness_ext.errors import ConfigurationError
-from harness_ext.models.cascade import CORRECT_QUESTION, Cascade, CascadeLM
+from harness_ext.models.asking import IS_RIGHT
+from harness_ext.models.cascade import Cascade, CascadeLM
 from harness_ext.protocol import Question, SeatSetup
 from harness_ext.records import Completion, Inner, Transcript, Turn
 from harness_ext.records.confidences import threshold_for
@@ -41,7 +42,7 @@ def answered(protocol: Cascade, **seats: ScriptedBackend) -> tuple[Transcript, l
 
 def decides(probability: float, name: str = "gate") -> ScriptedBackend:
     def decide(request: DecideRequest) -> list[float]:
-        assert CORRECT_QUESTION in request.prompt
+        assert IS_RIGHT in request.prompt
         return [probability, 1 - probability]
 
     return ScriptedBackend(lambda prompt: "?", name=name, decide_reply=decide)

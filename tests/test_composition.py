@@ -6,18 +6,23 @@ import asyncio
 import importlib
 import json
 import pkgutil
+import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import compare_support
 import pytest
+import scored_runs
 from support import instances, number_of
 
 import harness_ext.models
 from harness_ext.analysis.compare.run_directories import question_costs
+from harness_ext.analysis.compare.runs import CompareError
 from harness_ext.analysis.report.turns import transcript_json
+from harness_ext.analysis.scoring.score import score_run
 from harness_ext.analysis.show import render
 from harness_ext.backends.base import Deliver, GenerateRequest
 from harness_ext.backends.scripted import ScriptedBackend
@@ -490,3 +495,38 @@ def test_a_resumed_run_asks_nothing_again(tmp_path: Path) -> None:
     (tmp_path / "run" / "transcripts.jsonl").unlink()
     assert said(answer(FeedbackPairLM, tmp_path, **arguments)) == said(found)
     assert len(student.asked) == asked
+
+
+def repeat(folder: Path, seed: int, depth: int, **options: Any) -> Path:
+    """Return a scored run of a protocol whose seat has drawn as often as another run of this seed could afford."""
+
+    def student() -> ScriptedBackend:
+        return ScriptedBackend(lambda prompt: "one two three", name="model")
+
+    answer(SelfConsistencyLM, folder / f"other-{seed}", student=student(), k=2 + seed)
+    seat = ".".join(["student"] * depth)
+    seats = {seat: "protocol:self_consistency", f"{seat}.student": student(),
+             f"{seat}.k": f"auto:{folder / f'other-{seed}' / 'run'}"}  # fmt: skip
+    if depth == 2:
+        seats |= {"student": "protocol:feedback_pair", "student.verdict": "text"}
+        seats |= {"student.teacher": ScriptedBackend(strict, name="teacher")}
+    own = {f"{seat}.{name}": value for name, value in options.items()}
+    answer(BaselineLM, folder / f"run-{seed}", **seats, **own)
+    config = json.loads((folder / f"run-{seed}" / "run" / "config.json").read_text())
+    turns = (scored_runs.transcript(n, scored_runs.said("student", "draft", "x")) for n in range(3))
+    kept = {name: config[name] for name in ("identity", "seats")}
+    run = scored_runs.write_run(folder / f"scored-{seed}", *turns, label="equal", seed=seed, **kept)
+    score_run(run, manager=scored_runs.manager_of(scored_runs.make_task()))
+    return run
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_repeats_may_differ_in_what_a_protocol_in_a_seat_takes_from_another_run(tmp_path: Path, depth: int) -> None:
+    first, second = repeat(tmp_path, 1, depth), repeat(tmp_path, 2, depth)
+    ks = [re.findall(r'"k": "(\d+)"', (run / "config.json").read_text()) for run in (first, second)]
+    assert ks == [["3"], ["4"]]
+    (merged,) = compare_support.read(f"equal={first}", f"equal={second}")
+    assert "equal, sums: mean of 2 repeats with different seeds" in merged.notes
+    other = repeat(tmp_path / "other", 2, depth, temperature=0.5)
+    with pytest.raises(CompareError, match="different models or settings"):
+        compare_support.read(f"equal={first}", f"equal={other}")

@@ -167,10 +167,10 @@ def test_a_judge_closes() -> None:
 
 
 def test_consensus_by_verdict() -> None:
-    first = agent("a", "#### 1", "Disagree. Still\n#### 1", "**Agree.**\n#### 2")
-    second = agent("b", "Disagree. No:\n#### 2", "Agree.\n#### 2")
+    first = agent("a", "#### 1", "Disagree. Still\n#### 1")
+    second = agent("b", "Disagree. No:\n#### 2", "**Agree.**\n#### 1")
     done = hold(Debate(consensus="verdict", max_rounds=5), first, second)
-    assert (done.stop, done.text) == ("agreed", "#### 2")
+    assert (done.stop, done.text) == ("agreed", "#### 1")
     stances = [(t.verdict or {}).get("agrees") for t in done.turns]
     assert stances == [None, False, False, True]
     same = hold(Debate(consensus="verdict", max_rounds=1), agent("a", "#### 1"), agent("b", "#### 1"))
@@ -178,6 +178,38 @@ def test_consensus_by_verdict() -> None:
     assert (same.details or {})["totals"]["malformed_stances"] == 2
     silent = hold(Debate(consensus="verdict"), agent("a", "So it is one.\n#### 1"), agent("b", "Agree."))
     assert (silent.stop, silent.text) == ("agreed", "So it is one.\n#### 1")
+
+
+def test_agreement_with_answers_that_contradict_each_other_ends_no_debate() -> None:
+    debate = Debate(topology="all", consensus="verdict", max_rounds=2)
+
+    def ends(*replies: tuple[str, str]) -> tuple[Transcript, list[bool | None]]:
+        done = hold(debate, *(agent(f"a{i}", *texts) for i, texts in enumerate(replies)))
+        return done, [(t.verdict or {}).get("agrees") for t in done.turns if t.kind == "reply"]
+
+    # Both adopt what the other one has just given up.
+    done, stances = ends(("#### 1", "Agree."), ("#### 2", "Agree."))
+    assert (done.stop, stances, (done.details or {})["totals"]["agreed"]) == ("tie", [True] * 4, 0)
+    # It is unclear with which of two answers the third agent agrees, so that it keeps its own.
+    team = ("#### 1", "Agree.\n#### 2"), ("#### 2", "Disagree.\n#### 2"), ("#### 1", "Agree.")
+    done, stances = ends(*team)
+    assert (stances, done.turns[5].verdict["answer"]) == ([True, False, None, True, False, True], "1")  # type: ignore[index]
+    assert (done.details or {})["totals"]["malformed_stances"] == 1
+    # It says that it agrees, and gives another answer.
+    done, stances = ends(("#### 1", "Agree.\n#### 1"), ("#### 1", "Agree. So it is\n#### 3"))
+    assert (done.stop, stances[:2]) == ("tie", [True, None])
+    # What cannot be compared does not contradict.
+    done, stances = ends(("A dog is in the garden.", "Agree."), ("Dogs are outside, it seems.", "Agree."))
+    assert (len(done.turns), stances) == (4, [True, True])
+
+
+def test_a_debate_in_turn_is_not_agreed_while_answers_contradict_each_other() -> None:
+    debate = Debate(consensus="verdict", max_rounds=1)
+    team = [agent("a", "#### 1", "Agree.\n#### 1"), agent("b", "Disagree.\n#### 2"), agent("c", "Agree.\n#### 1")]
+    done = hold(debate, *team)
+    assert (done.stop, [t.verdict["agrees"] for t in done.turns[1:]]) == ("max_rounds", [False, True, True])  # type: ignore[index]
+    team = [agent("a", "#### 1", "Agree."), agent("b", "Disagree.\n#### 2"), agent("c", "Agree.\n#### 2")]
+    assert (hold(debate, *team).stop, len(team[0].calls)) == ("agreed", 2)
 
 
 def test_a_reply_that_speaks_for_another_agent_is_cut_and_counted() -> None:

@@ -203,6 +203,9 @@ def test_agents_vote_by_approval_ranking_and_points() -> None:
     assert (tied.text, tied.stop, totals(tied)["ties"]) == ("#### 1", "tie", 1)
     team = [Agent(f"a{i}", f"#### {a}", ballot="none") for i, a in enumerate("122", start=1)]
     assert hold(Debate(topology="all", max_rounds=0, decision="approval"), *team).text == "#### 2"
+    team = [Agent(f"a{i}", f"#### {a}", ballot="1: 5\n2: 5") for i, a in enumerate("122", start=1)]
+    tied = hold(Debate(topology="all", max_rounds=0, decision="cumulative"), *team)
+    assert (tied.text, tied.stop) == ("#### 2", "tie")
     silent = end("ranked", "", "I like 7.", "1, 1")
     assert (silent.text, silent.stop, totals(silent)["malformed_ballots"]) == ("#### 1", "tie", 3)
 
@@ -245,6 +248,12 @@ def test_equal_answers_are_one_candidate_and_one_candidate_needs_no_ballot() -> 
         ("2, 1, 3\n\nExplanation: 2 says 18, which is right.", "ranked", (1, 2, 0)),
         ("Answer 2 is not the best.", "ranked", None),
         ("2, 2", "ranked", None),
+        ("none, none", "approval", (0, 0, 0)),
+        ("none, B", "approval", None),
+        ("none, 1", "approval", None),
+        ("B, 1", "ranked", None),
+        ("A, 2", "approval", None),
+        ("I accept none", "approval", (0, 0, 0)),
         ("None", "ranked", None),
         ("2: 7\n1: 3", "cumulative", (3, 7, 0)),
         ("Answer 1: 5 points, answer 3: 15 points", "cumulative", (2.5, 0, 7.5)),
@@ -323,6 +332,22 @@ def test_personas_are_written_for_each_question() -> None:
 def test_how_personas_are_read() -> None:
     assert read_personas("Sure:\n1. A: x\n- 2) B\n1. C\nnone") == {1: "A: x", 2: "B"}
     assert read_personas("3.\n") == {}
+    assert read_personas("1. <Chef>: <She cooks, if x < 3.>\n2. **Cook**: he <tastes>.") == {
+        1: "Chef: She cooks, if x < 3.",
+        2: "Cook: he tastes.",
+    }
+    assert read_personas("1. A: x\n2. B: and so on and", whole=False) == {1: "A: x"}
+    assert read_personas("1. A: x\n2. B: y\n\nThese would", whole=False) == {1: "A: x", 2: "B: y"}
+
+
+def test_a_persona_that_was_cut_off_is_given_to_nobody() -> None:
+    writer = ScriptedBackend(
+        lambda p: Completion("1. Chef: cooks.\n2. Waiter: serves and", finish="length") if "experts" in p else "#### 1",
+        name="a",
+    )
+    done = hold(Debate(topology="all", max_rounds=0, personas="generated"), writer, *agents("#### 1"))
+    assert verdicts(done, "personas") == [{"personas": {"agent1": "Chef: cooks."}, "malformed": True}]
+    assert totals(done)["missing_personas"] == 1
 
 
 # -- gates -------------------------------------------------------------------------------------------------------------

@@ -142,6 +142,21 @@ def test_the_picture_of_the_architecture_has_the_layers_that_are_checked() -> No
     assert re.findall(r"\w+", " ".join(names)) == layers
 
 
+def test_the_file_of_each_protocol_is_as_short_as_the_page_says() -> None:
+    """Prompts are counted. What a protocol imports may be longer, and has to be listed on the page."""
+    points = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["lm_eval.models"]
+    modules = {point.partition(":")[0].removeprefix("harness_ext.") for point in points.values()}
+    files = [ROOT / f"{module.replace('.', '/')}.py" for module in modules]
+    page = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    allowed = re.search(r"has at most (\d+) lines", page)
+    assert allowed is not None
+    lengths = {name_of(path): len(path.read_text(encoding="utf-8").splitlines()) for path in files}
+    assert {name: length for name, length in lengths.items() if length > int(allowed[1])} == {}
+    shared = {path for path in (ROOT / "models").iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
+    listed = re.findall(r"^\| `([\w.]+)/?` \|", page.partition("## The file of a protocol")[2], re.MULTILINE)
+    assert {path.name for path in shared.difference(files)} - {"__init__.py"} == {*listed}
+
+
 def message_templates() -> list[str]:
     """Return all texts of the code, values that are filled in as `\0`, on one line."""
     found = []

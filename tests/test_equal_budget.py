@@ -18,6 +18,7 @@ from harness_ext.errors import CallFailed, ConfigurationError
 from harness_ext.models.equal_budget import WAIT_USER, EqualBudget, EqualBudgetLM
 from harness_ext.protocol import Question, SeatSetup
 from harness_ext.records import Completion, Transcript
+from harness_ext.records.run_directory import read_transcripts
 
 TASK = "A story.\n\nHow many apples are left?"
 
@@ -172,6 +173,18 @@ def test_a_thinking_budget_is_sent_to_a_server(tmp_path: Path) -> None:
     assert sent["max_tokens"] == 750, "there is room for the answer"
     assert (sent["thinking_token_budget"], sent["thinking_budget_tokens"]) == (700, 700)
     assert (sent["custom_params"], sent["stop"]) == ({"thinking_budget": 700}, ["Q"])
+
+
+@pytest.mark.parametrize(("written", "stop"), [(60, "answered"), (400, "thinking_over_budget")])
+def test_a_budget_that_a_server_ignores_is_in_the_records(tmp_path: Path, written: int, stop: str) -> None:
+    reply = completion("Answer: 5", {"messages": [{"content": TASK}]}, completion_tokens=written)
+    reply["choices"][0]["message"]["reasoning_content"] = "hm " * 200
+    with Server(lambda text: reply) as server:
+        seat = f"openai:m@{server.url}"
+        options = {"store": "off", "run_dir": tmp_path / "run", "progress": "off"}
+        lm = EqualBudgetLM(student=seat, spend=50, how="thinking", **options)
+        lm.generate_until(instances([TASK], {"until": ["Q"], "max_gen_toks": 50}))
+    assert [done.stop for done in read_transcripts(tmp_path / "run")] == [stop]
 
 
 def test_a_chat_server_is_asked_to_think_on(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from scored_runs import ROWS
 from test_finetune_trackers import wandb_records
 
 from harness_ext.analysis.exports.command import FORMATS
+from harness_ext.analysis.exports.mlflow_run import database_url
 from harness_ext.analysis.exports.options import ExportOptions
 from harness_ext.analysis.exports.runs import ExportedRun, ExportError, open_run
 from harness_ext.analysis.exports.tracking import environment, name_of, tracked, transcript_rows, transcript_tables
@@ -128,14 +129,32 @@ def test_trackio_has_runs_in_its_database(folder: Path, tmp_path: Path) -> None:
     assert_nothing_hidden(logs)
 
 
+@pytest.mark.parametrize("name", ["plain", "two words", "100%41", "a?b=c#d", "ä;'&+"])
+def test_a_database_has_an_address_in_any_folder(tmp_path: Path, name: str) -> None:
+    sqlalchemy = pytest.importorskip("sqlalchemy")
+    path = tmp_path / name / "a.db"
+    path.parent.mkdir()
+    decodes = sqlalchemy.make_url("sqlite:///%41").database == "A"  # as versions before 2.1 do not
+    if "?" in name and not decodes:
+        with pytest.raises(ExportError, match="without"):
+            database_url(path)
+        return
+    with sqlalchemy.create_engine(database_url(path)).begin() as connection:
+        connection.execute(sqlalchemy.text("create table t (a)"))
+    assert [file.name for file in path.parent.iterdir()] == ["a.db"]
+
+
 def test_mlflow_has_runs_in_its_database(folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("mlflow")
     pytest.importorskip("sqlalchemy")
-    done = recorded(folder, "mlflow", tmp_path, MLFLOW_TRACKING_URI=NOWHERE)
+    output = tmp_path / "all 100%41 #1"
+    done = recorded(folder, "mlflow", output, MLFLOW_TRACKING_URI=NOWHERE)
     assert done.returncode == 0, done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == [output.name]
+    assert {path.name for path in output.iterdir()} == {"artifacts", "mlflow.db"}
     import mlflow
 
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'mlflow.db'}")  # `load_table` asks there, whatever the client's is
+    mlflow.set_tracking_uri(database_url(output / "mlflow.db"))  # `load_table` asks there, whatever the client's is
     client = mlflow.MlflowClient()
     experiment = client.get_experiment_by_name("harness-ext")
     runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}

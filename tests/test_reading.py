@@ -79,6 +79,26 @@ def test_yes_and_no(reply: str, gold: str | None) -> None:
     assert (found.value if found else None) == {"A": "true", "B": "false", None: None}[gold]
 
 
+@pytest.mark.parametrize(
+    ("reply", "choice", "yes_no"),
+    [
+        ("Agent 1's answer is incorrect because it overlooks that pasta is soft.", None, "false"),
+        ("Agent 1's answer is incorrect because the sentence is true.", "A", "false"),
+        ("The statement is false, so the student's answer is correct.", "B", "true"),
+        ("The previous answer is not right.", None, "false"),
+        ("The student’s final answer is wrong. So it is true.", "A", "false"),
+        ("The first answer is correct and the second is wrong.", None, "true"),
+    ],
+)
+def test_what_is_said_of_another_answer_answers_only_whether_that_is_right(
+    reply: str, choice: str | None, yes_no: str
+) -> None:
+    found, decided = read_choice(reply, TRUTH), read_yes_no(reply)
+    assert (found.value if found else None) == choice
+    assert decided is not None
+    assert decided.value == yes_no
+
+
 @pytest.mark.parametrize(("reply", "gold"), CHOICES[PLACES])
 def test_without_the_choices_no_other_letter_is_read(reply: str, gold: str | None) -> None:
     found = read_answer(reply)
@@ -131,6 +151,7 @@ def test_what_a_reply_answers_without_a_form(reply: str, kind: str, value: str) 
     [
         "", "  \n", "...", "Answer:", "Answer:\nReasoning: he", "No idea at all what to say here", "<think>Answer: 5",
         "\\boxed{", "Answer: " + "word " * 100, "Answer: yes and no", "Answer: A or B",
+        "Agent 2's answer is correct.", "Your answer is wrong. Let's see.",
     ],
 )  # fmt: skip
 def test_what_cannot_be_read(reply: str) -> None:

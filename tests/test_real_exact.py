@@ -6,6 +6,8 @@ at: emoji, characters joined to one, Chinese and Japanese, CRLF, LaTeX and code.
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -53,18 +55,27 @@ def noisy(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @cache
-def stock(model: Path, batch_size: int) -> Any:
+def stock(model: Path) -> Any:
     from lm_eval.models.huggingface import HFLM
 
-    return HFLM(str(model), device="cpu", batch_size=batch_size)
+    return HFLM(str(model), device="cpu")
 
 
 @cache
-def seat(model: Path, batch_size: int = 8) -> HFBackend:
-    backend = make_hf_backend(str(model), {"device": "cpu", "batch_size": batch_size})
+def seat(model: Path) -> HFBackend:
+    backend = make_hf_backend(str(model), {"device": "cpu", "batch_size": 8})
     backend.load()
     backend.loaded = True
     return backend
+
+
+@pytest.fixture(scope="module", autouse=True)
+def memory_is_given_back() -> Iterator[None]:
+    """Free the models that the tests share, which are several GB."""
+    yield
+    for cached in (stock, seat, greedy_texts):
+        cached.cache_clear()
+    gc.collect()
 
 
 def options(folder: Path, **more: Any) -> dict[str, Any]:
@@ -138,7 +149,9 @@ CASES = [
 )
 def test_without_rounds_every_answer_is_stock_hfs(case: Case, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     folder = request.getfixturevalue(case.model)
-    wanted = case.evaluate(stock(folder, case.batch_size))
+    lm = stock(folder)
+    lm.batch_size_per_gpu = case.batch_size
+    wanted = case.evaluate(lm)
     texts = {resps[0][0] for _, resps, _ in wanted["samples"]["written"]}
     assert len(texts) > case.limit / 2, "the texts are nearly all the same, so their equality proves little"
     shared = {"batch_size": case.batch_size, "reason": "off", "student": str(folder)}

@@ -135,6 +135,9 @@ def test_a_thought_that_leaves_no_room_for_an_answer_is_not_paid_for(tmp_path: P
         ({"thinking": "on"}, replied("hm</think>42"), None),
         ({"thinking_tokens": 9}, replied(completion_tokens_details={"reasoning_tokens": 400}), "thinking_over_budget"),
         ({"thinking_tokens": 9}, replied(completion_tokens_details={"reasoning_tokens": 11}), None),
+        # A server that does not count thoughts, as llama.cpp: most of the reply's tokens are its thought.
+        ({"thinking_tokens": 9}, replied(thought="hm " * 200, completion_tokens=300), "thinking_over_budget"),
+        ({"thinking_tokens": 9}, replied(thought="hm", completion_tokens=30), None),
     ],
 )
 def test_a_server_that_does_otherwise_is_counted(

@@ -316,6 +316,32 @@ def test_the_last_of_equal_drafts_is_kept() -> None:
     assert summary.tokens == {"kept": 9, "discarded": 1, "verification": 0}
 
 
+@pytest.mark.parametrize(
+    ("texts", "final", "lost"),
+    [
+        (["Answer: 5", "Let me check."], "Let me check.", 1),
+        (["Answer: 5", ""], "", 1),
+        (["Answer: 5", "Answer: 6"], "Answer: 6", 0),
+        (["Answer: 5", "Let me check."], "Answer: 5", 0),  # the revision was not taken
+        (["I think so.", "Let me check."], "Let me check.", 0),  # there was no answer to lose
+        (["Answer: 5", "Answer: 5"], "Answer: 5", 0),
+        (["Answer: 5"], "composed of parts", 0),
+    ],
+)
+@pytest.mark.parametrize("totals", [None, {"totals": {"questions_left_out": 0}}])
+def test_questions_whose_answer_was_lost_are_counted(
+    texts: list[str], final: str, lost: int, totals: dict[str, Any] | None
+) -> None:
+    said = tuple(
+        Turn("student", kind, "", Completion(text, "stop", prompt_tokens=1, cached_tokens=0, completion_tokens=1))
+        for kind, text in zip(("draft", "refine"), texts, strict=False)
+    )
+    summary = Summary(lambda seat: SeatCost())
+    summary.add(Transcript("t", 0, "", 0, 0, "", "Q: How many?", said, final, "done", details=totals))
+    assert summary.to_json()["answers_lost"] == lost
+    assert summary.tokens["kept"] == int(final in texts), "with figures of its own or without"
+
+
 def decided(seat: str, unread: int, total: int, **verdict: Any) -> list[Turn]:
     return [
         Turn(seat, "review", "", Completion("x"), {**verdict, "malformed": number < unread}) for number in range(total)

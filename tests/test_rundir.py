@@ -92,6 +92,41 @@ def test_an_answer_replaces_failures_and_older_answers(tmp_path: Path) -> None:
     assert read(tmp_path) == [(0, "zero", True), (1, "uno", True)]
 
 
+LINE = st.tuples(st.integers(0, 3), st.sampled_from(["", "zero", "one"]), st.booleans(), st.integers(0, 4))
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.lists(LINE, max_size=8), min_size=1, max_size=3))
+def test_the_newest_answer_of_each_question_is_read(
+    files: list[list[tuple[int, str, bool, int]]],
+) -> None:
+    """Lines may be incomplete, foreign or in another form. Answers win over failures, and later ones over earlier."""
+    newest: dict[int, tuple[bool, int, str]] = {}
+    with TemporaryDirectory() as folder:
+        for number, rows in enumerate(files):
+            lines = []
+            for doc, text, answered, form in rows:
+                data = transcript(doc, text, None if answered else "broken").to_json()
+                line = json.dumps(data, ensure_ascii=form == 1)
+                line = json.dumps(dict(reversed(data.items()))) if form == 2 else line[:-9] if form == 3 else line
+                lines.append("{}\n" if form == 4 else line.encode(errors="replace").decode() + "\n")
+                if form < 3:
+                    newest[doc] = max((answered, number * 100 + len(lines), text), newest.get(doc, (False, -1, "")))
+            name = f"transcripts.{number}.jsonl" if number else "transcripts.jsonl"
+            (Path(folder) / name).write_text("".join(lines), encoding="utf-8")
+        expected = [(doc, text, ok) for doc, (ok, _, text) in sorted(newest.items(), key=lambda one: one[1][1])]
+        assert read(Path(folder)) == expected
+
+
+def test_a_line_is_parsed_once_unless_its_question_has_several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written(tmp_path, *(transcript(i) for i in range(20)), transcript(3, "again"))
+    parsed: list[int] = []
+    parse = Transcript.from_json
+    monkeypatch.setattr(Transcript, "from_json", lambda data: (parsed.append(data["doc_id"]), parse(data))[1])
+    assert len(read(tmp_path)) == 20
+    assert sorted(parsed) == sorted([*range(20), 3, 3])
+
+
 def test_the_same_evaluation_continues_and_another_is_refused(tmp_path: Path) -> None:
     written(tmp_path, transcript(0))
     before = (tmp_path / "config.json").read_text()

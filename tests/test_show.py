@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.text import Text
 from scored_runs import ROWS, failed, make_task, manager_of, said, transcript, write_run
 
+from harness_ext.analysis.report.turns import transcript_json
 from harness_ext.analysis.scoring.score import score_run
 from harness_ext.analysis.show import main, render, word_diff
 from harness_ext.records import Completion
@@ -82,6 +83,28 @@ def test_thoughts_are_folded_unless_they_are_asked_for(tmp_path: Path, capsys: p
     assert "thought, 11 characters (--thoughts)" in folded
     assert "Let me see." not in folded
     assert "Let me see." in shown(capsys, run, "--thoughts")
+
+
+READ = [
+    ("ballot", {"candidates": ["agent1", "agent2"], "points": {"agent1": 2.5, "agent2": 0.0}, "malformed": False},
+     "points: agent1 2.5, agent2 0"),
+    ("ballot", {"candidates": ["agent1", "agent2"], "points": None, "malformed": True}, "malformed"),
+    ("choose", {"question": "0a", "choice": "chain 2", "malformed": False}, "choice: chain 2"),
+    ("choose", {"question": "0a", "choice": None, "malformed": True}, "malformed"),
+    ("confidence", {"confidence": 0.8, "malformed": False}, "confidence: 0.8"),
+    ("confidence", {"confidence": None, "malformed": True}, "malformed"),
+    ("accept", {"accepted": False, "malformed": True, "rating": None}, "✗ rejected (malformed)"),
+    ("ballot", {"points": {"\x1b[31m": "\x1b[31m"}, "malformed": False}, "points: <U+001B>[31m <U+001B>[31m"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "verdict", "words"), READ)
+def test_what_was_read_from_a_turn_stands_in_its_title_and_on_the_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, verdict: dict[str, Any], words: str
+) -> None:
+    turn = replace(said("agent1", kind, "2, 1"), verdict=verdict)
+    assert f"agent1 {kind}  {words}" in shown(capsys, write_run(tmp_path, transcript(0, turn))).splitlines()
+    assert [found["verdict"] for found in transcript_json(transcript(0, turn))["turns"]] == [words]
 
 
 def test_runs_are_found_by_label_and_a_folder_is_listed(

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,16 @@ def test_every_reader_is_found_by_its_name() -> None:
         harness_ext.reading.read_nothing  # noqa: B018
 
 
+@pytest.fixture
+def nothing_is_frozen() -> Iterator[None]:
+    """Tests usually run with everything frozen that was there before them."""
+    gc.unfreeze()
+    yield
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.mark.usefixtures("nothing_is_frozen")
 def test_the_garbage_collector_leaves_out_what_existed_before_a_run_and_only_then() -> None:
     assert gc.get_freeze_count() == 0
     with settled_heap():

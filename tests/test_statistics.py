@@ -1,4 +1,4 @@
-"""Intervals and tests: compared with scipy and statsmodels, with listing all outcomes, and simulated."""
+"""Intervals and tests: compared with scipy and their definitions, with listing all outcomes, and simulated."""
 
 from __future__ import annotations
 
@@ -29,33 +29,45 @@ grades = hyp.lists(hyp.floats(-1, 1, allow_subnormal=False), min_size=2, max_siz
 
 @given(hyp.integers(1, 200), hyp.data())
 @settings(max_examples=50)
-def test_shares_as_in_statsmodels(n: int, data: hyp.DataObject) -> None:
-    from statsmodels.stats import proportion
-
+def test_the_interval_of_a_share_has_the_ends_of_clopper_and_pearson(n: int, data: hyp.DataObject) -> None:
+    """At each end, what was seen or anything beyond it has a probability of 2.5%."""
     k = data.draw(hyp.integers(0, n))
-    low, high = proportion.proportion_confint(k, n, method="beta")
     found = share_interval(k, n)
-    assert (found.low, found.high) == pytest.approx((0.0 if k == 0 else low, 1.0 if k == n else high), abs=1e-9)
+    seen_or_more = scipy.stats.binom.sf(k - 1, n, found.low)
+    seen_or_less = scipy.stats.binom.cdf(k, n, found.high)
+    assert found.low == 0.0 if k == 0 else seen_or_more == pytest.approx(ALPHA / 2, rel=1e-6)
+    assert found.high == 1.0 if k == n else seen_or_less == pytest.approx(ALPHA / 2, rel=1e-6)
 
 
 @given(hyp.integers(0, 60), hyp.integers(0, 60))
 @settings(max_examples=50)
-def test_shares_are_tested_by_mcnemars_test_as_in_statsmodels(up: int, down: int) -> None:
-    from statsmodels.stats import contingency_tables as tables
-
+def test_shares_are_tested_by_mcnemars_exact_test(up: int, down: int) -> None:
+    """Without a difference, a question that changes goes up or down like a coin."""
     first, second = [0.0] * up + [1.0] * down + [1.0] * 12, [1.0] * up + [0.0] * down + [1.0] * 12
     found = paired_difference(first, second, (0, 1))
-    expected = tables.mcnemar([[12, up], [down, 0]], exact=True).pvalue if up + down else 1.0
-    assert found.p_value == pytest.approx(min(1.0, expected), rel=1e-9)
+    expected = sum(math.comb(up + down, n) for n in range(min(up, down) + 1)) / 2 ** (up + down)
+    assert found.p_value == pytest.approx(min(1.0, 2 * expected), rel=1e-9)
     assert (found.test, found.up, found.down) == ("exact McNemar test", up, down)
+
+
+def rejected(p_values: list[float], level: float) -> set[int]:
+    """Return what Holm's procedure rejects: the smallest p-values in turn, until one is not small enough."""
+    found: set[int] = set()
+    for at in sorted(range(len(p_values)), key=p_values.__getitem__):
+        if p_values[at] * (len(p_values) - len(found)) > level:
+            break
+        found.add(at)
+    return found
 
 
 @given(hyp.lists(hyp.floats(0, 1), min_size=1, max_size=8))
 @settings(max_examples=50)
-def test_holm_as_in_statsmodels(p_values: list[float]) -> None:
-    from statsmodels.stats import multitest
-
-    assert holm(p_values) == pytest.approx(list(multitest.multipletests(p_values, method="holm")[1]))
+def test_an_adjusted_p_value_is_the_smallest_level_at_which_holms_procedure_rejects(p_values: list[float]) -> None:
+    adjusted = holm(p_values)
+    assert all(0 <= p <= 1 for p in adjusted)
+    levels = {*adjusted, *(float(np.nextafter(p, -1)) for p in adjusted), *np.linspace(0, 1, 21)} - {1.0}
+    for level in levels:  # at the level 1 everything is rejected
+        assert {at for at, p in enumerate(adjusted) if p <= level} == rejected(p_values, level)
 
 
 @given(changes)
@@ -63,14 +75,22 @@ def test_standard_errors_as_in_scipy(values: list[float]) -> None:
     assert Clusters.of(values).standard_error == pytest.approx(float(scipy.stats.sem(values)), abs=1e-9)
 
 
-def test_clustered_errors_as_in_statsmodels() -> None:
-    from statsmodels import api
-
+def test_clustered_errors_are_those_of_a_regression_on_a_constant() -> None:
+    """The sandwich of Liang and Zeger (1986) with the usual correction for few clusters, in its general form."""
     random = np.random.default_rng(0)
     labels = random.integers(0, 12, size=90)
     values = random.normal(size=90) + 0.1 * labels
-    fitted = api.OLS(values, np.ones(90)).fit(cov_type="cluster", cov_kwds={"groups": labels})
-    assert Clusters.of(values, list(labels)).standard_error == pytest.approx(float(fitted.bse[0]), rel=1e-6)
+    design = np.ones((90, 1))
+    bread = np.linalg.inv(design.T @ design)
+    residuals = values - design @ (bread @ design.T @ values)
+    scores = [design[labels == label].T @ residuals[labels == label] for label in np.unique(labels)]
+    groups, (rows, columns) = len(scores), design.shape
+    correction = groups / (groups - 1) * (rows - 1) / (rows - columns)
+    covariance = correction * bread @ sum(np.outer(score, score) for score in scores) @ bread
+    found = Clusters.of(values, list(labels)).standard_error
+    assert found == pytest.approx(float(np.sqrt(covariance[0, 0])), rel=1e-12)
+    # statsmodels 0.15 says so too: OLS(values, np.ones(90)).fit(cov_type="cluster", cov_kwds={"groups": labels}).bse[0]
+    assert found == pytest.approx(0.10022164534416045, rel=1e-9)
 
 
 # Sums that differ by less than the rounding of floats are ties for both, with another limit each; rounded values have

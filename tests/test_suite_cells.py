@@ -65,7 +65,8 @@ def test_a_changed_cell_gets_a_new_folder_and_the_change_is_named(
     assert str(folder.path) in line
     assert main(["status", str(tmp_path / "study.yaml")]) == 0
     assert "`limit` was not given, is 4" in capsys.readouterr().out
-    assert folder.description["identity"] == before.identity()
+    assert folder.description is not None
+    assert folder.description.identity == before.identity()
 
 
 def test_a_renamed_cell_keeps_its_folder(tmp_path: Path) -> None:
@@ -295,7 +296,48 @@ def test_status_tells_questions_failures_and_errors(tmp_path: Path, capsys: pyte
     assert "\x1b[31m" not in shown, "words from outside cannot control the terminal"
 
 
-def test_the_seeds_of_a_control_are_repeats_of_one_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("file", "content", "cause"),
+    [
+        ("attempt.json", '{"number": "two", "started": 1}', "`number` is two"),
+        ("attempt.json", '{"number": 2}', "`started` is missing"),
+        ("attempt.json", '{"number": 2, "started": 1e999}', "`started` is inf"),
+        ("size.json", '{"questions": 3.5, "documents": 3}', "`questions` is 3.5"),
+        ("size.json", "[3]", "it contains no JSON object"),
+        ("size.json", "\x1b[31m", "Expecting value"),
+        ("failure.json", '{"attempt": 1, "lines": "no memory"}', "`lines` is no memory"),
+        ("finished.json", '{"seconds": []}', "`seconds` is []"),
+        ("cell.json", '{"models": 3}', "`models` is 3"),
+    ],
+)
+def test_a_damaged_file_is_named_and_hides_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str, content: str, cause: str
+) -> None:
+    found = cells(tmp_path, {"tasks": ["sums"], "settings": {"pair": PAIR, "other": LOOP}})
+    folders = [Folders(tmp_path / "suite").of(cell) for cell in found]
+    for cell, folder in zip(found, folders, strict=True):
+        folder.create(cell, [])
+        folder.begin()
+        folder.note_size(Size(3, 3))
+        folder.fail(["no memory"])
+    (folders[0].path / file).write_text(content)
+    assert main(["status", str(tmp_path / "study.yaml"), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    (line,) = rows[0]["damaged"]
+    assert line.startswith(f"{folders[0].path / file} is damaged: {cause}")
+    assert rows[1]["damaged"] == []
+    assert (rows[1]["state"], rows[1]["questions"], rows[1]["attempt"]) == ("failed", 3, 1)
+    assert main(["status", str(tmp_path / "study.yaml")]) == 0
+    shown = capsys.readouterr().out
+    assert line in shown.splitlines()
+    assert "other, sums" in shown
+    assert main(["plan", str(tmp_path / "study.yaml")]) == 0
+
+
+@pytest.mark.parametrize("seat", ["", "student.", "student.student."])
+def test_the_seeds_of_a_control_are_repeats_of_one_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], seat: str
+) -> None:
     """Each of them takes its number of draws from another cell, and it may be another number."""
     study = {
         "tasks": ["t"],
@@ -310,7 +352,8 @@ def test_the_seeds_of_a_control_are_repeats_of_one_run(tmp_path: Path, capsys: p
         folder.create(cell, [])
         path = results(folder.results, cell.setting, {"t": [0, 1, number % 2]}, seeds={"torch_seed": cell.seed})
         content = json.loads(path.read_text())
-        arguments = {"k": f"auto:run-{cell.seed}", "run_dir": str(folder.records)} if cell.needs else {}
+        auto = {f"{seat}k": f"auto:run-{cell.seed}", f"{seat}draws_from": f"single-{cell.seed}"}
+        arguments = {**auto, "run_dir": str(folder.records)} if cell.needs else {}
         content["config"]["model_args"] = {"model": cell.setting, **arguments}
         path.write_text(json.dumps(content))
     assert main(["collect", str(tmp_path / "study.yaml"), "--format", "json"]) == 0

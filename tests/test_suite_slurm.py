@@ -361,6 +361,27 @@ def test_the_status_joins_the_queue_with_the_folders(
 
 
 @pytest.mark.parametrize(
+    ("file", "content"),
+    [("jobs.json", "["), ("jobs.json", '["41"]'), ("cells-1.json", '{"tasks": [3]}'), ("cells-1.json", "{")],
+)
+def test_damaged_files_about_jobs_are_named(
+    tmp_path: Path, slurm: Path, capsys: pytest.CaptureFixture[str], file: str, content: str
+) -> None:
+    path, _, folders = write(tmp_path, {"tasks": ["a"], "settings": {"pair": PAIR}})
+    assert main(["submit", str(path)]) == 0
+    damaged = folders.root / "slurm" / "1" / file
+    damaged.write_text(content)
+    queue(slurm)
+    capsys.readouterr()
+    assert main(["status", str(path)]) == 0
+    shown = capsys.readouterr()
+    assert "1 cell: 1 waiting" in shown.out
+    (line,) = shown.err.splitlines()
+    assert line.startswith(f"[suite] {damaged} is damaged: ")
+    assert "squeue" in line
+
+
+@pytest.mark.parametrize(
     ("state", "job", "expected"),
     [
         ("finished", ("PENDING", "None", 0), "finished"),

@@ -18,9 +18,7 @@ from harness_ext.analysis.find_runs import entries, find_runs
 from harness_ext.analysis.scoring.score import read_scored
 from harness_ext.analysis.transcript_view import (
     acceptance_words,
-    form_of,
     how_read,
-    is_whole,
     readable,
     result_words,
     turn_notes,
@@ -29,6 +27,7 @@ from harness_ext.analysis.transcript_view import (
 from harness_ext.config.run_options import RUNS
 from harness_ext.errors import FAILED, OK, HarnessExtError
 from harness_ext.records import Completion, Transcript, Turn
+from harness_ext.records.lost_answers import form_of, is_answer
 from harness_ext.records.run_directory import read_transcripts
 from harness_ext.terminal import console, safe_line, safe_text
 
@@ -226,13 +225,13 @@ def render(
         text = safe_text(turn.text)
         if said := result_words(turn):
             yield Text(said)
-        elif turn.seat in drafts and is_whole(turn):
+        elif turn.seat in drafts and is_answer(turn):
             yield word_diff(drafts[turn.seat], text)
         else:
             yield Text(text)
         if (read := how_read(turn, form)) is not None and "accepted" not in (turn.verdict or {}):
             yield Text(f"read: {safe_line(read.value)} (rule {read.rule})", style="dim")
-        if is_whole(turn):
+        if is_answer(turn):
             drafts[turn.seat] = text
         yield from _inside(turn, full)
     yield _ending(transcript, scored)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from harness_ext.reading import AnswerForm, answer_form, read_answer, read_verdict
+from harness_ext.reading import AnswerForm, read_answer, read_verdict
 from harness_ext.records import Completion, Decision, Loglikelihood, Turn
+from harness_ext.records.chat import messages_of
+from harness_ext.records.lost_answers import is_answer
 from harness_ext.terminal import safe_line
 
-# Kinds of turns whose text is a whole answer, so that it can be read, and compared with an earlier one.
-WHOLE = ("draft", "refine", "reply", "ruling")
-_SHOWN = ("answer", "agrees", "closes", "continuation")
+_SHOWN = ("answer", "agrees", "closes", "continuation", "choice", "confidence")
 
 
 @dataclass(frozen=True)
@@ -31,24 +30,9 @@ class HowRead:
     span: tuple[int, int]
 
 
-def messages_of(context: str) -> list[tuple[str, str]]:
-    """Return a context as pairs of role and content; a plain text has the role `""`."""
-    try:
-        return [(str(message["role"]), str(message["content"])) for message in json.loads(context)]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return [("", context)]
-
-
 def readable(context: str) -> str:
     """Return a context in readable form: messages that are encoded as JSON become lines of `role: content`."""
     return "\n\n".join(f"{role}: {content}" if role else content for role, content in messages_of(context))
-
-
-@lru_cache(maxsize=4096)
-def form_of(context: str) -> AnswerForm:
-    """Return what the question of a context asks for."""
-    asked = [content for role, content in messages_of(context) if role != "assistant"]
-    return answer_form(asked[-1] if asked else context)
 
 
 def how_read(turn: Turn, form: AnswerForm) -> HowRead | None:
@@ -66,7 +50,7 @@ def how_read(turn: Turn, form: AnswerForm) -> HowRead | None:
     if "accepted" in verdict:
         found = _read_verdict(turn.text)
         return found if found is not None and verdict.get("rule") == found.rule else None
-    if not is_whole(turn):
+    if not is_answer(turn):
         return None
     answer = _read_answer(turn.text, form)
     if answer is None or ("answer" in verdict and verdict["answer"] != answer.value):
@@ -91,15 +75,22 @@ def _read_answer(text: str, form: AnswerForm) -> HowRead | None:
 def verdict_words(turn: Turn) -> str:
     """Return what was read from a turn, as one line; empty if nothing was."""
     verdict = turn.verdict or {}
-    if "accepted" not in verdict:
-        return safe_line(", ".join(f"{k}: {v}" for k, v in verdict.items() if k in _SHOWN))
-    word = "✓ accepted" if verdict["accepted"] else "✗ rejected"
     details = ["malformed"] if verdict.get("malformed") else []
+    if "accepted" not in verdict:
+        said = [f"{k}: {v}" for k, v in verdict.items() if k in _SHOWN and not (details and v is None)]
+        if isinstance(points := verdict.get("points"), Mapping):
+            said.append(f"points: {', '.join(f'{seat} {_number(given)}' for seat, given in points.items())}")
+        return safe_line(", ".join([*said, *details]))
+    word = "✓ accepted" if verdict["accepted"] else "✗ rejected"
     rule = verdict.get("rule")
     details += [str(rule)] if rule not in (None, "first_word") else []
     if isinstance(verdict.get("probability"), int | float):
         details.append(f"{verdict['probability']:.2f}")
     return safe_line(f"{word} ({', '.join(details)})" if details else word)
+
+
+def _number(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, int | float) else str(value)
 
 
 def decision_words(decision: Decision) -> str:
@@ -123,11 +114,6 @@ def result_words(turn: Turn) -> str:
 def turn_notes(turn: Turn) -> list[str]:
     """Return what was done to a turn's prompt and reply, and whether its limit cut it off."""
     return [*turn.notes, *turn.result.notes, *(["cut at limit"] if turn.finish == "length" else [])]
-
-
-def is_whole(turn: Turn) -> bool:
-    """Return whether a turn is a whole answer, and neither a part of one nor a review."""
-    return turn.kind in WHOLE and isinstance(turn.result, Completion) and not turn.is_part
 
 
 def acceptance_words(figures: Mapping[str, Any]) -> str:

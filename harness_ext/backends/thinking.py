@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from harness_ext.reading.thoughts import DEFAULT_MARKERS, Markers, split_thought
 from harness_ext.records import Completion
+from harness_ext.records.usage import tokens_of_thought
 
 Effort = Literal["auto", "none", "minimal", "low", "medium", "high", "xhigh", "max"]
 Switch = Literal["auto", "on", "off"]
@@ -84,7 +85,7 @@ class Thinking:
             return "thinking_not_off" if thinks else ""
         if self.switch == "on" and not thinks:
             return "no_thought"
-        if self.tokens is not None and reply.thinking_tokens and reply.thinking_tokens > self.tokens + SLACK:
+        if self.tokens is not None and (tokens_of_thought(reply) or 0) > self.tokens + SLACK:
             return "thinking_over_budget"
         return ""
 

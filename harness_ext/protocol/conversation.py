@@ -16,6 +16,7 @@ from harness_ext.protocol.question import Question, reply_of
 from harness_ext.protocol.seats import Seats
 from harness_ext.records import Completion, Message, Solution, Transcript
 from harness_ext.records.chat import ChatContext, context_messages
+from harness_ext.records.lost_answers import ANSWERS
 from harness_ext.records.summary import DRAFTS, ROUNDS
 
 PART = "part"
@@ -67,7 +68,7 @@ async def _answer(protocol: Protocol, question: Question, seats: Seats) -> Answe
     solution = Solution(result.text) if isinstance(result, Completion) else result
     turns = seats.turns[start:]
     for turn in reversed(turns):
-        if turn.kind in DRAFTS and turn.text == solution.text:
+        if turn.kind in ANSWERS and turn.text == solution.text:
             seats.note(turn.result, kept=turn.result.completion_tokens)
             break
     first = next((turn.text for turn in turns if turn.kind in DRAFTS and not turn.is_part), None)

@@ -142,6 +142,8 @@ def _stated(text: str, source: Source, statement: Statement) -> Reading | None:
     found = _interpreted(text, source, start, end, rule)
     if found is None or found.kind != "text":
         return found
+    if statement.others:
+        return None  # "Agent 1's answer is correct" gives no answer
     if is_refusal(said) and not statement.doubtful:
         raise Stopped
     return None if rule == "hashes" and ":" in said else found

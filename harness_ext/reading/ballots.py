@@ -27,6 +27,9 @@ _POINTS = re.compile(
     r"|^[ \t]*(\d{1,2})[.)][ \t]+(\d{1,6})(?:[ \t]*points?)?[ \t.]*$",
     re.IGNORECASE | re.MULTILINE,
 )
+# A list in which letters stand for answers, so that its numbers are not the whole ballot: "B, 1", "none, B".
+_ENTRY = r"(?:(?-i:[A-J])|none|\d{1,4})"
+_MIXED = re.compile(rf"(?=(?-i:[^A-J]*[A-J]))\W*{_ENTRY}(?:\W+{_ENTRY})+\W*", re.IGNORECASE)
 _NONE = re.compile(r"\b(?:none|neither|no answer)\b", re.IGNORECASE)
 _ALL = re.compile(r"\W*(?:all|both)(?:\W+(?:of|them|the|these|three|answers?|are|acceptable|correct|right))*\W*", re.I)
 _EXCEPT = re.compile(r"\b(?:except|excluding|all but|other than|apart from|others?|rest)\b", re.IGNORECASE)
@@ -62,7 +65,7 @@ def read_ballot(text: str, kind: Ballot, answers: int) -> tuple[float, ...] | No
     body = cleaned(cut_run_on(text)[0]).text
     if kind == "cumulative":
         return _points(body, answers)
-    named = _named(body, kind, answers)
+    named = None if _MIXED.fullmatch(body) else _named(body, kind, answers)
     if named is None or not _are_different(named, answers):
         return None
     if kind == "approval":

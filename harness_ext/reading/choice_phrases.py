@@ -8,6 +8,7 @@ import harness_ext.reading.truth as truth
 from harness_ext.reading.letters import Choice, Several, bracketed, letter_at, only, position_of
 from harness_ext.reading.options import Mention, Options, negated
 from harness_ext.reading.prose import is_refusal
+from harness_ext.reading.rejections import rejects
 from harness_ext.reading.statements import Statement
 
 REASON = re.compile(
@@ -23,6 +24,8 @@ _INSTEAD = re.compile(
     re.IGNORECASE,
 )
 _NONE = re.compile(r"\s*(?:none|neither|both|all|any|unknown|unclear|n/?a)\b", re.IGNORECASE)
+# "The answer is neither" says what the answer is, although it negates.
+_NEITHER = re.compile(r"\bneither\b[ \t\"']*\Z", re.IGNORECASE)
 _IT_IS = re.compile(
     r"(?:it's|it is|that's|that is|this is|it would be|it must be|it should be|would be|must be|should be"
     r"|is|be)[ \t]+(?=\S)",
@@ -38,6 +41,11 @@ ECHO = re.compile(
 def stated(text: str, statement: Statement, options: Options) -> Choice | None:
     """Return the option that a statement names, or None. Raises Several where it names more than one, or none."""
     start, end = statement.start, statement.end
+    if options.none is not None and not statement.doubtful:
+        neither = _NEITHER.search(text, statement.at, start) if statement.negated else None
+        begin = neither.start() if neither else start
+        if (neither or not statement.negated) and rejects(text[begin:end], options.noun):
+            return Choice(options.none, begin, end, statement.rule)
     if statement.negated or NOT_FIRST.match(text, start, end):
         if options.is_binary and not statement.negated and (said := polar_in(text, start, end, statement.rule)):
             return said

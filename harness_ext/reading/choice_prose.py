@@ -226,6 +226,18 @@ def _subject(text: str, start: int, end: int, options: Options) -> Choice | None
     return None
 
 
+def closing(text: str, lines: list[tuple[int, int]], options: Options) -> Choice | None:
+    """Return the option that the last line ends with, apart from its sentences: "The sentence is false. (B) False"."""
+    start, end = lines[-1]
+    letters = bracketed(text, start, end, options)
+    if len({choice.position for choice in letters}) != 1:
+        return None
+    last = letters[-1]
+    before, behind = text[start : last.start].rstrip(), text[last.end : end].strip(" .!\"')")
+    is_apart = before.endswith((".", "!", "?", '."', ".'"))
+    return last if is_apart and (not behind or behind.casefold() == options.bare[last.position]) else None
+
+
 def concluded(text: str, lines: list[tuple[int, int]], options: Options) -> Choice | None:
     """Return the option of a last line or conclusion: a letter in brackets, or one with its option's text."""
     if not lines:

@@ -143,3 +143,9 @@ _SAYING = any_of(
     "suggested, concludes?, concluded, insists?, gave, gives, wrote, writes, that"
 )
 REPORTED = re.compile(rf"\b(?:{_OTHERS})\b[^.!?\n]{{0,30}}\b(?:{_SAYING})\b[^.!?\n]{{0,20}}\Z", re.IGNORECASE)
+_OWNERS = any_of("agent, student, teacher, assistant, model, judge, critic, expert, person, friend, classmate")
+_OTHER = any_of("your, previous, earlier, former, original, other, another, first, second, third, fourth, initial")
+# What stands before "answer" where it is not the reply's own: "Agent 1's answer", "the previous answer".
+ANOTHERS = re.compile(
+    rf"(?:\b(?:{_OWNERS})(?:{_GAP}(?:\d{{1,3}}|(?-i:[A-Z])))?['’]s?|\b(?:{_OTHER})){_GAP}\Z", re.IGNORECASE
+)

@@ -9,6 +9,7 @@ from fractions import Fraction
 from functools import lru_cache
 
 from harness_ext.reading.numerals import numerals
+from harness_ext.reading.rejections import none_option, noun_of
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _ARTICLE = re.compile(r"^(?:the|an?)\s+", re.IGNORECASE)
@@ -54,6 +55,8 @@ class Options:
             for text, stem in zip(self.bare, stems, strict=True)
         ]
         self._numbers = [_number(text) for text in self.texts]
+        self.noun = noun_of(self.bare)
+        self.none = none_option(self.bare, self.noun)
 
     def letter_class(self) -> str:
         """Return the letters as they stand in a regular expression's class, upper and lower case."""

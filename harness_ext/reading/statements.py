@@ -20,7 +20,8 @@ class Statement:
     """A place where a text states an answer: what it says stands from `start` to `end`.
 
     `negated` statements say what the answer is not; `doubtful` ones ask, report what others say, or suppose; `weak`
-    ones have a word ("the result is") that also occurs in a calculation's middle.
+    ones have a word ("the result is") that also occurs in a calculation's middle. `others` is set where it is somebody
+    else's answer ("Agent 1's answer is …").
     """
 
     rule: str
@@ -31,6 +32,7 @@ class Statement:
     doubtful: bool = False
     weak: bool = False
     option: bool = False
+    others: bool = False
 
 
 def statements(text: str) -> list[Statement]:
@@ -92,12 +94,12 @@ def certain(found: list[Statement]) -> list[Statement]:
 
     A reply that states hundreds of answers repeats itself, so that no more than the last ones are tried.
     """
-    return [s for s in found if not (s.weak or s.doubtful)][-MOST:][::-1]
+    return [s for s in found if not (s.weak or s.doubtful or s.others)][-MOST:][::-1]
 
 
 def doubtful(found: list[Statement]) -> list[Statement]:
     """Return the statements that ask, suppose or report what the answer is, the last one first."""
-    return [s for s in found if s.doubtful and not s.weak][-MOST:][::-1]
+    return [s for s in found if (s.doubtful or s.others) and not s.weak][-MOST:][::-1]
 
 
 def _line_end(text: str, start: int) -> int:
@@ -162,6 +164,8 @@ def _sentence(text: str, match: re.Match[str]) -> Statement | None:
         doubtful=_is_doubtful(text, match, groups.get("verb"), text[start:end]),
         weak=not (option or _is_strong(noun, match[0])),
         option=option,
+        others=(groups.get("verb") or "").lower() in ("is", "are", "was", "were")
+        and cues.ANOTHERS.search(text[max(0, match.start() - 40) : match.start()]) is not None,
     )
 
 

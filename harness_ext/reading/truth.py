@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+import harness_ext.reading.cues as cues
+
 _YES = r"yes|yeah|yep|yup|true|correct|right|accurate|valid|affirmative|是的?|对|正确"
 _NO = r"no|nope|false|incorrect|wrong|inaccurate|untrue|invalid|negative|否|不是|不对|不正确|错误?"
 _HEDGE = (
@@ -100,6 +102,13 @@ _DOUBTED = re.compile(
     r"|agree)[ \t]+(?:that[ \t]+)?\Z",
     re.IGNORECASE,
 )
+_ANSWER_JUDGED = re.compile(
+    r"\b(?:(?:final|own|proposed|given)[ \t]{1,3}){0,2}(?:answers?|reasoning|response|solution)[ \t]{1,3}"
+    r"(?:is|are|was|were)(?:n't|[ \t]{1,3}not)?[ \t]{1,3}"
+    r"(?:(?:\w+ly|therefore|thus|indeed|also|just|not|quite|most likely)[ \t,]{1,3}){0,3}"
+    rf"(?:{_YES}|{_NO})(?![\w-])",
+    re.IGNORECASE,
+)
 _OF_GRAMMAR = re.compile(r"\b(?:grammatical|syntactical|structural)ly\b", re.IGNORECASE)
 _STRONG = re.compile(r"[^\"]{0,60}\b(?:sentence|statement|claim|assertion|proposition)", re.IGNORECASE)
 _SUPPOSED = re.compile(
@@ -161,6 +170,16 @@ def asserted(text: str) -> tuple[bool, int, int] | None:
     if strong is None and made:
         return bool(made[0]["yes"] or made[0]["agree"] or made[0]["held"]), *made[0].span()
     return strong or loose
+
+
+def without_judgements(text: str) -> str:
+    """Return a text with blanks where it says whether somebody else's answer is right: "Agent 1's answer is wrong"."""
+
+    def blank(match: re.Match[str]) -> str:
+        before = text[max(0, match.start() - 40) : match.start()]
+        return " " * len(match[0]) if cues.ANOTHERS.search(before) else match[0]
+
+    return _ANSWER_JUDGED.sub(blank, text)
 
 
 def ends_there(word: str, rest: str) -> bool:

@@ -24,7 +24,7 @@ def read_yes_no(text: str, question: str = "") -> Reading | None:
     """
     for part in own_parts(cleaned(text), question):
         try:
-            found = choice_of(part, _BINARY)
+            found = choice_of(part, _BINARY, of_others=True)
         except Several:
             return None
         if found is not None:

@@ -38,6 +38,14 @@ def context_messages(context: str) -> tuple[Message, ...]:
     return context.messages if isinstance(context, ChatContext) else (Message("user", str(context)),)
 
 
+def messages_of(context: str) -> list[tuple[str, str]]:
+    """Return a recorded context as pairs of role and content; a plain text has the role `""`."""
+    try:
+        return [(str(message["role"]), str(message["content"])) for message in json.loads(context)]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return [("", context)]
+
+
 def plain_form(messages: Sequence[Message]) -> str:
     """Render a conversation for a model without a chat template.
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,6 +20,12 @@ from harness_ext.records.run_lock import lock_run
 from harness_ext.records.transcript import Identity, Transcript
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode
+# How a line of `transcripts.jsonl` begins (`Transcript.to_json`), and what identifies its question there.
+_TEXT, _NUMBER = r'("(?:[^"\\]|\\.)*")', r"(-?\d+)"
+_HEAD = re.compile(
+    rf'\{{"task": {_TEXT}, "doc_id": {_NUMBER}, "doc_hash": {_TEXT}, "repeat": {_NUMBER}, "index": {_NUMBER}, '
+    rf'"question": {_TEXT}, "status": '
+)
 
 
 class RunDirectory:
@@ -116,7 +123,8 @@ class RunDirectory:
         if not parts:
             return
         try:
-            have = {(t.identity, t.failure is None) for t in _read_lines(merged)} if merged.exists() else set()
+            lines = map(_transcript, _lines(merged) if merged.exists() else ())
+            have = {(t.identity, t.failure is None) for t in lines if t is not None}
             with _open_to_append(merged) as file:
                 for transcript in _newest(parts):
                     answered = transcript.failure is None
@@ -137,24 +145,57 @@ def read_transcripts(run: Path) -> Iterator[Transcript]:
 
 
 def _newest(files: Sequence[Path]) -> Iterator[Transcript]:
-    # The files are read twice, so that only positions, and not all transcripts, are in memory at once.
-    newest: dict[Identity, tuple[bool, int]] = {}
-    for position, transcript in enumerate(t for f in files for t in _read_lines(f)):
-        rank = (transcript.failure is None, position)
-        newest[transcript.identity] = max(rank, newest.get(transcript.identity, rank))
-    wanted = {position for _, position in newest.values()}
-    for position, transcript in enumerate(t for f in files for t in _read_lines(f)):
-        if position in wanted:
+    # Transcripts are long, so they are neither all kept nor, but for repeated questions, parsed more than once: who
+    # they are about stands at the beginning of their lines.
+    known, repeated = set[Identity](), set[Identity]()
+    lengths = [0 for _ in files]
+    for file, path in enumerate(files):
+        for line in _lines(path):
+            lengths[file] += 1
+            if (identity := _identity(line)) is not None:
+                (repeated if identity in known else known).add(identity)
+    newest: dict[Identity, tuple[bool, int, int]] = {}
+    for file, number, line in _placed(files, lengths) if repeated else ():
+        if _identity(line) in repeated and (transcript := _transcript(line)) is not None:
+            rank = (transcript.failure is None, file, number)
+            newest[transcript.identity] = max(rank, newest.get(transcript.identity, rank))
+    for file, number, line in _placed(files, lengths):
+        identity = _identity(line) if repeated else None
+        if identity is not None and identity in newest and newest[identity][1:] != (file, number):
+            continue
+        if (transcript := _transcript(line)) is not None:
             yield transcript
 
 
-def _read_lines(path: Path) -> Iterator[Transcript]:
+def _placed(files: Sequence[Path], lengths: Sequence[int]) -> Iterator[tuple[int, int, str]]:
+    """Yield the lines of files with their positions, without those that were written later than `lengths` were."""
+    for file, (path, length) in enumerate(zip(files, lengths, strict=True)):
+        for number, line in enumerate(islice(_lines(path), length)):
+            yield file, number, line
+
+
+def _lines(path: Path) -> Iterator[str]:
     with path.open(encoding="utf-8", errors="replace") as file:
-        for line in file:
-            try:
-                yield Transcript.from_json(json.loads(line))
-            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-                continue
+        yield from file
+
+
+def _identity(line: str) -> Identity | None:
+    """Return what identifies the question of a line; None if the line is damaged, as far as its beginning shows."""
+    if head := _HEAD.match(line):
+        try:
+            task, doc_id, doc_hash, repeat, index, question = json.loads(f"[{', '.join(head.groups())}]")
+        except ValueError:
+            return None
+        return (task, doc_id, doc_hash, repeat, index, question)
+    found = _transcript(line)
+    return None if found is None else found.identity
+
+
+def _transcript(line: str) -> Transcript | None:
+    try:
+        return Transcript.from_json(json.loads(line))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
 
 
 def _open_to_append(path: Path) -> IO[str]:

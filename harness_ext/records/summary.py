@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from harness_ext.records.lost_answers import ANSWERS, loses_answer
 from harness_ext.records.readability import SeatReadability
 from harness_ext.records.results import Completion
 from harness_ext.records.transcript import Transcript, Turn
 from harness_ext.records.usage import SeatCost, Usage, add
 
 DRAFTS = ("draft", "refine")
-# Kinds of turns whose text can become part of the answer, and kinds of turns that begin a round.
-WRITTEN = (*DRAFTS, "answer", "continue", "correct", "reply", "ruling")
+# Kinds of turns whose text is an answer or a part of one, while those of all other kinds serve to check answers; and
+# kinds of turns that begin a round.
+WRITTEN = (*ANSWERS, "continue", "correct")
 ROUNDS = ("refine", "continue")
 UNPRICED = SeatCost()
 
@@ -36,6 +38,7 @@ class Summary:
     turns: int = 0
     generated: int = 0
     cut: int = 0
+    lost: int = 0
     rounds: dict[int, int] = field(default_factory=dict)
     failures: Counter[str] = field(default_factory=Counter)
     stops: Counter[str] = field(default_factory=Counter)
@@ -57,6 +60,7 @@ class Summary:
         else:
             self.answered += 1
             self.stops[transcript.stop] += 1
+            self.lost += loses_answer(transcript)
         for name, number in ((transcript.details or {}).get("totals") or {}).items():
             self.totals[name] = add(self.totals.get(name, 0), number)
         named = max(((turn.verdict or {}).get("round", 0) for turn in transcript.turns), default=0)
@@ -73,7 +77,7 @@ class Summary:
                 self._count(call)
                 if call is not turn:
                     self.readability.setdefault(call.seat, SeatReadability()).add(call)
-        for name, tokens in _tokens(transcript.turns, transcript.text, transcript.details).items():
+        for name, tokens in _tokens(transcript.turns, transcript.text).items():
             self.tokens[name] = add(self.tokens[name], tokens)
 
     def _count(self, turn: Turn) -> None:
@@ -127,6 +131,7 @@ class Summary:
             "cut_at_limit_rate": _rate(self.cut, self.generated),
             "events": self.events,
             "faults": self.faults,
+            "answers_lost": self.lost,
             "completion_tokens": self.tokens,
             **({"totals": self.totals} if self.totals else {}),
             "readability": {seat: counts.to_json() for seat, counts in self.readability.items()},
@@ -139,23 +144,22 @@ class Summary:
         return [warning for seat, counts in self.readability.items() for warning in counts.warnings(seat)]
 
 
-def _tokens(turns: Sequence[Turn], text: str, details: Mapping[str, Any] | None) -> dict[str, int | None]:
+def _tokens(turns: Sequence[Turn], text: str) -> dict[str, int | None]:
     """Return how many of the tokens of a protocol's turns are in its answer, discarded, or spent on verification.
 
     turns: the turns.
     text: the answer.
-    details: what the protocol recorded besides.
     """
     found: dict[str, int | None] = {"kept": 0, "discarded": 0, "verification": 0}
-    kept = None if details and "totals" in details else _kept(turns, text)
+    # A draft is kept whole. A protocol that chooses or composes its answer notes how many tokens of each turn it kept.
+    # All other tokens were discarded, or spent on verification.
+    kept = None if any("kept" in (turn.verdict or {}) for turn in turns) else _kept(turns, text)
     for turn in turns:
-        # A draft is kept whole. A protocol that composes its answer from several turns notes with each how many of its
-        # tokens it kept. All other tokens were discarded, or spent on verification.
         rest = "verification" if turn.kind not in WRITTEN else "discarded"
         new, noted = turn.result.completion_tokens, (turn.verdict or {}).get("kept", 0)
         parts = {"kept": new} if turn is kept else {"kept": noted, rest: add(new, None if noted is None else -noted)}
         if turn.inner is not None:
-            below = _tokens(turn.inner.turns, turn.text, turn.inner.details)
+            below = _tokens(turn.inner.turns, turn.text)
             if parts["kept"] == 0:  # otherwise, what the protocol in the seat has kept is in the answer
                 lost = add(below.pop("kept"), below.pop("discarded"))
                 below[rest] = add(below.get(rest, 0), lost)
@@ -166,9 +170,9 @@ def _tokens(turns: Sequence[Turn], text: str, details: Mapping[str, Any] | None)
 
 
 def _kept(turns: Sequence[Turn], text: str) -> Turn | None:
-    """Return the turn whose text became the answer: the last draft with this text."""
+    """Return the turn whose text became the answer: the last answer with this text."""
     for turn in reversed(turns):
-        if turn.kind in DRAFTS and turn.text == text:
+        if turn.kind in ANSWERS and turn.text == text:
             return turn
     return None
 

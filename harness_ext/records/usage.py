@@ -129,7 +129,7 @@ class SeatCost:
                 cached_tokens=result.cached_tokens,
                 completion_tokens=result.completion_tokens,
                 seconds=result.seconds,
-                thinking_tokens=_thinking_tokens(result),
+                thinking_tokens=tokens_of_thought(result),
                 batched_prompt_tokens=result.prompt_tokens if batched else 0,
                 batched_completion_tokens=result.completion_tokens if batched else 0,
             )
@@ -142,7 +142,8 @@ class SeatCost:
         return replace(usage, flops=self.flops(read, written), price=price)
 
 
-def _thinking_tokens(result: CallResult) -> float | None:
+def tokens_of_thought(result: CallResult) -> float | None:
+    """Return how many tokens of a reply were a thought: as they were counted, or about; None if it is unknown."""
     if not isinstance(result, Completion):
         return 0.0
     # A server without a reasoning parser reports 0 where the thought is a part of the text.

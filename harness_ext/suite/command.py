@@ -18,7 +18,7 @@ from harness_ext.suite.cells import Cell
 from harness_ext.suite.expanding import cells_of
 from harness_ext.suite.folders import Folders
 from harness_ext.suite.showing import cell_states, count_of, find_cell, print_status
-from harness_ext.suite.slurm_records import InQueue, in_queue
+from harness_ext.suite.slurm_records import InQueue, damaged_records, in_queue
 from harness_ext.suite.study import Study, read_study
 from harness_ext.suite.submit_command import add_options, submit
 from harness_ext.terminal import clean, safe_text
@@ -165,6 +165,8 @@ def _status(cells: Sequence[Cell], folders: Folders, args: argparse.Namespace) -
         jobs = in_queue(folders.root)
     except NoQueueError as error:
         print(f"[suite] what follows is from the folders of the cells alone: {error}", file=sys.stderr)
+    for line in damaged_records(folders.root):
+        print(f"[suite] {line}", file=sys.stderr)
     if args.json:
         print(json.dumps(cell_states(cells, folders, jobs.cells), indent=2, ensure_ascii=False))
         return OK

@@ -6,7 +6,6 @@ is finished, and nothing has to be kept up to date elsewhere.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -20,11 +19,28 @@ from harness_ext.files import make_private_folder
 from harness_ext.records.run_directory import write_json
 from harness_ext.records.run_lock import RunLock, in_use_by, lock_output
 from harness_ext.suite.cells import Cell
+from harness_ext.suite.noted import DamagedFileError, Record, read_record
 from harness_ext.terminal import outside
 
 State = Literal["finished", "running", "failed", "interrupted", "waiting"]
 
 TAIL = 20_000  # bytes of a log in which its last lines are looked for
+
+
+@dataclass(frozen=True)
+class Description:
+    """What the folder of a cell says about it.
+
+    title, coordinates, identity: those of the cell. Default: nothing.
+    models: what identifies the models that it loads. Default: none.
+    created: when the folder was made, in seconds since 1970. Default 0.
+    """
+
+    title: str = ""
+    coordinates: Mapping[str, str] = field(default_factory=dict)
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    models: tuple[str, ...] = ()
+    created: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -52,7 +68,17 @@ class Failure:
     """
 
     attempt: int
-    lines: tuple[str, ...]
+    lines: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class End:
+    """The end of an attempt that finished its cell.
+
+    seconds: how long it took. Default None: unknown.
+    """
+
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -69,9 +95,14 @@ class Size:
     answered: int = 0
 
 
+FILES = {
+    "cell.json": Description, "attempt.json": Attempt, "failure.json": Failure, "finished.json": End, "size.json": Size,
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class CellFolder:
-    """The folder of a cell.
+    """The folder of a cell. A damaged file in it counts as missing (`damaged`).
 
     path: the folder, which need not exist.
     """
@@ -109,14 +140,26 @@ class CellFolder:
         return self.path / "lm_eval.yaml"
 
     @cached_property
-    def description(self) -> dict[str, Any]:
-        """Return what the folder says about its cell; empty if it does not exist."""
-        return _read(self.path / "cell.json")
+    def description(self) -> Description | None:
+        """Return what the folder says about its cell; None if it does not exist."""
+        return self._noted("cell.json", Description)
 
     @property
     def models(self) -> tuple[str, ...]:
         """Return what identifies the models that the cell loads."""
-        return tuple(map(str, self.description.get("models") or ()))
+        return () if self.description is None else self.description.models
+
+    @property
+    def damaged(self) -> list[str]:
+        """Return a line for each file of the folder that is damaged: what is wrong with it, and what to do."""
+        found = []
+        for name, kind in FILES.items():
+            try:
+                read_record(self.path / name, kind)
+            except DamagedFileError as error:
+                remedy = "`suite run` writes it anew" if name == "cell.json" else "delete it"
+                found.append(f"{error}. It counts as missing, and nothing else is lost: {remedy}")
+        return found
 
     def create(self, cell: Cell, models: Sequence[str]) -> None:
         """Create the folder of a cell that was checked. `models` identifies what it loads."""
@@ -142,8 +185,7 @@ class CellFolder:
     @property
     def attempt(self) -> Attempt | None:
         """Return the latest attempt, or None."""
-        found = _read(self.path / "attempt.json")
-        return Attempt(**found) if found else None
+        return self._noted("attempt.json", Attempt)
 
     def begin(self) -> Attempt:
         """Note that an attempt begins, and return it. Raises StoreError if the folder cannot be written."""
@@ -155,10 +197,10 @@ class CellFolder:
     @property
     def failure(self) -> Failure | None:
         """Return why the latest attempt failed; None if it did not."""
-        found, last = _read(self.path / "failure.json"), self.attempt
-        if not found or last is None or found.get("attempt") != last.number:
+        found, last = self._noted("failure.json", Failure), self.attempt
+        if found is None or last is None or found.attempt != last.number:
             return None
-        return Failure(last.number, tuple(outside(line) for line in found.get("lines") or ()))
+        return Failure(last.number, tuple(map(outside, found.lines)))
 
     def fail(self, lines: Sequence[str]) -> None:
         """Note that the latest attempt failed. Raises StoreError if the folder cannot be written."""
@@ -168,13 +210,13 @@ class CellFolder:
     @property
     def duration(self) -> float | None:
         """Return how many seconds the attempt took that finished the cell, or None."""
-        seconds = _read(self.path / "finished.json").get("seconds")
-        return float(seconds) if isinstance(seconds, int | float) else None
+        end = self._noted("finished.json", End)
+        return None if end is None else end.seconds
 
     def finish(self) -> None:
         """Give the complete results their name, which makes the cell finished."""
         last = self.attempt
-        self._write("finished.json", {"seconds": None if last is None else time.time() - last.started})
+        self._write("finished.json", asdict(End(None if last is None else time.time() - last.started)))
         self.unfinished_results.rename(self.results)
 
     @property
@@ -193,8 +235,7 @@ class CellFolder:
     @property
     def size(self) -> Size | None:
         """Return how much the cell asks; None as long as lm-eval has not built its requests."""
-        found = _read(self.path / "size.json")
-        return Size(**found) if found else None
+        return self._noted("size.json", Size)
 
     def note_size(self, size: Size) -> None:
         """Note how much the cell asks."""
@@ -230,6 +271,12 @@ class CellFolder:
             return None
         return (now - last.started) / (done - last.known) * (size.questions - done)
 
+    def _noted(self, name: str, kind: type[Record]) -> Record | None:
+        try:
+            return read_record(self.path / name, kind)
+        except DamagedFileError:
+            return None
+
     def _write(self, name: str, data: Mapping[str, Any]) -> None:
         try:
             write_json(self.path / name, data, private=True)
@@ -264,13 +311,14 @@ class Folders:
         current = {cell.digest for cell in cells}
         before: dict[tuple[tuple[str, str], ...], CellFolder] = {}
         older = [CellFolder(path) for digest, path in self._found.items() if digest not in current]
-        for folder in sorted(older, key=lambda folder: float(folder.description.get("created") or 0)):
-            before[tuple(sorted((folder.description.get("coordinates") or {}).items()))] = folder
+        described = [(one.description, one) for one in older if one.description is not None]
+        for description, folder in sorted(described, key=lambda one: one[0].created):
+            before[tuple(sorted(description.coordinates.items()))] = folder
         lines = []
         for cell in cells:
             there = before.get(tuple(sorted(cell.coordinates.items())))
-            if cell.digest not in self._found and there is not None:
-                fields = "; ".join(differences(there.description.get("identity") or {}, cell.identity()))
+            if cell.digest not in self._found and there is not None and there.description is not None:
+                fields = "; ".join(differences(there.description.identity, cell.identity()))
                 lines.append(
                     f"{cell.title} was changed ({fields}), so it is another cell; the former one stays in {there.path}"
                 )
@@ -293,14 +341,6 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str
             now = f"is {outside(new, 80)}" if name in after else "is no longer given"
             found.append(f"`{prefix}{name}` {was}, {now}")
     return found
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def last_lines(path: Path, count: int) -> list[str]:

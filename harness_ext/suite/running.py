@@ -128,6 +128,9 @@ class Runner:
 
     def run(self) -> list[Cell]:
         """Run the cells, and return those that failed. A signal ends the processes first."""
+        for cell in self.cells:
+            for line in self.folders.of(cell).damaged:
+                self._say(line)
         try:
             self._settle()
             self._line()

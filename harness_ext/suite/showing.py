@@ -39,6 +39,7 @@ def cell_states(cells: Sequence[Cell], folders: Folders, queue: Mapping[str, Que
                 "seconds": folder.duration if state == "finished" else None,
                 "seconds_left": folder.seconds_left(now) if state == "running" else None,
                 "error": list(failure.lines) if failure is not None and state == "failed" else [],
+                "damaged": folder.damaged,
                 "job": None if job is None else {"name": job.name, "state": job.state, "reason": job.reason},
             }
         )  # fmt: skip
@@ -67,6 +68,10 @@ def print_status(cells: Sequence[Cell], folders: Folders, on_slurm: InQueue) -> 
             out.print(f"\n{row['title']} failed (`harness-ext suite logs STUDY {row['index']}` shows more):")
             for line in row["error"]:
                 out.print(f"  {line}")
+
+    damaged = [line for row in rows for line in row["damaged"]]
+    for line in [*([""] if damaged else []), *damaged]:
+        out.print(line, soft_wrap=True)  # it is one line, however long its path is
 
 
 STATES = (*get_args(State), "queued", "held", "requeued")

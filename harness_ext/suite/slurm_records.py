@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from harness_ext.records.run_directory import write_json
 from harness_ext.slurm.queue import Queued, read_queue
+from harness_ext.suite.noted import DamagedFileError, read_object
+from harness_ext.terminal import outside
 
 JOBS = "jobs.json"
 
@@ -40,8 +41,9 @@ class Submission:
 
     def tasks(self, name: str) -> list[list[str]]:
         """Return the digests of the cells that each task of an array runs; none for jobs of other kinds."""
-        found = _read(self.list_of(name)).get("tasks")
-        return found if isinstance(found, list) else []
+        with suppress(DamagedFileError):
+            return _tasks(self.list_of(name))
+        return []
 
     def note(self, jobs: Mapping[str, str]) -> None:
         """Write down the numbers of the jobs that were submitted so far."""
@@ -55,7 +57,42 @@ def submissions(root: Path) -> list[Submission]:
     """
     folders = [path for path in (root / "slurm").glob("*") if path.name.isdecimal()]
     found = sorted(folders, key=lambda path: int(path.name))
-    return [Submission(path, {str(k): str(v) for k, v in _read(path / JOBS).items()}) for path in found]
+    return [Submission(path, _jobs(path)) for path in found]
+
+
+def _jobs(folder: Path) -> dict[str, str]:
+    with suppress(DamagedFileError):
+        return {str(name): str(number) for name, number in read_object(folder / JOBS).items()}
+    return {}
+
+
+def damaged_records(root: Path) -> list[str]:
+    """Return a line for each file about submitted jobs that is damaged: what is wrong with it, and what to do.
+
+    root: the folder of the suite.
+    """
+    found = []
+    for one in submissions(root):
+        for path, read in ((one.folder / JOBS, read_object), *((one.list_of(name), _tasks) for name in one.jobs)):
+            try:
+                read(path)
+            except DamagedFileError as error:
+                found.append(
+                    f"{error}. Jobs that it names are not shown and may be submitted twice: look for them with "
+                    "`squeue`, and delete the file when they have ended"
+                )
+    return found
+
+
+def _tasks(path: Path) -> list[list[str]]:
+    tasks = read_object(path).get("tasks") or []
+    if not isinstance(tasks, list) or not all(isinstance(one, list) and all(map(_is_text, one)) for one in tasks):
+        raise DamagedFileError(f"{path} is damaged: `tasks` is {outside(tasks, 80)}")
+    return tasks
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
 def new_submission(root: Path) -> Submission:
@@ -95,11 +132,3 @@ def in_queue(root: Path) -> InQueue:
             if (found := queue.get(job)) is not None:
                 others[f"{one.folder.name}/{name}"] = found
     return InQueue(cells, others)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}

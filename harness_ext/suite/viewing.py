@@ -6,7 +6,7 @@ from pathlib import Path
 
 from harness_ext.analysis.compare.run_directories import is_run
 from harness_ext.analysis.view.places import Suite, SuiteCell
-from harness_ext.suite.folders import CellFolder
+from harness_ext.suite.folders import CellFolder, Description
 from harness_ext.terminal import outside
 
 
@@ -19,24 +19,17 @@ def suites_below(folder: Path) -> list[Suite]:
 
 
 def _cell(folder: CellFolder) -> SuiteCell:
-    try:
-        return _read(folder)
-    except (TypeError, ValueError):  # its files were changed by hand, which must not hide the others
-        return SuiteCell(outside(folder.path.name), "", "damaged", 0, None, None, None)
-
-
-def _read(folder: CellFolder) -> SuiteCell:
-    description, size = folder.description, folder.size
-    axes = dict(description.get("coordinates") or {})
+    description, size = folder.description or Description(), folder.size
+    axes = dict(description.coordinates)
     setting = axes.pop("setting", None)
     axes = {axis: value for axis, value in axes.items() if axis not in ("task", "seed")}
     label = "" if setting is None else " ".join([setting, *(f"{a}:{v}".replace("=", ":") for a, v in axes.items())])
     records = folder.records if is_run(folder.records) else None
     finished = (records or folder.results) if label and folder.results.is_dir() else None
     return SuiteCell(
-        outside(description.get("title") or folder.path.name),
+        outside(description.title or folder.path.name),
         label,
-        folder.state,
+        "damaged" if folder.damaged else folder.state,
         folder.answered,
         None if size is None else size.questions,
         records,

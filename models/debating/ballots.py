@@ -10,6 +10,7 @@ import asyncio
 
 from harness_ext.models.debating.state import DebateState, Utterance
 from harness_ext.protocol import Seat
+from harness_ext.reading import same_answer
 from harness_ext.reading.ballots import Ballot, read_ballot
 
 TOKENS_PER_ANSWER = 12  # the length limit of a ballot, in tokens
@@ -18,8 +19,8 @@ TOKENS_PER_ANSWER = 12  # the length limit of a ballot, in tokens
 async def cast_ballots(state: DebateState, kind: Ballot) -> tuple[Utterance, bool] | None:
     """Return the answer that gets most points from the agents, and whether others get as many.
 
-    Answers that mean the same are one candidate. A tie goes to the one that was given first. Returns None if no answer
-    gets points, since no ballot is valid or all approve of none.
+    Answers that mean the same are one candidate. A tie goes to the one that most agents gave, and else to the one that
+    was given first. Returns None if no answer gets points, since no ballot is valid or all approve of none.
     """
     candidates = state.candidates()
     if len(candidates) == 1:
@@ -33,7 +34,8 @@ async def cast_ballots(state: DebateState, kind: Ballot) -> tuple[Utterance, boo
         return None
     best = [c for c, sum_ in zip(candidates, points, strict=True) if sum_ >= max(points) - 1e-9]
     state.totals["ties"] += len(best) > 1
-    return best[0], len(best) > 1
+    answers = [utterance.answer for utterance in state.newest()]
+    return max(best, key=lambda c: sum(same_answer(c.answer, answer) for answer in answers)), len(best) > 1
 
 
 async def _ballot(

@@ -9,8 +9,7 @@ import re
 from itertools import zip_longest
 from math import log1p
 
-from harness_ext.decisions import Predicate
-from harness_ext.decisions.questions import NO, YES
+from harness_ext.models.asking import ask_whether_right, share_of_yes
 from harness_ext.models.debating.state import DebateState, Utterance
 from harness_ext.protocol import Seat
 from harness_ext.reading import AnswerForm, Reading, cut_run_on, read_answer, read_confidence, same_answer
@@ -45,16 +44,12 @@ async def criticise(state: DebateState, agent: Seat, draft: Utterance) -> tuple[
     critique = await agent.generate(
         state.prompt(agent, state.options.critique_user), kind="critique", gen_kwargs=agent.limits(CRITIQUE_TOKENS)
     )
-    shown = {"task": state.question.text, "answer": state.question.shown(draft.text)}
-    asked = {"right": Predicate(IS_RIGHT)}
-    decision = (await agent.decide(shown, asked, kind="self_verdict"))["right"]
+    decision = await ask_whether_right(agent, state.question, draft.text, kind="self_verdict")
     state.seats.note(decision, malformed=decision.choice is None)
-    stated = decision.probability(YES)
-    if stated is None:
-        stated = {YES: 1.0, NO: 0.0}.get(decision.choice or "", 0.5)
+    share = share_of_yes(decision)
     text = cut_run_on(critique.text)[0]
     other, confidence = read_critique(text, state.form, state.options.answer_pattern)
-    return critique, features_of(draft, text, other, confidence, stated)
+    return critique, features_of(draft, text, other, confidence, 0.5 if share is None else share)
 
 
 def read_critique(text: str, form: AnswerForm, pattern: str | None = None) -> tuple[Reading | None, float | None]:
@@ -94,7 +89,8 @@ def features_of(
         "no_answer": float(own is None),
         "other_answer": float(is_other),
     }
-    for name, text in (("draft", draft.text), ("critique", critique)):
+    # The labels of the form, such as `Doubt:`, are no words of the agent.
+    for name, text in (("draft", draft.text), ("critique", _LABEL.sub(" ", critique))):
         words = [word.lower() for word in _WORD.findall(text)]
         found |= {
             f"{name}_words": log1p(len(words)),
@@ -108,6 +104,3 @@ def features_of(
 
 def _rate(words: list[str], among: frozenset[str]) -> float:
     return sum(word in among for word in words) / max(len(words), 1)
-
-
-IS_RIGHT = "Is the answer to the task right?"

@@ -48,7 +48,7 @@ async def pick(state: DebateState) -> Utterance | None:
     if len(candidates) == 1:
         return candidates[0]
     decision = await state.seats.judge.prefer(
-        {"task": state.question.text}, [u.text for u in candidates], WHICH_IS_RIGHT, kind="ruling"
+        {"task": state.question.text}, [u.text for u in candidates], WHICH_IS_RIGHT, kind="pick"
     )
     state.seats.note(decision, malformed=decision.choice is None, candidates=[u.seat for u in candidates])
     return None if decision.choice is None else candidates[int(decision.choice)]
@@ -58,7 +58,9 @@ async def _is_settled(state: DebateState) -> bool:
     """Return whether the judge finds that more debate would not help."""
     shown = {f"answer {n}": u.text for n, u in enumerate(state.newest(), start=1)}
     asked = {"settled": Predicate(IS_SETTLED)}
-    decision = (await state.seats.judge.decide({"task": state.question.text, **shown}, asked, kind="ruling"))["settled"]
+    decision = (await state.seats.judge.decide({"task": state.question.text, **shown}, asked, kind="settled"))[
+        "settled"
+    ]
     state.seats.note(decision, malformed=decision.choice is None, closes=decision.choice == YES)
     return decision.choice == YES
 

@@ -287,7 +287,7 @@ The debate is over. These answers were given:
 
 {others}
 
-Which of them do you accept as an answer to the task: one, several, or none? Reply with the numbers under which the ones that you accept are listed above, separated by commas. Write nothing else."""  # noqa: E501
+Decide for each of them whether you accept it as an answer to the task. Reply with the numbers of those that you accept, as they are listed above, separated by commas; or with `none` if you accept none of them. Write nothing else."""  # noqa: E501
 RANKED_USER = """\
 The debate is over. These answers were given:
 

@@ -216,7 +216,13 @@ class DebateState:
         """Return whether the latest utterances amount to the consensus that ends the debate."""
         if self.options.consensus == "answers":
             return self.same_answers()
-        return self.options.is_quorum(sum(u.agrees is True for u in self.newest()), len(self.voters))
+        # Agents that answer at the same time may each agree with what another one has just given up.
+        agreeing = [utterance for utterance in self.newest() if utterance.agrees]
+        return self.options.is_quorum(_alike(agreeing), len(self.voters))
+
+    def agreed_in_a_row(self, count: int) -> bool:
+        """Return whether so many agents suffice that agreed one after the other with the text before them."""
+        return self.options.is_quorum(min(count + 1, _alike(self.newest())), len(self.voters))
 
     def same_answers(self) -> bool:
         """Return whether enough of the latest answers are the same."""
@@ -258,10 +264,14 @@ class DebateState:
                 agrees, text = stance[1].lower() == "agree", text[stance.end() :]
             # An empty reply adopts the text that it agrees with, or repeats the agent's own previous text.
             if not text.strip():
-                answers = [other for other in heard if self.devil is None or other.seat != self.devil.name]
-                text = answers[-1].text if agrees and answers else before[-1].text if before else text
+                texts = [other.text for other in heard if self.devil is None or other.seat != self.devil.name]
+                if agrees and _alike(heard) < len(heard):
+                    agrees = None  # those whom it agrees with contradict each other
+                text = texts[-1] if agrees and texts else before[-1].text if before else text
         answer = read_answer(self.question.prefix + text, form=self.form, pattern=self.options.answer_pattern)
         utterance = Utterance(agent.name, round_, completion, text, answer, agrees)
+        if agrees and heard and all(_alike([utterance, other]) < 2 for other in heard):
+            utterance = replace(utterance, agrees=None)  # it contradicts those whom it agrees with
         self._count(utterance, before[-1] if before else None, heard, ran_on)
         before.append(utterance)
         own = agent.own_turn(replace(completion, text=cut_run_on(completion.text)[0]))
@@ -301,6 +311,16 @@ class DebateState:
             self.totals["positions"] += 1
             self.totals["gave_first"] += same_answer(utterance.answer, answers[0])
             self.totals["gave_last"] += same_answer(utterance.answer, answers[-1])
+
+
+def _alike(utterances: Sequence[Utterance]) -> int:
+    """Return how many of the utterances do not contradict each other.
+
+    Texts that are worded in different ways may mean the same, so that only other answers contradict each other.
+    """
+    known = [u.answer for u in utterances if u.answer is not None and u.answer.kind != "text"]
+    most = max((votes for _, votes in vote(known).counts), default=0.0)
+    return round(most) + len(utterances) - len(known)
 
 
 def _number(agent: Seat) -> int:

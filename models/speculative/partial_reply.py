@@ -62,6 +62,11 @@ class PartialReply:
         return self.tokens.limit(self.settings) - len(self.ids)
 
     @property
+    def is_full(self) -> bool:
+        """Return whether it is known that nothing may follow."""
+        return self.room is not None and self.room <= 0
+
+    @property
     def final(self) -> str:
         """Return the text as lm-eval passes it to a task's filters: cut at the first stop sequence."""
         if self.tokens is not None and self.ids is not None:
@@ -169,6 +174,10 @@ class Continuation:
             return words(self.text)
         return pieces_of(self.ids, reply.tokens.decode, reply.ids or ())
 
+    def part(self, pieces: Sequence[str], start: int, end: int) -> Continuation:
+        """Return a part of it: the pieces from `start` to before `end`."""
+        return replace(self, text="".join(pieces[start:end]), ids=None if self.ids is None else self.ids[start:end])
+
 
 async def continue_reply(
     seat: Seat,
@@ -263,9 +272,3 @@ def _joined(reply: PartialReply, completion: Completion, new: str, seam: Seam | 
 
 def _list(value: str | Sequence[str]) -> Sequence[str]:
     return [value] if isinstance(value, str) else value
-
-
-def first_units(continuation: Continuation, pieces: Sequence[str], size: int) -> Continuation:
-    """Return a continuation cut after its first `size` pieces."""
-    text = "".join(pieces[:size])
-    return replace(continuation, text=text, ids=None if continuation.ids is None else continuation.ids[:size])

@@ -9,6 +9,7 @@ from itertools import accumulate
 from math import exp
 
 from harness_ext.decisions import Score
+from harness_ext.models.scoring import levels
 from harness_ext.models.speculative.policy import TEXT_UNITS, Judgement, Policy, Proposal
 from harness_ext.options import PromptText
 from harness_ext.protocol import Message
@@ -85,7 +86,7 @@ class Judge(Policy):
 DIGITS = {str(digit): str(digit) for digit in range(10)}
 STEP_SCORE = Score(
     "How good is the step: is it correct, does it follow from the task and what is approved, does it help?",
-    tuple(f"{n} of 9{note}" for n, note in zip(range(10), [" (wrong)", *[""] * 8, " (certainly right)"], strict=True)),
+    levels("wrong", "certainly right"),
 )
 
 

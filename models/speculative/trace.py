@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from harness_ext.models.speculative.partial_reply import Seam
+from harness_ext.models.speculative.partial_reply import Continuation, Seam
 from harness_ext.models.speculative.policy import Judgement
 from harness_ext.protocol import Seats
 from harness_ext.records import CallResult, Completion
@@ -62,6 +62,15 @@ class GenerationTrace:
     def write(self, author: str, text: str, figure: float | None, source: CallResult, tokens: int | None) -> None:
         """Add a unit to the reply; the parameters are the fields of `Written`."""
         self.written.append(Written(author, text, figure, source, tokens))
+
+    def write_part(self, author: str, part: Continuation, figure: float | None = None) -> None:
+        """Add a part of what a seat wrote to the reply.
+
+        author: the seat.
+        part: what it wrote.
+        figure: the policy's figure for it. Default None: it was not judged.
+        """
+        self.write(author, part.text, figure, part.completion, None if part.ids is None else len(part.ids))
 
     def correct(self, rejected: str, rejected_figure: float | None, written: str, figure: float | None) -> None:
         """Record the correction that was just written.

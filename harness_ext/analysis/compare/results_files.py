@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from harness_ext.analysis.compare.run_directories import is_run, question_costs, read_json
+from harness_ext.analysis.compare.run_directories import TAKEN, is_run, question_costs, read_json
 from harness_ext.analysis.compare.runs import (
     UNNAMED,
     CompareError,
@@ -47,10 +47,7 @@ def read_results(path: Path) -> Evaluation:
     arguments = dict(arguments) if isinstance(arguments, Mapping) else {"": arguments}
     label = arguments.get("model") if ours else None
     named = arguments.get("pretrained") or arguments.get("model") or results.get("model_name")
-    method = {**arguments, "run_dir": None}
-    # Repeats take the number of draws, or the budget, from repeats of the other run.
-    if taken := [name for name in ("k", "spend") if str(arguments.get(name)).startswith("auto:")]:
-        method |= {**dict.fromkeys(taken, "auto"), "draws_from": None}
+    method = {**_without_taken(arguments), "run_dir": None}
     model = {k: config.get(k) for k in ("model", "gen_kwargs")} | {"args": method}
     model |= {"prompts": ours.get("prompts")}  # arguments name only the files that prompts were read from
     model |= {k: results.get(k) for k in ("system_instruction_sha", "chat_template_sha", "fewshot_as_multiturn")}
@@ -66,6 +63,24 @@ def read_results(path: Path) -> Evaluation:
         Path(str(ours["run"])).name if ours.get("run") else None,
         str(ours["protocol"]) if ours.get("protocol") else None,
     )
+
+
+def _without_taken(arguments: Any) -> Any:
+    """Return a model's arguments without the runs from which it, or a protocol in its seats, takes options.
+
+    Repeats take the number of draws, or the budget, from repeats of the other run. A seat's options are arguments with
+    a dot in their name (`student.k`), or a mapping.
+    """
+    if isinstance(arguments, list):
+        return [_without_taken(one) for one in arguments]
+    if not isinstance(arguments, Mapping):
+        return arguments
+    found = {name: _without_taken(value) for name, value in arguments.items()}
+    for name, value in arguments.items():
+        seat, dot, option = str(name).rpartition(".")
+        if option in TAKEN and str(value).startswith("auto:"):
+            found |= {name: "auto", f"{seat}{dot}draws_from": None}
+    return found
 
 
 def _samples(task: str, date: str) -> str:

@@ -17,6 +17,13 @@ from harness_ext.records import SeatCost, Usage
 from harness_ext.records.costs import costs_of
 from harness_ext.records.run_directory import read_transcripts
 
+TAKEN = ("k", "spend")  # options that a protocol can take from another run
+# What a seat in `config.json` says about how its model is asked.
+ASKED = (
+    "chat", "system", "gen", "images", "thoughts", "thought_markers", "thought_tokens", "decide", "decide_draws",
+    "decide_thinking", "calibration",
+)  # fmt: skip
+
 ScoreRun = Callable[[Path], Scored | None]
 """Scores a run directory: writes the scores there, or returns them."""
 
@@ -52,24 +59,51 @@ def read_run_directory(path: Path, score: ScoreRun) -> Evaluation:
         when = datetime.strptime(started, "%Y-%m-%dT%H:%M:%S%z").timestamp()
     except ValueError:
         when = path.stat().st_mtime
-    # Protocols that sample have their seed in their identity. Here it tells the repeats of one model apart.
-    identity = {k: v for k, v in (config.get("identity") or {}).items() if k != "seed"}
-    options = identity.get("options") or {}
-    if options.get("target") is not None:  # `k=auto`, `spend=auto`: repeats take it from repeats of the other run
-        taken = [name for name in ("k", "spend") if name in options]
-        identity["options"] = {**options, **dict.fromkeys(taken, "auto"), "target": None, "draws_from": None}
     return Evaluation(
         str(path),
         str(config.get("label") or path.name),
-        json.dumps([config.get("label"), identity], sort_keys=True, default=str),
+        json.dumps([config.get("label"), _method(config)], sort_keys=True, default=str),
         (None, None, (config.get("seeds") or {}).get("torch"), None),
         when,
         tasks,
         {name: tuple(members) for name, members in figures["groups"].items()},
         tuple(f"{path}, {t}: {f['failed']} questions failed" for t, f in figures["tasks"].items() if f["failed"]),
         # Here the protocol is recorded by its class (`FeedbackPair`), whose module has the name that lm-eval knows.
-        protocol=re.sub(r"(?<!^)(?=[A-Z])", "_", str(identity.get("protocol") or "")).lower() or None,
+        protocol=re.sub(r"(?<!^)(?=[A-Z])", "_", str((config.get("identity") or {}).get("protocol") or "")).lower()
+        or None,
     )
+
+
+def _method(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what tells a run from others that are no repeats of it: its identity, without what repeats differ in.
+
+    config: the content of its `config.json`.
+
+    Protocols that sample have their seed in their identity, which tells the repeats of one model apart. What they take
+    from another run (`k=auto`, `spend=auto`), repeats take from repeats of that run.
+    """
+    method = {k: v for k, v in (config.get("identity") or {}).items() if k != "seed"}
+    method["options"] = _without_taken(method.get("options") or {})
+    recorded: Mapping[str, Mapping[str, Any]] = config.get("seats") or {}
+    takes = {path for path, seat in recorded.items() if (seat.get("options") or {}).get("target") is not None}
+    if takes:
+        # The fingerprint of a protocol in a seat contains its options, and those of the protocols in its own seats.
+        method["seats"] = {
+            path: {
+                **{name: seat[name] for name in ASKED if name in seat},
+                "model": _without_taken(seat["options"]) if "options" in seat else seat.get("fingerprint"),
+            }
+            for path, seat in recorded.items()
+        }
+    return method
+
+
+def _without_taken(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a protocol's options without what it has taken from another run."""
+    if options.get("target") is None:
+        return options
+    taken = [name for name in TAKEN if name in options]
+    return {**options, **dict.fromkeys(taken, "auto"), "target": None, "draws_from": None}
 
 
 def _scored_task(

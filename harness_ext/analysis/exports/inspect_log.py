@@ -30,8 +30,9 @@ from harness_ext.analysis.exports.runs import (
     words_of,
 )
 from harness_ext.analysis.scoring.replay import numeric
-from harness_ext.analysis.transcript_view import messages_of, turn_notes
+from harness_ext.analysis.transcript_view import turn_notes
 from harness_ext.records import Completion, Decision, Turn, Usage
+from harness_ext.records.chat import messages_of
 
 VERSION = 2  # of the log format
 SUMMARIES_IN_MEMORY = 2**20  # bytes, from where on they go to a temporary file

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from harness_ext.analysis.exports.options import ExportOptions
 from harness_ext.analysis.exports.runs import ExportedRun, ExportError, settings
@@ -24,23 +26,42 @@ def write(runs: Sequence[ExportedRun], output: Path, options: ExportOptions) -> 
     """
     if options.upload and not os.environ.get(SERVER):
         raise ExportError(f"--upload needs the server in {SERVER}: set it, or leave --upload out")
-    place = os.environ[SERVER] if options.upload else f"sqlite:///{output.resolve() / 'mlflow.db'}"
     # MLflow reports its use to its makers, unless it is told not to before it is imported.
     with environment(MLFLOW_DISABLE_TELEMETRY="true", DO_NOT_TRACK="true"):
         try:
             import mlflow
 
+            place = os.environ[SERVER] if options.upload else database_url(output.resolve() / "mlflow.db")
             client = mlflow.MlflowClient(tracking_uri=place)
             experiment = _experiment(client, options, output)
             lines = [_recorded(run, client, experiment) for run in runs]
+        except ExportError:
+            raise
         except Exception as error:  # the library has errors of its own, and those of its database and of the network
             raise ExportError(
                 f"MLflow did not record the runs ({outside(error)}): without --upload it needs sqlalchemy and alembic "
                 f"(pip install 'harness-ext[track]'), with --upload the server that {SERVER} names"
             ) from error
     if not options.upload:
-        lines.append(f"nothing was sent. To look at them: mlflow ui --backend-store-uri {place}")
+        lines.append(f"nothing was sent. To look at them: mlflow ui --backend-store-uri {shlex.quote(place)}")
     return lines
+
+
+def database_url(path: Path) -> str:
+    """Return the address of a SQLite database. Raises ExportError if none leads to it.
+
+    Only some versions of SQLAlchemy decode a path. MLflow creates the folder of one after `sqlite:///` without decoding
+    it, so the driver is named where the path has to be encoded.
+    """
+    from sqlalchemy import make_url
+
+    for url in (f"sqlite:///{path}", f"sqlite+pysqlite:///{quote(str(path))}"):
+        if make_url(url).database == str(path):
+            return url
+    raise ExportError(
+        f"the address of a database cannot contain {outside(path.parent)}: name a folder without `?` (`--output`), or "
+        "upgrade sqlalchemy (pip install -U sqlalchemy)"
+    )
 
 
 def _experiment(client: Any, options: ExportOptions, output: Path) -> str:

@@ -31,8 +31,9 @@ from harness_ext.analysis.exports.runs import (
     words_of,
 )
 from harness_ext.analysis.scoring.replay import numeric
-from harness_ext.analysis.transcript_view import messages_of, readable
+from harness_ext.analysis.transcript_view import readable
 from harness_ext.records import Completion
+from harness_ext.records.chat import messages_of
 from harness_ext.records.run_directory import write_json
 
 SCHEMA = "0.3.0"

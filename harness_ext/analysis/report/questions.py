@@ -11,8 +11,8 @@ from harness_ext.analysis.compare.runs import QuestionId
 from harness_ext.analysis.report.records import Records, RunRecords
 from harness_ext.analysis.report.turns import context_json, transcript_json
 from harness_ext.analysis.scoring.replay import numeric
-from harness_ext.analysis.transcript_view import messages_of
 from harness_ext.records import Transcript
+from harness_ext.records.chat import messages_of
 from harness_ext.records.usage import add
 from harness_ext.terminal import safe_line
 

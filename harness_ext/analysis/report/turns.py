@@ -7,16 +7,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness_ext.analysis.transcript_view import (
-    form_of,
     how_read,
-    is_whole,
-    messages_of,
     result_words,
     turn_notes,
     verdict_words,
 )
 from harness_ext.reading import AnswerForm
 from harness_ext.records import Completion, Transcript, Turn
+from harness_ext.records.chat import messages_of
+from harness_ext.records.lost_answers import form_of, is_answer
 from harness_ext.terminal import safe_line, safe_text
 
 USAGE = ("prompt_tokens", "cached_tokens", "completion_tokens")
@@ -84,7 +83,7 @@ def _turn(turn: Turn, form: AnswerForm, path: str = "") -> dict[str, Any]:
         found |= {"rule": safe_line(read.rule), "read": safe_line(read.value)} if read else {}
     else:
         found["note"] = result_words(turn)
-    found |= {"whole": 1} if is_whole(turn) else {}
+    found |= {"whole": 1} if is_answer(turn) else {}
     found |= {"verdict": words} if (words := verdict_words(turn)) else {}
     found |= {"accepted": int(accepted)} if isinstance(accepted, bool) else {}
     found |= {"notes": [safe_line(note) for note in notes]} if (notes := turn_notes(turn)) else {}
