@@ -138,7 +138,10 @@ SETTINGS = (
         "the teacher chooses among three chains of thought of the student, or writes its own",
     ),
     Setting("lookahead", "lookahead", BOTH, {}, "the teacher keeps the student's steps that agree with its own"),
-    Setting("cascade", "cascade", BOTH, {"k": 3}, "the teacher answers where three answers of the student disagree"),
+    Setting(
+        "cascade", "cascade", BOTH, {"k": 3, "accept_at": 1},
+        "the teacher answers unless three answers of the student agree",
+    ),
     Setting(
         "equal_budget", "equal_budget", {"student": "student"}, {"spend": "auto:{feedback}", "by": "flops"},
         "the student thinks on, at about the compute of `feedback_pair`",
