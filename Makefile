@@ -25,8 +25,8 @@ EXTRAS := dev,finetune,inspect,openai,report,scienceqa
 # the demonstration took 40 s with two threads and 9 s with one.
 OMP_NUM_THREADS ?= 1
 export OMP_NUM_THREADS
-# More workers than cores: many tests wait for processes, servers or Slurm. The order is that of tests/conftest.py.
-WORKERS ?= 3
+# The order of the files is that of tests/conftest.py.
+WORKERS ?= 2
 PYTEST := -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 FOLDERS := $(wildcard models tasks enhance finetune)
 

@@ -110,7 +110,7 @@ The answer was found to be: {answer}
 
 Does the text agree with this answer? Reply in one sentence: it agrees, it contradicts it, or it says nothing about it.'''  # noqa: E501
 REVISE_USER = '''\
-Questions that check your answer were answered separately:
+Questions that check your answer, with their answers:
 """
 {findings}
 """

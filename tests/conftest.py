@@ -72,15 +72,21 @@ def logging_as_before() -> None:
 
 
 # Files that take a minute or so although they have few tests, mostly because they wait for other processes. They come
-# first, or one worker would still be busy with one of them when all others have nothing left to do.
+# first, or one worker would still be busy with one of them when all others have nothing left to do. Those that start
+# many processes alternate with those that compute in one.
 LONG_FILES = (
-    "test_suite_slurm_real.py", "test_suite_run.py", "test_distributed.py", "test_slurm_cluster.py",
-    "test_finetune_train.py", "test_real_exact.py", "test_real_finetune.py", "test_view_browser.py",
+    "test_suite_slurm_real.py", "test_real_exact.py", "test_suite_run.py", "test_real_finetune.py",
+    "test_distributed.py", "test_view_browser.py", "test_slurm_cluster.py", "test_finetune_train.py",
 )  # fmt: skip
+# What their tests take depends on what else the machine does, so that the limit of all tests could end them.
+LONG_TIMEOUT = 1200  # seconds
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: LONG_FILES.index(name) if (name := item.path.name) in LONG_FILES else len(LONG_FILES))
+    for item in items:
+        if item.path.name in LONG_FILES and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(LONG_TIMEOUT))
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -121,7 +121,7 @@ PLAN = "1. How many were there?\n2. How many were eaten?\n"
 
 
 def test_check_questions_are_answered_apart_from_the_draft_and_from_each_other() -> None:
-    known = {PLAN_USER[:20]: PLAN, "were there": "Eight.", "were eaten": "Two.", "answered separately": "6"}
+    known = {PLAN_USER[:20]: PLAN, "were there": "Eight.", "were eaten": "Two.", "with their answers": "6"}
     done, asked = answered(ChainOfVerification(), student=by_prompt(**known))
     plan = f"User: {TASK}\n\nAssistant: 5\n\nUser: {PLAN_USER}\n\nAssistant:"
     findings = "How many were there?\nEight.\n\nHow many were eaten?\nTwo."

@@ -64,7 +64,7 @@ def test_a_port_where_nobody_listens_yet_is_awaited(tmp_path: Path, monkeypatch:
             monkeypatch.setattr("aiohttp.web.TCPSite", _site_at(port))
             server.__enter__()
 
-    monkeypatch.setattr(waiting.process, "say", say)
+    monkeypatch.setattr(waiting, "note", say)
     try:
         lm = make(tmp_path, f"http://127.0.0.1:{port}/v1", **{"student.wait": 600})
         assert lm.generate_until(QUESTIONS) == ANSWERS
