@@ -22,10 +22,12 @@ from page_decoding import (
     DECODING,
     DECODING_FILES,
     LENGTHS,
-    LENGTHS_FILES,
+    LENGTHS_DISTILLED,
+    LENGTHS_DISTILLED_FILE,
+    LENGTHS_FILE,
     before_after_part,
     decoding_parts,
-    lengths_parts,
+    lengths_part,
 )
 from page_layout import Section, Topic, index, titled
 from page_protocols import (
@@ -267,7 +269,8 @@ TOPICS = (
             Section(("http_cost.json",), titled("The cost of a served call", HTTP), http_part),
             Section(BEFORE_AFTER_FILES, BEFORE_AFTER, before_after_part),
             Section(DECODING_FILES, DECODING, decoding_parts),
-            Section(LENGTHS_FILES, LENGTHS, lengths_parts),
+            Section((LENGTHS_FILE,), LENGTHS, lambda: lengths_part(LENGTHS_FILE)),
+            Section((LENGTHS_DISTILLED_FILE,), LENGTHS_DISTILLED, lambda: lengths_part(LENGTHS_DISTILLED_FILE)),
             Section(("serve_throughput.json",), THROUGHPUT, throughput_part),
             Section(("startup.json",), STARTUP),
         ),

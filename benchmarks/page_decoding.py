@@ -26,15 +26,22 @@ LENGTHS = """\
 ## How long should drafts be?
 
     HARNESS_EXT_DATA=<folder> python benchmarks/draft_lengths.py --student qwen-0.5b --teacher qwen-1.5b \\
-        --output benchmarks/results/draft_lengths_qwen.json
+        --questions 2 --output benchmarks/results/draft_lengths_qwen.json
+
+`speculative_pair` (`unit=token,accept=greedy`) by `draft_tokens`, one GSM8K question at a time, with the chat template.
+transformers and our seats compute in float32, llama.cpp with the 4-bit weights of the GGUF files, so only their ratios
+to the teacher alone compare.
+"""
+
+LENGTHS_DISTILLED = """\
+## How long should drafts of a distilled student be?
+
     HARNESS_EXT_DATA=<folder> python benchmarks/draft_student.py smollm2 --output_dir <folder>
     HARNESS_EXT_DATA=<folder> python benchmarks/draft_lengths.py --student <folder>/run --teacher smollm2 \\
         --output benchmarks/results/draft_lengths_smollm2.json
 
-`speculative_pair` (`unit=token,accept=greedy`) by `draft_tokens`, one GSM8K question at a time, with the chat template.
-`draft_student.py` keeps six of SmolLM2's thirty layers and distils the whole model into them. transformers and our
-seats compute in float32, llama.cpp with the 4-bit weights of the GGUF files, so only their ratios to the teacher alone
-compare.
+The same, with a student that `draft_student.py` makes: it keeps six of SmolLM2's thirty layers and distils the whole
+model into them.
 """
 
 BEFORE_AFTER = """\
@@ -51,12 +58,7 @@ BEFORE_AFTER_FILES = ("before_after.json", "decoding.json")
 DECODING_FILES = ("decoding.json", "decoding_uneven.json")
 # The replies of `uneven` have an eighth, a quarter and all of the limit in turn.
 MOST_GAINED = 3 / (1 / 8 + 1 / 4 + 1)
-LENGTHS_FILES = ("draft_lengths_qwen.json", "draft_lengths_smollm2.json")
-
-
-def lengths_parts() -> str:
-    """Return the figures of `benchmarks/draft_lengths.py` for both pairs."""
-    return "\n".join(map(lengths_part, LENGTHS_FILES))
+LENGTHS_FILE, LENGTHS_DISTILLED_FILE = "draft_lengths_qwen.json", "draft_lengths_smollm2.json"
 
 
 def lengths_part(name: str) -> str:
