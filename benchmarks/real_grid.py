@@ -12,7 +12,7 @@ from models import MODELS
 # By `harness-ext plan --baseline 0.4 --discordant 0.2 --questions 200`, a gain of 0.09 is found with power 0.8.
 LIMIT = 200
 ROUNDS = 2
-FEEDBACK, VOTES = "feedback_pair", "self_consistency"
+FEEDBACK = "feedback_pair"
 # The numbers of weights, for FLOPs: GGUF files do not state them.
 WEIGHTS = {"smollm2": 134_515_008, "gemma": 268_098_176, "qwen-0.5b": 494_032_768, "qwen-1.5b": 1_543_714_304}
 
@@ -105,7 +105,7 @@ SETTINGS = (
         "second_look", "second_look", {"student": "student"}, {"rounds": ROUNDS}, "the student checks its own answer"
     ),
     Setting(
-        VOTES, "self_consistency", {"student": "student"}, {"k": "auto:{feedback}", "by": "flops"},
+        "self_consistency", "self_consistency", {"student": "student"}, {"k": "auto:{feedback}", "by": "flops"},
         "the student votes with itself, at about the compute of `feedback_pair`",
     ),
     Setting(

@@ -59,18 +59,18 @@ def read_run_directory(path: Path, score: ScoreRun) -> Evaluation:
         when = datetime.strptime(started, "%Y-%m-%dT%H:%M:%S%z").timestamp()
     except ValueError:
         when = path.stat().st_mtime
+    method = _method(config)
     return Evaluation(
         str(path),
         str(config.get("label") or path.name),
-        json.dumps([config.get("label"), _method(config)], sort_keys=True, default=str),
+        json.dumps([config.get("label"), method], sort_keys=True, default=str),
         (None, None, (config.get("seeds") or {}).get("torch"), None),
         when,
         tasks,
         {name: tuple(members) for name, members in figures["groups"].items()},
         tuple(f"{path}, {t}: {f['failed']} questions failed" for t, f in figures["tasks"].items() if f["failed"]),
         # Here the protocol is recorded by its class (`FeedbackPair`), whose module has the name that lm-eval knows.
-        protocol=re.sub(r"(?<!^)(?=[A-Z])", "_", str((config.get("identity") or {}).get("protocol") or "")).lower()
-        or None,
+        protocol=re.sub(r"(?<!^)(?=[A-Z])", "_", str(method.get("protocol") or "")).lower() or None,
     )
 
 
