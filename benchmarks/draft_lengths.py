@@ -8,6 +8,7 @@ time, with the chat template, by
 
 - the teacher alone, and `speculative_pair unit=token,accept=greedy` with each of `--lengths` as `draft_tokens`, on `hf`
   seats in float32, and transformers' assisted generation. The texts of a pair are compared with the teacher's.
+- the seconds of a pass of each model over several new tokens after a prompt, which decide how long drafts should be.
 - llama.cpp's server with the teacher alone, and with the student as its draft model and drafts of the same lengths, in
   the 4 bits of the GGUF files. Only if both models are names.
 
@@ -24,20 +25,40 @@ import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from decoding import assisted, each, questions, seat, watched
+from decoding import apart, assisted, each, questions, seat, watched
 from engines import build
 from measured import model_folder, publish_measured
 
 from models import MODELS, Progress, fetch, models_folder
 
 STARTED_WITHIN = 300  # seconds
+PASSES, PROMPT, TIMES = (1, 2, 3, 4, 6, 9, 17), 150, 4
 
 
-def by_transformers(args: argparse.Namespace, student: Path, teacher: Path) -> list[dict[str, Any]]:
-    """Return the seconds, passes and equal texts of each length on `hf` seats."""
+def pass_seconds(model: Any) -> dict[str, float]:
+    """Return the seconds of a pass over several new tokens after a prompt, by their number: the least of some tries."""
+    import torch
+
+    found: dict[str, float] = {}
+    with torch.inference_mode():
+        cache = model(torch.arange(PROMPT)[None] + 100, use_cache=True).past_key_values
+        for tokens in PASSES:
+            seconds = []
+            for _ in range(TIMES):
+                started = time.perf_counter()
+                model(torch.arange(tokens)[None] + 1000, past_key_values=cache, use_cache=True)
+                seconds.append(time.perf_counter() - started)
+                cache.crop(-tokens)
+            found[str(tokens)] = round(min(seconds), 4)
+    return found
+
+
+def by_transformers(args: argparse.Namespace, student: Path, teacher: Path) -> dict[str, Any]:
+    """Return the seconds, passes and equal texts of each length on `hf` seats, and the seconds of single passes."""
     from harness_ext.models.skyline import Skyline
     from harness_ext.models.speculative_pair import SpeculativePair
 
@@ -69,7 +90,10 @@ def by_transformers(args: argparse.Namespace, student: Path, teacher: Path) -> l
             }
         )
         print(json.dumps(rows[-1]), flush=True)
-    return rows
+    passes_by_role = {
+        role: apart(partial(pass_seconds, model)) for role, model in zip(("teacher", "student"), models, strict=True)
+    }
+    return {"transformers": rows, "pass_seconds": passes_by_role}
 
 
 def by_llamacpp(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -154,7 +178,7 @@ def main() -> None:
     result |= {"questions": args.questions, "most": args.most, "noise": args.noise}
     if args.student in MODELS and args.teacher in MODELS and not args.noise:
         result["llama.cpp"] = by_llamacpp(args)
-    result["transformers"] = by_transformers(args, **folders)
+    result |= by_transformers(args, **folders)
     publish_measured(result, args.output, folders)
 
 

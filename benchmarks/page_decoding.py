@@ -81,6 +81,12 @@ def lengths_part(name: str) -> str:
             for found in result[engine]
         ]
         parts.append(table(rows))
+    passes = [
+        {"a pass of": f"the {role}", **{f"{tokens} tokens": f"{seconds:.3f}" for tokens, seconds in found.items()}}
+        for role, found in result.get("pass_seconds", {}).items()
+    ]
+    if passes:
+        parts.append(f"Seconds of a pass over several new tokens after a prompt:\n\n{table(passes)}")
     return "\n".join(parts)
 
 

@@ -354,3 +354,14 @@ def test_a_batch_ends_between_two_tokens_when_its_run_has_ended(models: dict[str
     backend.cancelled = lambda: next(looks)
     with pytest.raises(RunAborted):
         backend.generate([GenerateRequest(STORIES[0], GEN)], lambda i, completion: pytest.fail("it was answered"))
+
+
+def test_long_passes_cost_more_in_float32_on_a_cpu(models: dict[str, str]) -> None:
+    def costs(**options: Any) -> list[float]:
+        backend = HFBackend({"pretrained": models["student"], "device": "cpu", **options})
+        return [backend.pass_cost(tokens) for tokens in (1, 3, 9)]
+
+    assert costs() == costs(dtype="float32") == [1, 1, 2 + 9 / 24]
+    assert costs(batch_size="8") == [1, 3 / (2 + 8 / 24), 5 / (2 + 8 / 24)]
+    assert costs(dtype="bfloat16") == [1, 1, 1]
+    assert costs(batch_size="auto") == costs()

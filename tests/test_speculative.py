@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from token_support import END, CharBackend, CharTokens, Model, says
 
 from harness_ext.analysis.scoring.rounds import trajectory_of
 from harness_ext.backends.base import Backend, Deliver, GenerateRequest, Prompt, ScoreRequest, VerifyRequest
+from harness_ext.backends.hf_verify import float32_cost
 from harness_ext.backends.scripted import ScriptedBackend
 from harness_ext.engine.engine import Engine
 from harness_ext.errors import ConfigurationError
@@ -132,13 +133,14 @@ def test_drafts_grow_while_all_of_them_is_approved_and_shrink_otherwise() -> Non
     assert lengths[-1] == 2
 
 
+@pytest.mark.parametrize("pass_cost", [lambda tokens: 1.0, float32_cost, lambda tokens: 1 + tokens / 10])
 @pytest.mark.parametrize(("cost", "rate"), [(1.0, 0.9), (0.35, 0.8), (0.1, 0.8), (0.1, 0.95), (0.02, 0.5)])
-def test_a_draft_has_the_length_that_pays_most(cost: float, rate: float) -> None:
+def test_a_draft_has_the_length_that_pays_most(cost: float, rate: float, pass_cost: Callable[[int], float]) -> None:
     """Checked against drawn judgements: no other length writes more tokens per unit of time."""
-    length = Drafting(cost=cost, approved=int(rate * 10**6), judged=10**6).tokens
+    length = Drafting(cost=cost, pass_cost=pass_cost, approved=int(rate * 10**6), judged=10**6).tokens
     random = np.random.default_rng(0)
     runs = np.cumprod(random.random((200_000, 16)) < rate, axis=1).sum(axis=1)
-    speeds = {n: (np.minimum(runs, n) + 1).mean() / (n * cost + 1) for n in range(2, 17)}
+    speeds = {n: (np.minimum(runs, n) + 1).mean() / (n * cost + pass_cost(n + 1)) for n in range(2, 17)}
     assert speeds[length] == pytest.approx(max(speeds.values()), rel=0.01)
 
 

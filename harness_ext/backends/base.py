@@ -265,6 +265,13 @@ class Backend(abc.ABC):
         """
         raise CallFailed(CANNOT_DECIDE, f"{self.name} has no probabilities of the next token")
 
+    def pass_cost(self, tokens: int) -> float:
+        """Return what a pass that reads this many tokens after a known prompt costs, in passes over one token.
+
+        Models are mostly limited by the memory that their weights are read from: then it is 1.
+        """
+        return 1.0
+
     def check(self, request: Request) -> CallFailed | None:
         """Return the failure that sending a request would cause, or None."""
         return None

@@ -201,6 +201,16 @@ class HFBackend(Backend):
             return False
         return sampling_of(self.lm, request.gen_kwargs).plain
 
+    def pass_cost(self, tokens: int) -> float:
+        # From the arguments, not from the loaded model: a run must not depend on when its weights are loaded.
+        dtype = self.args.get("dtype") or "auto"
+        dtype = getattr(self.lm.config, "dtype", None) if dtype == "auto" else dtype
+        if self.lm.device.type != "cpu" or str(dtype).removeprefix("torch.") not in ("float32", "None"):
+            return 1.0
+        size = str(self.args.get("batch_size", 1))
+        rows = int(size) if size.isdigit() else 1
+        return hf_verify.float32_cost(rows * tokens) / hf_verify.float32_cost(rows)
+
     def verify(self, requests: Sequence[VerifyRequest], deliver: Deliver) -> None:
         assert self.states is not None
         hf_verify.verify(self.lm, self.states, requests, deliver)

@@ -51,6 +51,15 @@ def verify(lm: Any, states: States, requests: Sequence[VerifyRequest], deliver: 
             deliver(batch[n], replace(verification, seconds=share))
 
 
+def float32_cost(tokens: int) -> float:
+    """Return what a pass in float32 on a CPU costs, in passes over one token, by the number of tokens of all its rows.
+
+    As measured with Intel's MKL, which multiplies up to three vectors at the price of one, and has to rearrange the
+    weights for more (docs/benchmarks/speed.md).
+    """
+    return 1.0 if tokens <= 3 else 2 + tokens / 24
+
+
 def _verification(lm: Any, request: VerifyRequest, scores: Any) -> Verification:
     """Return the verification of a draft.
 
