@@ -43,8 +43,10 @@ def neutralise(text: str, plain: bool = False) -> tuple[str, int]:
         plain: the text goes into a conversation without a template, where lines such as `User:` begin turns: these are
             quoted (`> User:`).
     """
-    text, count = _TOKEN.subn(lambda m: f"{m[0]} ", text)
-    if plain:
+    count = 0
+    if any(first in text for first in "<[#"):  # most texts have none of them, and the search is slow
+        text, count = _TOKEN.subn(lambda m: f"{m[0]} ", text)
+    if plain and ":" in text:
         text, turns = _PLAIN_TURN.subn("> ", text)
         count += turns
     return text, count

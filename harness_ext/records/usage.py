@@ -120,19 +120,20 @@ class SeatCost:
         if turn.inner is not None:
             return Usage.total(self.usage(call) for call in turn.calls)
         result = turn.result
-        batched = BATCHED in (*turn.notes, *result.notes)
-        return self.priced(
-            Usage(
-                calls=1,
-                reused=int(turn.reused),
-                prompt_tokens=result.prompt_tokens,
-                cached_tokens=result.cached_tokens,
-                completion_tokens=result.completion_tokens,
-                seconds=result.seconds,
-                thinking_tokens=tokens_of_thought(result),
-                batched_prompt_tokens=result.prompt_tokens if batched else 0,
-                batched_completion_tokens=result.completion_tokens if batched else 0,
-            )
+        read, written = result.prompt_tokens, result.completion_tokens
+        batched = (read, written) if BATCHED in (*turn.notes, *result.notes) else (0, 0)
+        return Usage(
+            calls=1,
+            reused=int(turn.reused),
+            prompt_tokens=read,
+            cached_tokens=result.cached_tokens,
+            completion_tokens=written,
+            seconds=result.seconds,
+            flops=self.flops(read, written),
+            price=self.price(read, written, *batched),
+            thinking_tokens=tokens_of_thought(result),
+            batched_prompt_tokens=batched[0],
+            batched_completion_tokens=batched[1],
         )
 
     def priced(self, usage: Usage) -> Usage:
