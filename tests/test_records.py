@@ -26,7 +26,7 @@ from harness_ext.records import (
 )
 from harness_ext.records.chat import ChatContext, is_utf8, merge_system, plain_form, repair
 from harness_ext.records.results import UnknownFields, read_result
-from harness_ext.records.summary import Summary
+from harness_ext.records.summary import DRAFTS, Summary
 
 texts = st.text(max_size=20)  # any character that can be encoded
 counts = st.none() | st.integers(0, 10**6)
@@ -340,6 +340,17 @@ def test_questions_whose_answer_was_lost_are_counted(
     summary.add(Transcript("t", 0, "", 0, 0, "", "Q: How many?", said, final, "done", details=totals))
     assert summary.to_json()["answers_lost"] == lost
     assert summary.tokens["kept"] == int(final in texts), "with figures of its own or without"
+
+
+@pytest.mark.parametrize(("lost", "questions", "warns"), [(1, 5, True), (1, 6, False), (1, 1, True), (0, 9, False)])
+def test_a_run_in_which_many_answers_were_lost_warns(lost: int, questions: int, warns: bool) -> None:
+    summary = Summary(lambda seat: SeatCost())
+    for number in range(questions):
+        texts = ("Answer: 5", "Let me check." if number < lost else "Answer: 6")
+        said = tuple(Turn("student", kind, "", Completion(text)) for kind, text in zip(DRAFTS, texts, strict=True))
+        summary.add(Transcript("t", number, "", 0, 0, "", "Q: How many?", said, texts[1], "done"))
+    found = [line.partition(" final texts")[0] for line in summary.warnings() if "lost the answer" in line]
+    assert found == ([f"{lost} of {questions}"] if warns else [])
 
 
 def decided(seat: str, unread: int, total: int, **verdict: Any) -> list[Turn]:

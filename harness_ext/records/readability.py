@@ -11,7 +11,7 @@ from harness_ext.records.transcript import Turn
 
 UNFINISHED = "thought_unfinished"  # the note of a reply that ended within its thought
 LEAST_DECISIONS = 5
-LARGE_SHARE = 0.2  # of the decisions that were not read: from here on a run warns
+LARGE_SHARE = 0.2  # of what could not be read: from here on a run warns
 LEAST_PROBABILITIES = 20
 LOW_MASS = 0.5  # the mean share of the labels in the probability of the next token
 SMALL_SPREAD = 0.01  # the standard deviation of a yes/no question's probabilities

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from harness_ext.records.lost_answers import ANSWERS, loses_answer
-from harness_ext.records.readability import SeatReadability
+from harness_ext.records.readability import LARGE_SHARE, LEAST_DECISIONS, SeatReadability
 from harness_ext.records.results import Completion
 from harness_ext.records.transcript import Transcript, Turn
 from harness_ext.records.usage import SeatCost, Usage, add
@@ -141,7 +141,13 @@ class Summary:
 
     def warnings(self) -> list[str]:
         """Return what is wrong with the replies of each seat, each with its remedies."""
-        return [warning for seat, counts in self.readability.items() for warning in counts.warnings(seat)]
+        found = [warning for seat, counts in self.readability.items() for warning in counts.warnings(seat)]
+        if self.lost >= LARGE_SHARE * max(self.answered, LEAST_DECISIONS):
+            found.append(
+                f"{self.lost} of {self.answered} final texts have no readable answer, but another text of the same "
+                "question has one: revising it lost the answer. Look at one (`harness-ext show`)"
+            )
+        return found
 
 
 def _tokens(turns: Sequence[Turn], text: str) -> dict[str, int | None]:
