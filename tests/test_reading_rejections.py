@@ -95,6 +95,23 @@ def test_options_are_named_to_say_what_is_wrong_with_them() -> None:
     assert chosen("None of the chains is fully right, but chain 2 is closest.", options) == "chain 2"
 
 
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "2", "2.", "**2**", "(2)", "#2", "Option 2", "Number 2", "Chain #2", "The answer is 2.", "Answer: 2",
+        "I choose 2.", "Chains 1 and 3 are wrong.\n2", "1 and 3 are wrong, so 2",
+        "There are 3 errors in chain 1, so chain 2.",
+    ],
+)  # fmt: skip
+def test_a_number_names_a_numbered_option(reply: str) -> None:
+    assert chosen(reply, options_of("chain", 3, NONE)) == "chain 2"
+
+
+@pytest.mark.parametrize("reply", ["4", "12", "2.5", "The answer is 18.", "1 and 3", "Chains 1 and 3 are right.", "2%"])
+def test_other_numbers_and_several_of_them_name_no_option(reply: str) -> None:
+    assert chosen(reply, options_of("chain", 3, NONE)) is None
+
+
 def test_an_answer_that_denies_something_is_no_rejection() -> None:
     assert read_choice("None of the options is right.", ("x = 2", "x = 3", "no solution")) is None
     found = read_choice("None of these is right. So I would choose 14.", NUMERIC)

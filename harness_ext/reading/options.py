@@ -19,6 +19,9 @@ _FUNCTION_WORDS = frozenset(
     "that they he she we you i and or "
     "not no yes so if then there here all any some one use used get go have has make".split()
 )
+# A number that may stand for an option, and a list of such numbers.
+_NUMBERED = re.compile(r"(?:option |number |no\. ?|#)?(\d{1,3})(?![\w%]|[.,:/]\d)", re.IGNORECASE)
+_NUMBERS = r"#?\d{1,3}(?!\w)(?:(?:[ \t]*(?:,|\band\b|\bor\b|&)[ \t]*)+#?\d{1,3}(?![\w%]))*"
 _NEGATION = re.compile(
     r"(?:\b(?:not|no|never|neither|nor|rather than|instead of|unlike|without|except|cannot|isn't|aren't"
     r"|wasn't|wouldn't|won't|can't|don't|doesn't"
@@ -56,6 +59,9 @@ class Options:
         ]
         self._numbers = [_number(text) for text in self.texts]
         self.noun = noun_of(self.bare)
+        # "chain 1" and "chain 2" are also called 1 and 2, #1 and #2, or chains 1 and 2.
+        numbered = [text.removeprefix(f"{self.noun} ") for text in self.bare] if self.noun else []
+        self._numbered = {text: position for position, text in enumerate(numbered) if text.isdecimal()}
         self.none = none_option(self.bare, self.noun)
 
     def letter_class(self) -> str:
@@ -77,6 +83,11 @@ class Options:
             for start in starts
             if pattern is not None and (match := pattern.match(phrase, start))
         ]
+        found += [
+            (match.end() - match.start(), -self._numbered[match[1]], match.start(), match.end())
+            for start in starts
+            if (match := _NUMBERED.match(phrase, start)) and match[1] in self._numbered
+        ]
         if not found:
             return None
         _, position, start, end = max(found)
@@ -96,6 +107,13 @@ class Options:
         """Return where a text names options, the longer one where names overlap; equal options count as the first."""
         taken: list[tuple[int, int]] = []
         found: list[Mention] = []
+        if self._numbered:
+            for listed in re.finditer(rf"\b{self.noun}s?[ \t-]+{_NUMBERS}", text, re.IGNORECASE):
+                for match in re.finditer(r"\d+", listed[0]):
+                    if match[0] in self._numbered:
+                        span = listed.start() + match.start(), listed.start() + match.end()
+                        found.append(Mention(self._numbered[match[0]], *span))
+                taken.append(listed.span())
         order = sorted(range(len(self.texts)), key=lambda i: (-len(self.bare[i]), i))
         for position in order:
             pattern = self._patterns[position]
