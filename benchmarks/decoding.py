@@ -59,14 +59,14 @@ def message(role: str, content: str) -> dict[str, str]:
     return {"role": role, "content": content}
 
 
-def seat(folder: str, batch_size: int, noise: float = 0.0) -> Any:
+def seat(folder: str, batch_size: int, noise: float = 0.0, device: str = "cpu") -> Any:
     """Return a loaded seat, whose weights are disturbed by noise of this share of their spread."""
     import torch
 
     from harness_ext.backends.hf import HFBackend
     from harness_ext.protocol import SeatSetup
 
-    backend = HFBackend({"pretrained": folder, "batch_size": batch_size, "device": "cpu", "dtype": "float32"})
+    backend = HFBackend({"pretrained": folder, "batch_size": batch_size, "device": device, "dtype": "float32"})
     apart(backend.load)
     backend.loaded = True
     if noise:
@@ -80,6 +80,12 @@ def seat(folder: str, batch_size: int, noise: float = 0.0) -> Any:
 
         apart(disturb)
     return SeatSetup(backend)
+
+
+def seats_of(args: argparse.Namespace, batch_size: int, noise: float = 0.0) -> dict[str, Any]:
+    """Return both seats; the noise is the student's."""
+    student = seat(args.student, batch_size, noise, args.device)
+    return {"student": student, "teacher": seat(args.teacher, batch_size, device=args.device)}
 
 
 def apart(function: Callable[[], Any]) -> Any:
@@ -112,6 +118,9 @@ def solve(protocol: Any, seats: dict[str, Any], asked: Sequence[Any]) -> tuple[l
     from harness_ext.engine.engine import Engine
 
     done: dict[int, Any] = {}
+    for setup in seats.values():
+        if states := getattr(setup.backend, "states", None):
+            states.clear()  # what an earlier measurement has read would be a head start
     wall, cpu = time.perf_counter(), time.process_time()
     Engine().run(protocol, seats, asked, done.__setitem__)
     seconds = {"wall": round(time.perf_counter() - wall, 2), "cpu": round(time.process_time() - cpu, 2)}
@@ -128,7 +137,7 @@ def feedback(args: argparse.Namespace) -> dict[str, Any]:
     from harness_ext.backends.base import GenerateRequest
     from harness_ext.models.feedback_pair import FeedbackPair
 
-    setups = {"student": seat(args.student, args.batch_size), "teacher": seat(args.teacher, args.batch_size)}
+    setups = seats_of(args, args.batch_size)
     asked = questions(args.questions, args.most)
     model = setups["teacher"].backend.lm.model
     with watched(model) as counts:
@@ -159,7 +168,7 @@ def uneven(args: argparse.Namespace) -> dict[str, Any]:
     """Measure replies of three lengths: in static batches, by transformers' continuous batching, and by the seat."""
     from harness_ext.backends.base import GenerateRequest
 
-    backend = seat(args.teacher, args.batch_size).backend
+    backend = seat(args.teacher, args.batch_size, device=args.device).backend
     lm, lengths = backend.lm, (args.most // 8, args.most // 4, args.most)
     prompts = [backend.render(question.context).text for question in questions(args.questions, args.most)]
     wanted = [(prompt, lengths[i % 3]) for i, prompt in enumerate(prompts)]
@@ -168,7 +177,7 @@ def uneven(args: argparse.Namespace) -> dict[str, Any]:
         for start in range(0, len(wanted), args.batch_size):
             some = wanted[start : start + args.batch_size]
             longest = max(length for _, length in some)
-            ids, mask = lm.tok_batch_encode([prompt for prompt, _ in some])
+            ids, mask = (part.to(lm.device) for part in lm.tok_batch_encode([prompt for prompt, _ in some]))
             how = {"max_new_tokens": longest, "min_new_tokens": longest, "do_sample": False}
             lm.model.generate(ids, attention_mask=mask, pad_token_id=lm.tokenizer.pad_token_id, **how)
 
@@ -202,7 +211,7 @@ def five_shot(args: argparse.Namespace) -> dict[str, Any]:
     """Measure prompts that begin alike, and a conversation's next turn."""
     from harness_ext.models.feedback_pair import FeedbackPair
 
-    setups = {"student": seat(args.student, args.batch_size), "teacher": seat(args.teacher, args.batch_size)}
+    setups = seats_of(args, args.batch_size)
     transcripts, seconds = solve(FeedbackPair(max_rounds=1), setups, questions(args.questions, 64, shots=5))
     return {
         "seconds": seconds,
@@ -222,7 +231,7 @@ def speculation(args: argparse.Namespace) -> dict[str, Any]:
     asked = questions(args.questions, args.most)
     for batch_size in (1, args.batch_size):
         noise = args.noise if args.student == args.teacher else 0.0
-        setups = {"student": seat(args.student, batch_size, noise), "teacher": seat(args.teacher, batch_size)}
+        setups = seats_of(args, batch_size, noise)
         teacher, student = setups["teacher"].backend, setups["student"].backend
         some = asked if batch_size > 1 else asked[: args.alone]
         ours = batch_size == 1  # one question in flight at a time
@@ -268,7 +277,7 @@ def assisted(teacher: Any, student: Any, asked: Sequence[Any]) -> dict[str, floa
 
     def write() -> None:
         for question in asked:
-            ids = torch.tensor([teacher.lm.tok_encode(teacher.render(question.context).text)])
+            ids = torch.tensor([teacher.lm.tok_encode(teacher.render(question.context).text)], device=teacher.device)
             with torch.no_grad():
                 teacher.lm.model.generate(
                     ids,
@@ -305,7 +314,7 @@ def measured_in(checkout: Path, name: str, args: argparse.Namespace) -> dict[str
 
 def common(args: argparse.Namespace) -> list[str]:
     """Return the arguments that a measurement's process is given."""
-    names = ("student", "teacher", "questions", "alone", "most", "batch_size", "noise")
+    names = ("student", "teacher", "questions", "alone", "most", "batch_size", "noise", "device")
     return [part for name in names for part in (f"--{name}", str(getattr(args, name)))]
 
 
@@ -318,6 +327,7 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=256, help="length limit of replies, in tokens")
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--noise", type=float, default=0.05)
+    parser.add_argument("--device", default="cpu", help="device of both seats (default: cpu)")
     parser.add_argument("--before", type=Path, help="checkout of the commit to compare with")
     parser.add_argument("--measure", nargs="+", choices=list(MEASUREMENTS), default=list(MEASUREMENTS))
     parser.add_argument("--only", choices=list(MEASUREMENTS), help=argparse.SUPPRESS)

@@ -45,12 +45,13 @@ def pass_seconds(model: Any) -> dict[str, float]:
 
     found: dict[str, float] = {}
     with torch.inference_mode():
-        cache = model(torch.arange(PROMPT)[None] + 100, use_cache=True).past_key_values
+        ids = torch.arange(PROMPT, device=model.device)[None] + 100
+        cache = model(ids, use_cache=True).past_key_values
         for tokens in PASSES:
             seconds = []
             for _ in range(TIMES):
                 started = time.perf_counter()
-                model(torch.arange(tokens)[None] + 1000, past_key_values=cache, use_cache=True)
+                model(ids[:, :tokens], past_key_values=cache, use_cache=True).logits.sum().item()
                 seconds.append(time.perf_counter() - started)
                 cache.crop(-tokens)
             found[str(tokens)] = round(min(seconds), 4)
@@ -62,7 +63,10 @@ def by_transformers(args: argparse.Namespace, student: Path, teacher: Path) -> d
     from harness_ext.models.skyline import Skyline
     from harness_ext.models.speculative_pair import SpeculativePair
 
-    setups = {"student": seat(str(student), 1, args.noise), "teacher": seat(str(teacher), 1)}
+    setups = {
+        "student": seat(str(student), 1, args.noise, args.device),
+        "teacher": seat(str(teacher), 1, device=args.device),
+    }
     asked = questions(args.questions, args.most)
     plain, seconds = each(Skyline(), {"teacher": setups["teacher"]}, asked, True)
     tokens = sum(one.turns[-1].result.completion_tokens or 0 for one in plain)
@@ -171,6 +175,7 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=64, help="length limit of replies, in tokens")
     parser.add_argument("--lengths", nargs="+", type=length_of, default=[1, 2, 4, 8, 16, "auto"])
     parser.add_argument("--noise", type=float, default=0.0)
+    parser.add_argument("--device", default="cpu", help="device of both seats (default: cpu)")
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     folders = {name: model_folder(getattr(args, name)) for name in ("student", "teacher")}

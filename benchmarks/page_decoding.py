@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
 from page_tables import load, table
@@ -98,32 +98,45 @@ def before_after_part() -> str:
     """Return the table of `benchmarks/before_after.py` and of what `benchmarks/decoding.py` measured on both sides."""
     costs, decoding = load("before_after.json"), load("decoding.json")
     sides = ("before", "after")
+    feedback, shots, speculation = (decoding[name] for name in ("feedback", "five_shot", "speculation"))
+    wall = {side: feedback[side]["seconds"]["wall"] for side in sides}
 
-    def row(name: str, values: Sequence[Any]) -> dict[str, Any]:
-        return {"": name, **dict(zip(sides, values, strict=True))}
+    def row(name: str, value: Callable[[str], Any], goal: float | None = None) -> dict[str, Any]:
+        values = {side: value(side) for side in sides}
+        reached = "–" if goal is None else "yes" if values["after"] <= goal else "no"
+        return {"": name, **values, "goal": "–" if goal is None else f"at most {goal:g}", "reached": reached}
 
-    def spoken(batch: str) -> list[str]:
-        found = [decoding["speculation"][side][batch] for side in sides]
-        return [f"{one['seconds']['wall'] / one['plain_seconds']['wall']:.2f}" for one in found]
+    def flat(side: str) -> float:
+        found = feedback[side]
+        return round(wall[side] * found["flat_tokens_per_second"] / found["written"], 2)
 
-    uneven = [decoding["uneven"][side] for side in sides]
+    def times_plain(batch: str) -> Callable[[str], Any]:
+        return lambda side: speculation[side][batch]["times_plain"]
+
     rows = [
-        row("replies of three lengths, tokens/s", [f"{one['tokens'] / one['seconds']['seat']:.1f}" for one in uneven]),
+        row("`feedback_pair`, seconds", lambda side: wall[side], round(wall["before"] / 2.5, 1)),
+        row("`feedback_pair`, times the seconds of its tokens in a full batch", flat, 1.1),
+        row("`feedback_pair` after five examples, seconds", lambda side: shots[side]["seconds"]["wall"]),
         row(
-            "`feedback_pair` after five examples, seconds",
-            [decoding["five_shot"][side]["seconds"]["wall"] for side in sides],
+            "exact speculation, passes of the teacher per token",
+            lambda side: speculation[side]["batch_1"]["passes_per_token"],
+            0.5,
         ),
-        row("exact speculation one at a time, times plain decoding", spoken("batch_1")),
-        row("exact speculation eight at once, times plain decoding", spoken("batch_8")),
+        row("exact speculation one at a time, times plain decoding", times_plain("batch_1"), 1),
+        row("exact speculation eight at once, times plain decoding", times_plain("batch_8"), 1.5),
         *(
-            row(name, [costs[side][key] for side in sides])
-            for key, name in (
-                ("cpu_ms_a_fresh_call", "a call that a model answers, ms of CPU"),
-                ("of_it_the_store", "of it the store"),
-                ("cpu_ms_a_stored_call", "a call that the store answers, ms of CPU"),
+            row(name, lambda side, key=key: costs[side][key], goal)
+            for key, name, goal in (
+                ("cpu_ms_a_fresh_call", "a call that a model answers, ms of CPU", 0.2),
+                ("of_it_the_store", "of it the store", None),
+                ("cpu_ms_a_stored_call", "a call that the store answers, ms of CPU", None),
             )
         ),
-        *(row(f"start: {key}", [costs[side].get(key, "–") for side in sides]) for key in costs["after"] if "," in key),
+        *(
+            row(f"start: {key}", lambda side, key=key: costs[side].get(key, "–"))
+            for key in costs["after"]
+            if "," in key
+        ),
     ]
     return table(rows)
 

@@ -93,7 +93,8 @@ def stamp(path: Path) -> str:
     if record is not None:
         changed = " with uncommitted changes" if record["commit"].endswith("-dirty") else ""
         commit = record["commit"].removesuffix("-dirty")[:12]
-        return f"Measured on {record['date'][:10]} at commit {commit}{changed}, on {record['machine']}."
+        when = f"Measured on {record['date'][:10]} at commit {commit}{changed}, on {record['machine']}"
+        return f"{when}, by `{record['command']}`."
     result = json.loads(path.read_text(encoding="utf-8"))
     parts = ["Recorded by an earlier version: no weights hash"]
     if isinstance(result.get("commit"), str):

@@ -202,14 +202,12 @@ class HFBackend(Backend):
         return sampling_of(self.lm, request.gen_kwargs).plain
 
     def pass_cost(self, tokens: int) -> float:
-        # From the arguments, not from the loaded model: a run must not depend on when its weights are loaded.
+        # From the arguments, not from the loaded model: a run must not depend on when its weights are loaded. For the
+        # same reason the batch size does not count: sampled texts depend on how long the drafts are.
         dtype = self.args.get("dtype") or "auto"
         dtype = getattr(self.lm.config, "dtype", None) if dtype == "auto" else dtype
-        if self.lm.device.type != "cpu" or str(dtype).removeprefix("torch.") not in ("float32", "None"):
-            return 1.0
-        size = str(self.args.get("batch_size", 1))
-        rows = int(size) if size.isdigit() else 1
-        return hf_verify.float32_cost(rows * tokens) / hf_verify.float32_cost(rows)
+        on_cpu = self.lm.device.type == "cpu"
+        return hf_verify.float32_cost(tokens) if on_cpu and str(dtype) in ("float32", "torch.float32", "None") else 1.0
 
     def verify(self, requests: Sequence[VerifyRequest], deliver: Deliver) -> None:
         assert self.states is not None

@@ -52,7 +52,7 @@ def verify(lm: Any, states: States, requests: Sequence[VerifyRequest], deliver: 
 
 
 def float32_cost(tokens: int) -> float:
-    """Return what a pass in float32 on a CPU costs, in passes over one token, by the number of tokens of all its rows.
+    """Return what a pass over several tokens costs in float32 on a CPU, in passes over one.
 
     As measured with Intel's MKL, which multiplies up to three vectors at the price of one, and has to rearrange the
     weights for more (docs/benchmarks/speed.md).
