@@ -26,8 +26,9 @@ HEAD = """\
 # Results with real models
 
 Does the second model help, what does it cost, and is the difference real? Measured with public models in 4 bits, which
-llama.cpp serves, on public tasks with a chat template and without examples. One command makes models and server
-available, runs everything and can be interrupted at any time; given again, it continues:
+llama.cpp serves, on public tasks without examples and with the models' chat templates (Gemma 3 270M is a base model
+without one; llama.cpp's own, ChatML, takes its place). One command makes models and server available, runs everything
+and can be interrupted at any time; given again, it continues:
 
     HARNESS_EXT_DATA=<folder> python benchmarks/real_results.py && python benchmarks/page.py
 

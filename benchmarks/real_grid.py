@@ -148,11 +148,18 @@ SETTINGS = (
     ),
 )  # fmt: skip
 PAIRS = (Pair("qwen-0.5b", "qwen-1.5b"), Pair("qwen-1.5b", "qwen-1.5b"))
+# Students that are too weak to follow a teacher, and a teacher that is weaker than its student.
+CONTROLS = (Pair("smollm2", "qwen-1.5b"), Pair("gemma", "qwen-1.5b"), Pair("qwen-1.5b", "qwen-0.5b"))
+CONTROL_TASKS = ("creak_cot",)
+CONTROL_SETTINGS = ("baseline", "skyline", FEEDBACK, "second_look")
 
 
 def grid() -> Iterator[Cell]:
-    """Return all cells that run by default: the cheap tasks and the pair with two models first."""
-    return (Cell(task, pair, setting) for pair in PAIRS for task in TASKS for setting in SETTINGS)
+    """Return all cells that run by default: the pairs on all tasks with all settings, and the controls on a part."""
+    yield from (Cell(task, pair, setting) for pair in PAIRS for task in TASKS for setting in SETTINGS)
+    for pair in CONTROLS:
+        for task in CONTROL_TASKS:
+            yield from (Cell(task_named(task), pair, setting_named(label)) for label in CONTROL_SETTINGS)
 
 
 def model_arguments(cell: Cell, files: Mapping[str, Path], server: Path, folder: Path, limit: int) -> dict[str, Any]:

@@ -12,7 +12,8 @@ are in the call store, and run directories are fixed. A part of the grid (`--tas
 cells to those that were finished before in the same folder. Where a task and a pair were run with several numbers of
 questions, the result has the number with most settings, and of these the largest.
 
-SmolLM2 and Gemma are weak controls: `--pairs smollm2+qwen-1.5b gemma+qwen-1.5b`.
+SmolLM2 and Gemma as students, and the smaller Qwen as the teacher of the larger one, are controls: only a part of the
+grid runs on them, unless `--pairs` names them.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ from typing import Any
 from engines import NotBuilt, build
 from measured import ROOT, publish_measured
 from real_grid import (
+    CONTROL_SETTINGS,
+    CONTROL_TASKS,
+    CONTROLS,
     FEEDBACK,
     LIMIT,
     PAIRS,
@@ -38,11 +42,11 @@ from real_grid import (
     Cell,
     Pair,
     Task,
+    grid,
     group_directory,
     model_arguments,
     run_directory,
     setting_named,
-    task_named,
 )
 
 from harness_ext.files import atomic_write
@@ -53,23 +57,20 @@ FINISHED = "finished.json"
 OUTPUT = ROOT / "benchmarks" / "results" / "real_results.json"
 
 
-def chosen(tasks: Sequence[str], pairs: Sequence[Pair], settings: Sequence[str]) -> list[Cell]:
+def chosen(tasks: Sequence[str], pairs: Sequence[Pair] | None, settings: Sequence[str]) -> list[Cell]:
     """Return the cells to run, a pair and a task at a time.
 
     tasks: names of tasks.
-    pairs: the pairs.
+    pairs: the pairs; None for those of the grid.
     settings: labels of settings. The baseline is added, because all others are compared with it, and `feedback_pair` if
         another setting is to cost as much.
     """
     controls = any(value == "auto:{feedback}" for label in settings for value in setting_named(label).options.values())
     labels = {*settings, "baseline"} | ({FEEDBACK} if controls else set())
-    return [
-        Cell(task_named(name), pair, setting)
-        for pair in dict.fromkeys(pairs)
-        for name in dict.fromkeys(tasks)
-        for setting in SETTINGS
-        if setting.label in labels
-    ]
+    cells: Iterable[Cell] = grid()
+    if pairs is not None:
+        cells = (Cell(task, pair, setting) for pair in dict.fromkeys(pairs) for task in TASKS for setting in SETTINGS)
+    return [cell for cell in cells if cell.task.name in tasks and cell.setting.label in labels]
 
 
 def run(cell: Cell, arguments: Mapping[str, Any], limit: int, manager: Any) -> None:
@@ -237,8 +238,9 @@ def main() -> None:
     labels = [setting.label for setting in SETTINGS]
     parser.add_argument("--tasks", nargs="+", choices=names, default=names, metavar="TASK", help=", ".join(names))
     parser.add_argument(
-        "--pairs", nargs="+", default=[str(pair) for pair in PAIRS], metavar="STUDENT+TEACHER",
-        help=f"of the models {', '.join(MODELS)} (default: {', '.join(map(str, PAIRS))})",
+        "--pairs", nargs="+", metavar="STUDENT+TEACHER",
+        help=f"of the models {', '.join(MODELS)} (default: {', '.join(map(str, PAIRS))}, and the controls "
+        f"{', '.join(map(str, CONTROLS))} on {', '.join(CONTROL_TASKS)} with {', '.join(CONTROL_SETTINGS)})",
     )  # fmt: skip
     parser.add_argument(
         "--settings", nargs="+", choices=labels, default=labels, metavar="SETTING", help=", ".join(labels)
@@ -252,7 +254,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=OUTPUT)
     args = parser.parse_args()
     try:
-        pairs = [Pair.of(text) for text in args.pairs]
+        pairs = args.pairs and [Pair.of(text) for text in args.pairs]
     except ValueError as error:
         parser.error(str(error))
     if args.limit < 1:
@@ -260,7 +262,8 @@ def main() -> None:
     cells = chosen(args.tasks, pairs, args.settings)
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    files, server = available((name for pair in pairs for name in (pair.student, pair.teacher)), args.server)
+    names = [name for cell in cells for name in (cell.pair.student, cell.pair.teacher)]
+    files, server = available(names, args.server)
     from lm_eval.tasks import TaskManager
 
     from harness_ext.bridge import plugins

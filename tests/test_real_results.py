@@ -12,7 +12,19 @@ import real_results
 from hypothesis import given
 from hypothesis import strategies as st
 from page_results import NAME, finding, missing, page_of, readme_rows, with_family
-from real_grid import PAIRS, SETTINGS, TASKS, Cell, Pair, Task, grid, model_arguments, run_directory, setting_named
+from real_grid import (
+    CONTROLS,
+    PAIRS,
+    SETTINGS,
+    TASKS,
+    Cell,
+    Pair,
+    Task,
+    grid,
+    model_arguments,
+    run_directory,
+    setting_named,
+)
 from real_results import FINISHED, chosen, chosen_limit, figures, finished
 
 from harness_ext.analysis.statistics.holm import holm
@@ -72,7 +84,11 @@ def test_a_part_of_the_grid_has_what_it_is_compared_with(labels: set[str], tasks
 
 
 def test_the_default_grid_is_everything() -> None:
-    assert list(grid()) == chosen([task.name for task in TASKS], PAIRS, LABELS)
+    tasks = [task.name for task in TASKS]
+    assert chosen(tasks, None, LABELS) == list(grid())
+    assert list(grid())[: len(PAIRS) * len(TASKS) * len(LABELS)] == chosen(tasks, PAIRS, LABELS)
+    assert {cell.pair for cell in chosen(["creak_cot"], None, [])} == {*PAIRS, *CONTROLS}
+    assert {cell.pair for cell in chosen(["gsm8k_cot_answer"], None, [])} == {*PAIRS}
 
 
 @given(st.dictionaries(st.integers(1, 9), st.lists(st.sampled_from(LABELS), unique=True).map(tuple)))
@@ -185,7 +201,7 @@ def test_cells_that_were_not_run_are_named() -> None:
     full = [
         group(*(cell(label, 0.4) for label in LABELS[1:]), task=task.name, pair=pair)
         for task in TASKS
-        for pair in PAIRS
+        for pair in (*PAIRS, *CONTROLS)
     ]
     assert missing(full) == "All cells of the default grid were run.\n"
 
