@@ -26,7 +26,7 @@ LENGTHS = """\
 ## How long should drafts be?
 
     HARNESS_EXT_DATA=<folder> python benchmarks/draft_lengths.py --student qwen-0.5b --teacher qwen-1.5b \\
-        --questions 2 --output benchmarks/results/draft_lengths_qwen.json
+        --questions 3 --output benchmarks/results/draft_lengths_qwen.json
 
 `speculative_pair` (`unit=token,accept=greedy`) by `draft_tokens`, one GSM8K question at a time, with the chat template.
 transformers and our seats compute in float32, llama.cpp with the 4-bit weights of the GGUF files, so only their ratios
@@ -82,11 +82,11 @@ def lengths_part(name: str) -> str:
         ]
         parts.append(table(rows))
     passes = [
-        {"a pass of": f"the {role}", **{f"{tokens} tokens": f"{seconds:.3f}" for tokens, seconds in found.items()}}
+        {"new tokens": f"the {role}", **{tokens: f"{seconds:.3f}" for tokens, seconds in found.items()}}
         for role, found in result.get("pass_seconds", {}).items()
     ]
     if passes:
-        parts.append(f"Seconds of a pass over several new tokens after a prompt:\n\n{table(passes)}")
+        parts.append(f"Seconds of a pass, by the number of new tokens after a prompt:\n\n{table(passes)}")
     return "\n".join(parts)
 
 
