@@ -61,7 +61,7 @@ def answered(teacher: Path, count: int, most: int) -> Sequence[str]:
         json.dumps(
             {
                 "prompt": [{"role": "user", "content": question.context.messages[-1].content}],
-                "solution": transcript.text,
+                "completion": transcript.text,
                 "finished": transcript.turns[-1].result.finish == "stop",
             }
         )
