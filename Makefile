@@ -20,7 +20,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := Makefile pyproject.toml setup.py constraints.txt $(wildcard build_backend/*) harness_ext/bridge/startup.py
 # The extras that the tests need, without vLLM, which needs a GPU.
-EXTRAS := dev,finetune,inspect,openai,report,scienceqa
+EXTRAS := dev,finetune,inspect,openai,report,scienceqa,track
 # The embedded pair is so small that a second thread costs more than it saves: on two busy cores, the 50 questions of
 # the demonstration took 40 s with two threads and 9 s with one.
 OMP_NUM_THREADS ?= 1

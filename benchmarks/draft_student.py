@@ -50,7 +50,7 @@ def main() -> None:
     words += [word for name, value in settings.items() for word in (f"--{name}", str(value))]
     print(f"$ {shlex.join(words)}", flush=True)
     subprocess.run(words, check=True, env=dict(os.environ))
-    print(args.output_dir / "run")
+    print(args.output_dir / "run" / "final")
 
 
 def answered(teacher: Path, count: int, most: int) -> Sequence[str]:

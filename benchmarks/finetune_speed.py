@@ -1,10 +1,12 @@
 """Compares the tokens per second of `harness-ext finetune` with those of a plain TRL script with the same settings.
 
     python benchmarks/finetune_speed.py --output benchmarks/results/finetune_speed.json
+    python benchmarks/finetune_speed.py --model smollm2 --rows 64 --epochs 1 --batch_size 8
 
-Both train the embedded student with the same rows, batch size, optimizer and number of epochs, and save one checkpoint
-per epoch. They run alternately, `--repeats` times each. The time of a run is measured by the trainer itself, from its
-first step to its last checkpoint. The result is the ratio of the medians.
+Both train the embedded student, or another model, with the same rows, batch size, optimizer and number of epochs, in
+float32 on one thread, and save one checkpoint per epoch. They run alternately, `--repeats` times each. The time of a
+run is measured by the trainer itself, from its first step to its last checkpoint. The result is the ratio of the
+medians.
 """
 
 from __future__ import annotations
@@ -13,13 +15,14 @@ import argparse
 import itertools
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from measured import embedded, publish_measured
+from measured import model_folder, named, publish_measured
 
 from harness_ext.embedded import model_path
 
@@ -46,13 +49,18 @@ json.dump(trainer.state.log_history, open(out + "/log.json", "w"))
 """
 
 
-def rows(path: Path, number: int) -> int:
-    """Write `number` training rows about generated stories to `path`; return their number of tokens."""
+def rows(path: Path, number: int, model: Path) -> int:
+    """Write training rows about generated stories; return their number of tokens.
+
+    path: the file to write.
+    number: the number of rows.
+    model: the folder of the model whose tokens count.
+    """
     from transformers import AutoTokenizer
 
     from harness_ext.finetune.recipes.embedded_pair.training_rows import rows as drawn
 
-    tokenizer = AutoTokenizer.from_pretrained(model_path("student"))
+    tokenizer = AutoTokenizer.from_pretrained(model)
     shares = {"draft": 1.0}
     tokens = 0
     with path.open("w", encoding="utf-8") as file:
@@ -72,6 +80,7 @@ def seconds(out: Path) -> float:
 def main() -> None:
     """Measure and print the result."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", help="a model of benchmarks/models.py, or a folder (default: the embedded student)")
     parser.add_argument("--rows", type=int, default=2000)
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--batch_size", type=int, default=16)
@@ -79,11 +88,11 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    model = str(model_path("student"))
+    model = model_folder(options.model) if options.model else model_path("student")
     found: dict[str, list[float]] = {"bare TRL": [], "harness-ext": []}
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "rows.jsonl"
-        tokens = rows(data, options.rows) * options.epochs
+        tokens = rows(data, options.rows, model) * options.epochs
         for turn in range(options.repeats):
             out = Path(folder) / f"bare{turn}"
             out.mkdir()
@@ -101,13 +110,14 @@ def main() -> None:
             for name, (command, run_folder) in commands.items():
                 subprocess.run([str(word) for word in command], env=env, check=True, capture_output=True)
                 found[name].append(tokens / seconds(run_folder))
+                shutil.rmtree(run_folder)  # the checkpoint of a real model takes gigabytes
                 print(f"{name}: {found[name][-1]:.0f} tokens/s", flush=True)
     medians = {name: statistics.median(values) for name, values in found.items()}
     ratio = medians["harness-ext"] / medians["bare TRL"]
     print(f"ratio of medians: {ratio:.3f}")
     settings = {name: value for name, value in vars(options).items() if name != "output"}
     record = {"settings": settings, "tokens": tokens, "tokens_per_second": found, "ratio": ratio}
-    publish_measured(record, options.output, embedded("student"))
+    publish_measured(record, options.output, named(student=str(model)))
 
 
 if __name__ == "__main__":

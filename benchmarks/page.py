@@ -42,7 +42,7 @@ from page_protocols import (
 )
 from page_results import readme_part, results_page
 from page_serve import SERVE, THROUGHPUT, serve_part, throughput_part
-from page_suite import SUITE, suite_part
+from page_suite import SLURM, SUITE, slurm_part, suite_part
 from page_tables import (
     RESULTS,
     ROOT,
@@ -68,6 +68,7 @@ from page_training import (
     FINETUNE_MATRIX,
     FINETUNE_SHOW,
     FINETUNE_SPEED,
+    FINETUNE_SPEED_REAL,
     KILLS,
     SHOWS,
     WALK,
@@ -291,6 +292,7 @@ TOPICS = (
             ),
             Section(("faults.json",), FAULTS, faults_part),
             Section(("suite.json",), SUITE, suite_part),
+            Section(("suite_slurm.json",), SLURM, slurm_part),
             Section(("serve.json",), SERVE, serve_part),
         ),
     ),
@@ -320,7 +322,12 @@ TOPICS = (
             ),
             Section(("creak_study.json",), CREAK_STUDY, creak_study_part),
             Section(("decision_teacher.json",), TEACHER, teacher_part),
-            Section(("finetune_speed.json",), FINETUNE_SPEED, speed_part),
+            Section(("finetune_speed.json",), FINETUNE_SPEED, partial(speed_part, "finetune_speed.json")),
+            Section(
+                ("finetune_speed_smollm2.json",),
+                FINETUNE_SPEED_REAL,
+                partial(speed_part, "finetune_speed_smollm2.json"),
+            ),
             Section(("finetune_matrix.json",), FINETUNE_MATRIX, matrix_part),
             Section(("finetune_kills.json",), KILLS, kills_part),
         ),

@@ -7,6 +7,8 @@ from typing import Any
 
 from page_tables import load, table
 
+from models import MODELS
+
 DECODING = """\
 ## Decoding on `hf` seats, before and after
 
@@ -37,7 +39,7 @@ LENGTHS_DISTILLED = """\
 ## How long should drafts of a distilled student be?
 
     HARNESS_EXT_DATA=<folder> python benchmarks/draft_student.py smollm2 --output_dir <folder>
-    HARNESS_EXT_DATA=<folder> python benchmarks/draft_lengths.py --student <folder>/run --teacher smollm2 \\
+    HARNESS_EXT_DATA=<folder> python benchmarks/draft_lengths.py --student <folder>/run/final --teacher smollm2 \\
         --output benchmarks/results/draft_lengths_smollm2.json
 
 The same, with a student that `draft_student.py` makes: it keeps six of SmolLM2's thirty layers and distils the whole
@@ -64,7 +66,8 @@ LENGTHS_FILE, LENGTHS_DISTILLED_FILE = "draft_lengths_qwen.json", "draft_lengths
 def lengths_part(name: str) -> str:
     """Return the figures of `benchmarks/draft_lengths.py`."""
     result = load(name)
-    parts = [f"{result['student']} → {result['teacher']}, {result['questions']} questions:\n"]
+    student = result["student"] if result["student"] in MODELS else "distilled student"
+    parts = [f"{student} → {result['teacher']}, {result['questions']} questions:\n"]
     for engine in ("transformers", "llama.cpp"):
         if engine not in result:
             continue

@@ -46,9 +46,9 @@ READ_AS = """\
   is corrected for all {family} comparisons on this page. `detectable` is the smallest difference that such a run would
   find again with power {power:g}.
 - `unreadable` is the share of final texts in which the task finds no answer.
-- Calls, tokens and `seconds` are per question, each as if the setting had run alone. `tokens` counts what was read and
-  written by each seat. `seconds` adds up the durations of calls, of which up to four run side by side. `compute` is
-  2 · weights · tokens, relative to the baseline.
+- Calls and tokens (read and written by each seat) are per question, each as if the setting had run alone. `compute` is
+  2 · weights · tokens, relative to the baseline. Times are not shown, since the runs were interrupted and shared their
+  machine with other work; how fast protocols run is measured in [speed.md](benchmarks/speed.md).
 - Of the verdicts of `feedback_pair`, `precision` is the share of right drafts among the accepted ones, `recall` the
   share of accepted drafts among the right ones, `probability stated` the teacher's mean probability that a draft is
   right, and `AUROC` how well it tells right drafts from wrong ones, with any threshold (0.5 is chance). Every draft
@@ -152,7 +152,7 @@ def _why(feedback: Mapping[str, Any], times: float | None, control: Mapping[str,
 
 def cells_of(group: Mapping[str, Any], cell: Mapping[str, Any]) -> dict[str, Any]:
     """Return a row of the table of a group."""
-    other, cost = cell["difference"], cell["cost"]
+    other = cell["difference"]
     name = f"`{cell['run']}`" + (f" (k={cell['k']})" if cell["k"] else "")
     return {
         "setting": name,
@@ -167,7 +167,6 @@ def cells_of(group: Mapping[str, Any], cell: Mapping[str, Any]) -> dict[str, Any
         "calls": by_seat(cell, "calls", ".1f"),
         "tokens read": by_seat(cell, "prompt_tokens", ".0f"),
         "written": by_seat(cell, "completion_tokens", ".0f"),
-        "seconds": number(cost and cost["seconds"], ".1f"),
         "compute": number(times_baseline(group, cell), ".1f") + " ×",
     }
 

@@ -1,4 +1,4 @@
-"""The section on suites that are killed."""
+"""The sections on suites that are killed, or disturbed by Slurm."""
 
 from __future__ import annotations
 
@@ -36,17 +36,60 @@ def suite_part() -> str:
         )
         before = lost
     sent, processes, loads = (result[name] for name in ("sent", "processes", "loads"))
-    different = len(result["different_cells"])
     words = (
-        f"{result['cells']} cells; {different or 'none'} of them ended with other transcripts, samples or scores than "
-        f"in the undisturbed suite. That suite sent {sent['whole']:,} calls, and the other one {sent['broken']:,}: "
+        f"{_outcome(result)} That suite sent {sent['whole']:,} calls, and the other one {sent['broken']:,}: "
         f"{result['in_flight_at_kills']} that were in flight at a kill were sent again, and "
         f"{result['paid_twice'] or 'none'} that was stored. Undisturbed, {processes['whole']} "
         f"{'process' if processes['whole'] == 1 else 'processes'} loaded weights {loads['whole']} times, for the "
         f"student and the teacher; with the kills, it was {processes['broken']} processes and {loads['broken']} times. "
-        "No process loaded a model twice."
+        f"{_loads(result)}"
     )
+    return f"{table(rows)}\n{words}\n"
+
+
+def _outcome(result: Mapping[str, Any]) -> str:
+    different = len(result["different_cells"])
+    return (
+        f"{result['cells']} cells; {different or 'none'} of them ended with other transcripts, samples or scores than "
+        "in the undisturbed suite."
+    )
+
+
+def _loads(result: Mapping[str, Any]) -> str:
     most = max(result["most_loads_of_a_model_in_a_process"].values())
-    if most > 1:
-        words = words.replace("No process loaded a model twice.", f"A process loaded a model {most} times.")
+    return f"A process loaded a model {most} times." if most > 1 else "No process loaded a model twice."
+
+
+SLURM = """\
+## The same suite on Slurm
+
+    python benchmarks/suite_slurm.py --output benchmarks/results/suite_slurm.json
+
+The study is submitted to a real Slurm of one node (that of `tests/slurm/start.py`): an array whose tasks have twelve
+cells each and run one at a time, and a job that compares all cells after them. A job of a partition with a higher
+priority takes the node from the first task, and the last task meets its time limit. Both are queued again and continue
+in the folders of their cells. This is what `suite status` and `squeue` show at each stage:
+"""
+
+
+def slurm_part() -> str:
+    """Return a row for each stage, and what became of the suite."""
+    result = load("suite_slurm.json")
+    rows = [
+        {
+            "stage": stage["stage"],
+            "cells": ", ".join(f"{count} {state}" for state, count in sorted(stage["cells"].items())),
+            "calls stored": stage["calls"],
+            "in flight": "" if stage["in_flight"] is None else stage["in_flight"],
+            "comparison": stage["collect"].lower() + ("" if stage["reason"] == "None" else f" ({stage['reason']})"),
+        }
+        for stage in result["stages"]
+    ]
+    in_flight, restarts = sum(stage["in_flight"] or 0 for stage in result["stages"]), map(str, result["restarts"])
+    words = (
+        f"{_outcome(result)} {in_flight} calls that were in flight were sent again, and "
+        f"{result['paid_twice'] or 'none'} that was stored. {_loads(result)} The tasks were queued again "
+        f"{', '.join(restarts)} times. Mails that came: {result['mails']['Requeued']} about what was queued again and "
+        f"{result['mails']['Ended']} about what had ended (Slurm may send one for all tasks of an array)."
+    )
     return f"{table(rows)}\n{words}\n"

@@ -169,8 +169,12 @@ def creak_study_part() -> str:
     return f"{table(rows)}\n{words}\n"
 
 
-def speed_part() -> str:
-    result = load("finetune_speed.json")
+def speed_part(name: str) -> str:
+    """Return the speeds that a result of `finetune_speed.py` has.
+
+    name: the file of the result.
+    """
+    result = load(name)
     rows = [
         {"run": n, "tokens per second": ", ".join(f"{v:.0f}" for v in found)}
         for n, found in result["tokens_per_second"].items()

@@ -11,7 +11,8 @@ from page_tables import load, table, with_interval
 WALK = """\
 ## TeacherLM's way, from rows to a comparison
 
-    HARNESS_EXT_DATA=<folder> python benchmarks/teacherlm_walk.py --output benchmarks/results/teacherlm_walk.json
+    HARNESS_EXT_DATA=<folder> python benchmarks/teacherlm_walk.py --limit 300 \\
+        --output benchmarks/results/teacherlm_walk.json
 
 `prepare`, `enhance.sh`, `finish`, `finetune.sh` with its ten positional arguments and no other setting, `checkpoints`
 and `compare`, on a CPU: SmolLM2-135M-Instruct explains the answers to CREAK's training rows, learns its own
@@ -72,7 +73,15 @@ FINETUNE_SPEED = """\
     python benchmarks/finetune_speed.py --rows 1000 --epochs 1 --repeats 5 \\
         --output benchmarks/results/finetune_speed.json
 
-Tokens per second of training, compared with a plain TRL script with the same settings that runs alternately:
+Tokens per second of training, compared with a plain TRL script with the same settings that runs alternately.
+First the embedded student, which has a million parameters, so that whatever is not computing weighs most:
+"""
+
+FINETUNE_SPEED_REAL = """\
+    python benchmarks/finetune_speed.py --model smollm2 --rows 64 --epochs 1 --batch_size 8 --repeats 3 \\
+        --output benchmarks/results/finetune_speed_smollm2.json
+
+SmolLM2-135M-Instruct, in the same way:
 """
 
 FINETUNE_MATRIX = """\

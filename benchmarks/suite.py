@@ -8,10 +8,7 @@ command runs again, until every cell is finished. Each cell has to end with the 
 of the undisturbed suite. No finished call may be paid twice: the calls that were sent have to be as many as those that
 are stored, plus those that were in flight at a kill. Each process has to load the weights of each model at most once.
 
-`--study FOLDER` only writes the study, for instance to submit it to the Slurm of `tests/slurm/start.py`:
-
-    python benchmarks/suite.py --study study && cd study
-    harness-ext suite submit study.yaml --gpus 0 --cpus 1 --cells-per-task 12
+`--study FOLDER` only writes the study. `benchmarks/suite_slurm.py` submits it to a real Slurm.
 
 All decoding is greedy, because on `hf` seats only the store repeats sampled texts.
 """
@@ -86,8 +83,12 @@ def main() -> None:
         print(f"undisturbed: {calls} calls, {seconds:.0f} s", flush=True)
         moments = sorted(random.Random(options.seed).sample(range(1, calls), options.kills))
         broken, kills = disturbed(folder / "broken", options.rows, moments)
-        found = compared(whole, broken, kills)
-    record = {"rows": options.rows, "seed": options.seed, "undisturbed_seconds": round(seconds), **found}
+        in_flight = kills[-1].sent - kills[-1].stored if kills else 0
+        found = compared(whole, broken, in_flight)
+    record = {
+        "rows": options.rows, "seed": options.seed, "undisturbed_seconds": round(seconds), **found,
+        "kills": [asdict(kill) for kill in kills], "in_flight_at_kills": in_flight,
+    }  # fmt: skip
     publish_measured(record, options.output, embedded())
     sys.exit(0 if found["equal"] else 1)
 
@@ -212,14 +213,17 @@ def said(cell: Path) -> Any:
     return answers, json.loads(results.read_text(encoding="utf-8"))["results"], scores
 
 
-def compared(whole: Path, broken: Path, kills: Sequence[Kill]) -> dict[str, Any]:
-    """Return the comparison of an undisturbed suite with one that was killed."""
+def compared(whole: Path, broken: Path, in_flight: int) -> dict[str, Any]:
+    """Return the comparison of an undisturbed suite with one that was disturbed.
+
+    whole, broken: the folders of the two.
+    in_flight: how many calls of the second one were in flight when their processes ended.
+    """
     first, second = finished(whole), finished(broken)
     same = sorted(first) == sorted(second)
     different = [name for name in first if same and said(first[name]) != said(second[name])]
     keys, wanted = stored(broken), stored(whole)
     number_sent = sum(sent(broken).values())
-    in_flight = kills[-1].sent - kills[-1].stored if kills else 0
     most_loads = {
         name: max((most for one in loads(folder).values() for most in one.values()), default=0)
         for name, folder in (("whole", whole), ("broken", broken))
@@ -230,10 +234,8 @@ def compared(whole: Path, broken: Path, kills: Sequence[Kill]) -> dict[str, Any]
         "cells": cells,
         "finished": {"whole": len(first), "broken": len(second)},
         "different_cells": different,
-        "kills": [asdict(kill) for kill in kills],
         "calls": len(wanted),
         "sent": {"whole": sum(sent(whole).values()), "broken": number_sent},
-        "in_flight_at_kills": in_flight,
         "paid_twice": len(keys) - len(set(keys)),
         "processes": {"whole": len(loads(whole)), "broken": len(loads(broken))},
         "loads": {"whole": sum_of(loads(whole)), "broken": sum_of(loads(broken))},

@@ -1,6 +1,7 @@
 """Walks TeacherLM's way on a real model and real rows, from the data to a comparison, on a CPU.
 
-    HARNESS_EXT_DATA=<folder> python benchmarks/teacherlm_walk.py --output benchmarks/results/teacherlm_walk.json
+    HARNESS_EXT_DATA=<folder> python benchmarks/teacherlm_walk.py --limit 300 \\
+        --output benchmarks/results/teacherlm_walk.json
 
 `prepare` adds TeacherLM's prompts to CREAK's training rows, `enhance.sh` lets a teacher explain the answers, `finish`
 writes the data set, `finetune.sh` learns it with its ten positional arguments and no other setting, `checkpoints`

@@ -117,10 +117,10 @@ def annotate(job: AnnotateJob, plan: RunPlan) -> dict[str, Any]:
     for _, _, question, _ in job.questions():
         total += 1
         first = first or question
-    if first is not None and isinstance(plan.protocol, Annotate):
-        show_prompt(plan, "teacher", plan.protocol.prompt(first.context))
     asked: dict[int, tuple[int, FileRow]] = {}
     with Output(job.target, identity) as output:
+        if first is not None and isinstance(plan.protocol, Annotate):
+            show_prompt(plan, "teacher", plan.protocol.prompt(first.context))
 
         def open_questions() -> Iterator[Question]:
             index = 0

@@ -105,8 +105,11 @@ def _annotate(options: argparse.Namespace) -> int:
     from harness_ext.enhance.annotate import Annotate, AnnotateJob, annotate, settings
     from harness_ext.enhance.call_costs import table
     from harness_ext.enhance.checks import summary_lines
+    from harness_ext.enhance.row_files import check_field, check_output
     from harness_ext.enhance.running import plan_seats
 
+    check_output(options.output)
+    check_field(options.input, options.task_type, options.split, options.limit)
     templates = templates_of(options)
     plan = plan_seats(
         Annotate,
@@ -134,7 +137,7 @@ def _annotate(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     from harness_ext.enhance.checks import is_annotated, report, summary_lines
-    from harness_ext.enhance.row_files import beside
+    from harness_ext.enhance.row_files import beside, check_writable
     from harness_ext.records.run_directory import write_json
 
     annotated = is_annotated(options.input)
@@ -145,6 +148,9 @@ def _check(options: argparse.Namespace) -> int:
                 "pass `--tasks <task>,…`, or name a file that `annotate` wrote"
             ]
         )
+    target = options.output or beside(options.input, "contamination.json")
+    for path in [*([beside(options.input, "report.json")] if annotated else []), *([target] if options.tasks else [])]:
+        check_writable(path)
     found = _contamination_of(options, _listed(options.fields), options.split, options.limit)
     if annotated:
         checked = report(options.input, found)
@@ -154,7 +160,6 @@ def _check(options: argparse.Namespace) -> int:
         print(f"lines by flag: {beside(options.input, 'report.json')}")
     if found is None:
         return 0
-    target = options.output or beside(options.input, "contamination.json")
     try:
         write_json(target, found.to_json())
     except OSError as error:
@@ -168,8 +173,9 @@ def _check(options: argparse.Namespace) -> int:
 
 def _finish(options: argparse.Namespace) -> int:
     from harness_ext.enhance.checks import CONTAMINATION
-    from harness_ext.enhance.postprocess import CutReplies, finish
+    from harness_ext.enhance.postprocess import CutReplies, check_new, finish
 
+    check_new(options.output)
     drop = _listed(options.drop)
     if not options.tasks and (named := [flag for flag in drop if flag in CONTAMINATION]):
         raise ConfigurationError([f"`--drop {named[0]}` needs tasks to compare with: pass `--tasks <task>,…`"])

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from harness_ext.data.progress_bars import quiet
 from harness_ext.enhance.checks import FLAGS, contamination_flags, finishes_of, flags_of
 from harness_ext.enhance.contamination.findings import Findings
-from harness_ext.enhance.row_files import manifest_of, text_digest
+from harness_ext.enhance.row_files import check_writable, manifest_of, text_digest
 from harness_ext.enhance.templates import squeeze
-from harness_ext.errors import ConfigurationError
+from harness_ext.errors import ConfigurationError, StoreError
 from harness_ext.records.chat import is_utf8
 from harness_ext.records.run_directory import write_json
 
@@ -61,7 +63,7 @@ def finish(
     Every row gets `cot_tail`, its `all` cleaned as TeacherLM does, and `finished`: False if the token limit cut the
     reply off, None if nothing tells how it ended. Training does not teach a model to stop after a row that is not
     finished. Raises ConfigurationError if a flag is unknown or could not be checked, if a field has values of different
-    types, or if the folder already exists.
+    types, or if the folder already exists or cannot be created.
 
     source: the annotated file; it is not changed.
     folder: the folder to create.
@@ -70,10 +72,9 @@ def finish(
     cut_replies: what to do with replies that the token limit cut off, one of `CUT_REPLIES`. `drop` is the same as
         `cut_off` among the flags, and `finished` leaves out the column. Default `unfinished`.
     """
+    check_new(folder)
     problems = [f"`{flag}` is not a flag; the flags are {', '.join(FLAGS)}" for flag in drop if flag not in FLAGS]
     drop = [*dict.fromkeys([*drop, *(["cut_off"] if cut_replies == "drop" else [])])]
-    if folder.exists():
-        problems.append(f"{folder} already exists: name another folder")
     rows, flags, unknown = flags_of(source)
     problems += [f"rows cannot be dropped by `{f}`: {why}" for f, why in unknown.items() if f in drop]
     if cut_replies != "finished" and any(FINISHED in row for row in rows):
@@ -108,16 +109,30 @@ def finish(
     return manifest
 
 
+def check_new(folder: Path) -> None:
+    """Raise ConfigurationError if a folder exists or cannot be created."""
+    if os.path.lexists(folder):
+        raise ConfigurationError([f"{folder} already exists: name another folder"])
+    check_writable(folder)
+
+
 def save(rows: Sequence[Mapping[str, Any]], folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Save rows and their manifest with `save_to_disk`. The folder appears only once it is complete."""
+    """Save rows and their manifest with `save_to_disk`. The folder appears only once it is complete.
+
+    Raises StoreError if it cannot be written.
+    """
     from datasets import Dataset
 
     building = folder.with_name(f".{folder.name}.partial")
-    if building.is_symlink():  # writing through it would change another folder
-        building.unlink()
-    Dataset.from_list([dict(row) for row in rows]).save_to_disk(str(building))
-    write_json(building / "manifest.json", manifest)
-    building.rename(folder)
+    try:
+        if building.is_symlink():  # writing through it would change another folder
+            building.unlink()
+        with quiet():
+            Dataset.from_list([dict(row) for row in rows]).save_to_disk(str(building))
+        write_json(building / "manifest.json", manifest)
+        building.rename(folder)
+    except OSError as error:
+        raise StoreError(f"cannot write {folder}: {error}. Free some disk space, or name a writable folder") from error
 
 
 def _unlike(rows: Sequence[Mapping[str, Any]]) -> list[str]:

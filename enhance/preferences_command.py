@@ -68,9 +68,12 @@ def _preferences(options: argparse.Namespace) -> int:
     from harness_ext.enhance.call_costs import table
     from harness_ext.enhance.candidates import Candidates
     from harness_ext.enhance.preferences import PreferenceJob, write_candidates, write_judgements, write_pairs
+    from harness_ext.enhance.row_files import check_field, check_output
     from harness_ext.enhance.running import plan_seats
     from harness_ext.enhance.tournament import Tournament
 
+    check_output(options.output)
+    check_field(options.input, options.field, options.split, options.limit)
     templates = templates_of(options)
     if options.judge == "gold" and (templates is None or not templates.gold):
         raise ConfigurationError(["`--judge gold` needs gold answers: pass `--templates` with a `gold` template"])

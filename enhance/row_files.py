@@ -18,13 +18,15 @@ from typing import IO, Any
 
 from harness_ext.data.formats import read_rows
 from harness_ext.errors import ConfigurationError, StoreError
-from harness_ext.files import atomic_write, open_to_write
+from harness_ext.files import atomic_write, open_to_write, why_no_file
+from harness_ext.options import suggest
 from harness_ext.records.chat import is_utf8
 from harness_ext.records.run_directory import write_json
 from harness_ext.records.run_lock import lock_output
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 TEXT_FILES = (".jsonl", ".csv", ".tsv")
+MOST_NAMED = 30
 # Longer marks come first, because the mark of UTF-32 begins with that of UTF-16.
 _MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
@@ -64,6 +66,46 @@ def read(path: Path, split: str = "train", limit: int | None = None) -> Iterator
             if limit is not None and number >= limit:
                 return
             yield FileRow(place, None, found) if isinstance(found, str) else FileRow(place, dict(found))
+
+
+def check_field(path: Path, name: str, split: str = "train", limit: int | None = None) -> None:
+    """Raise ConfigurationError if no row has text in a field. Usually only the first row is read.
+
+    path: the file or folder with the rows.
+    name: the field.
+    split, limit: as in `read`.
+    """
+    fields: dict[str, None] = {}
+    problem = ""
+    for row in read(path, split, limit):
+        if row.fields is None:
+            problem = problem or f"{row.place}: {row.problem}"
+            continue
+        if isinstance(text := row.fields.get(name), str) and text.strip():
+            return
+        fields.update(dict.fromkeys(row.fields))
+    if not fields:
+        raise ConfigurationError([f"no row of {path} can be read: {problem or 'it contains none'}"])
+    listed = ", ".join([*fields][:MOST_NAMED]) + (", …" if len(fields) > MOST_NAMED else "")
+    close = "" if name in fields else suggest(name, [*fields])
+    raise ConfigurationError(
+        [f"no row of {path} has text in the field `{name}`{close}; name one of its fields instead: {listed}"]
+    )
+
+
+def check_writable(path: Path) -> None:
+    """Raise ConfigurationError if a file or a new folder cannot be written, before the work whose result it gets."""
+    if reason := why_no_file(path):
+        raise ConfigurationError([f"{path} cannot be written: {reason}. Name another output"])
+
+
+def check_output(path: Path) -> None:
+    """Raise ConfigurationError if no run can write its rows to a file."""
+    check_writable(path)
+    if path.suffix != ".jsonl":
+        raise ConfigurationError([f"the output {path} must end in .jsonl"])
+    if path.exists() and manifest_of(path).get("identity") is None:
+        raise ConfigurationError([f"{path} exists, and no run wrote it: name another output"])
 
 
 @contextmanager
@@ -132,13 +174,8 @@ class Output:
         self._files: dict[str, IO[str]] = {}
 
     def _check(self) -> None:
-        if self.path.suffix != ".jsonl":
-            raise ConfigurationError([f"the output {self.path} must end in .jsonl"])
-        if not self.path.exists():
-            return
-        found = manifest_of(self.path).get("identity")
-        if found is None:
-            raise ConfigurationError([f"{self.path} exists, and no run wrote it: name another output"])
+        check_output(self.path)
+        found = manifest_of(self.path)["identity"] if self.path.exists() else self.identity
         if found != self.identity:
             names = sorted(k for k in {*found, *self.identity} if found.get(k) != self.identity.get(k))
             raise ConfigurationError(

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness_ext.enhance.contamination.settings import NGRAM, SIMILARITY, SearchSettings
+from harness_ext.files import why_not_writable
 from harness_ext.finetune.data_names import is_hub_name
-from harness_ext.finetune.folders import why_not_writable
 from harness_ext.terminal import clean
 
 DEEPSPEED_PRESETS = {

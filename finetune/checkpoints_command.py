@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from harness_ext.errors import HarnessExtError
+from harness_ext.files import why_not_writable
 from harness_ext.finetune import curve, curve_files
 from harness_ext.finetune.args import ConfigError
 from harness_ext.finetune.checkpoint_list import checkpoint_list, epoch_errors_of
@@ -23,7 +24,6 @@ from harness_ext.finetune.checkpoint_scores import (
     precision_notes,
     subjects,
 )
-from harness_ext.finetune.folders import why_not_writable
 from harness_ext.finetune.model_card import update_scores
 from harness_ext.finetune.run_record import RUN_FILE
 from harness_ext.terminal import clean

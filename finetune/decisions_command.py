@@ -12,7 +12,7 @@ from typing import Any
 
 from harness_ext.analysis.scoring.command import Scorer, add_task_arguments
 from harness_ext.errors import FAILED, OK, USAGE, HarnessExtError
-from harness_ext.files import atomic_write
+from harness_ext.files import atomic_write, why_no_file
 from harness_ext.finetune.decision_runs import Drafts, RunError, add_drafts, refuse_test_rows, split_by_document
 from harness_ext.models.reviewing import IS_CORRECT
 from harness_ext.terminal import clean
@@ -25,14 +25,8 @@ def main(arguments: Sequence[str]) -> int:
     args = _parser().parse_args(list(arguments))
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     files = [args.output / name for name in (TRAIN, VALIDATION)]
-    if existing := [path for path in files if path.exists() and not args.overwrite]:
-        print(
-            f"harness-ext finetune decisions: {existing[0]} exists: give --overwrite, or another --output",
-            file=sys.stderr,
-        )
-        return USAGE
-    if not 0 < args.validation < 1:
-        print("harness-ext finetune decisions: --validation is a share between 0 and 1", file=sys.stderr)
+    if problem := _problem(args, files):
+        print(f"harness-ext finetune decisions: {clean(problem)}", file=sys.stderr)
         return USAGE
     try:
         drafts = _collect(args)
@@ -47,6 +41,15 @@ def main(arguments: Sequence[str]) -> int:
         return FAILED
     print("\n".join(_report(drafts, files, (train, held_out))))
     return OK
+
+
+def _problem(args: argparse.Namespace, files: Sequence[Path]) -> str:
+    for path in files:
+        if reason := why_no_file(path):
+            return f"{path} cannot be written: {reason}: give another --output"
+        if path.exists() and not args.overwrite:
+            return f"{path} exists: give --overwrite, or another --output"
+    return "" if 0 < args.validation < 1 else "--validation is a share between 0 and 1"
 
 
 def _collect(args: argparse.Namespace) -> Drafts:

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness_ext.backends import hf_decide
+from harness_ext.data.progress_bars import quiet
 from harness_ext.decisions import prompts, questions
 from harness_ext.finetune import decision_rows, encoding, stop_tokens, tokenising
 from harness_ext.finetune import rows as rows_module
 from harness_ext.finetune.args import PREFERENCE_METHODS, TrainArgs
 from harness_ext.finetune.encoding import IGNORED, BadRow, DataError, Encoded, EncodedPair, parse
-from harness_ext.finetune.readers import cache_errors, cache_folder, quiet
+from harness_ext.finetune.readers import cache_errors, cache_folder
 from harness_ext.finetune.rows import BATCH, Rows
 from harness_ext.finetune.stop_tokens import turn_marks
 from harness_ext.finetune.tokenising import encode_all

@@ -7,9 +7,9 @@ import shutil
 import sys
 from pathlib import Path
 
+from harness_ext.files import why_not_writable
 from harness_ext.finetune.args import ConfigError, final_dir
 from harness_ext.finetune.checkpoints import WEIGHTS, last_complete, why_incomplete
-from harness_ext.finetune.folders import why_not_writable
 from harness_ext.terminal import clean
 
 ZERO_FOLDERS = "global_step*"

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness_ext.data.hub import without_waiting_for
 from harness_ext.finetune.args import PREFERENCE_METHODS, PREFIX_ADAPTERS, ConfigError, TrainArgs
 
 DATASET_SETTINGS = ("dataset_config", "train_split", "eval_split")
@@ -366,8 +367,9 @@ def model_facts(path: str, trust_remote_code: bool = False) -> ModelFacts:
     if adapter.is_file():
         base = json.loads(adapter.read_text(encoding="utf-8")).get("base_model_name_or_path", "?")
         return ModelFacts(0, 0, 0, False, True, adapter_base=str(base))
-    config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
-    tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+    with without_waiting_for(path):
+        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
     text = config.get_text_config()
     return ModelFacts(
         vocabulary=text.vocab_size,
@@ -384,9 +386,7 @@ def _facts(path: str, args: TrainArgs, problems: list[str]) -> ModelFacts | None
         return model_facts(path, args.trust_remote_code)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
-        problems.append(
-            f"{path} cannot be read as a model: {reason} Remedy: name a model folder or a model on the Hub."
-        )
+        problems.append(f"{path} cannot be read as a model: {reason} Remedy: name a folder or a model on the Hub.")
         return None
 
 

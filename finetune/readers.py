@@ -8,7 +8,6 @@ import glob
 import hashlib
 import json
 import os
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness_ext.data.hub import without_waiting
+from harness_ext.data.progress_bars import quiet
+from harness_ext.files import why_not_writable
 from harness_ext.finetune.data_names import JSON_ARRAY, PARQUET, TABLES, is_hub_name
 from harness_ext.finetune.encoding import FINISHED, FINISHED_PAIR, DataError
 from harness_ext.finetune.rows import LINE, Rows, no_rows
@@ -37,6 +38,7 @@ def open_source(name: str, config: str = "") -> dict[str, Rows]:
     name: a file, a folder, or the name of a data set on the hub.
     config: the configuration of a folder or a data set on the hub. Default none.
     """
+    _create_cache()
     path = Path(name)
     if path.is_file():
         return {"": _open_file(path)}
@@ -72,26 +74,22 @@ def cache_errors() -> Iterator[None]:
     except OSError as error:
         if error.errno not in _FULL:
             raise
-        raise DataError(
-            f"rows cannot be cached in {cache_folder()}: {error.strerror or error}. Remedy: free some space, or name "
-            "another folder with the environment variable HF_DATASETS_CACHE."
-        ) from error
+        raise _uncached(error.strerror or str(error)) from error
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Let `datasets` show progress bars on a terminal only, and only those of the main process."""
-    import datasets
+def _uncached(reason: str) -> DataError:
+    return DataError(
+        f"rows cannot be cached in {cache_folder()}: {reason}. Remedy: free some space, or name another folder with "
+        "the environment variable HF_DATASETS_CACHE."
+    )
 
-    shown = sys.stderr.isatty() and os.environ.get("RANK", "0") == "0"
-    if shown or datasets.are_progress_bars_disabled():
-        yield
-        return
-    datasets.disable_progress_bars()
+
+def _create_cache() -> None:
+    """Create the cache's folder. Otherwise, its errors would later look like those of the rows."""
     try:
-        yield
-    finally:
-        datasets.enable_progress_bars()
+        cache_folder().mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _uncached(why_not_writable(cache_folder()) or error.strerror or str(error)) from error
 
 
 def _open_file(path: Path) -> Rows:

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from harness_ext.finetune.args import TrainArgs
+from harness_ext.finetune.args import PREFERENCE_METHODS, TrainArgs
 from harness_ext.finetune.columns import check_columns
 from harness_ext.finetune.encoded_rows import encoded_rows, trained_columns
-from harness_ext.finetune.encoding import IGNORED, DataError
+from harness_ext.finetune.encoding import IGNORED, DataError, by_target, target_column
 from harness_ext.finetune.rows import Rows
 from harness_ext.finetune.stop_tokens import shown, stop_ids
 
@@ -126,6 +126,8 @@ def build_dataset(
     facts = encoded.select_columns([n for n in encoded.column_names if n not in columns]).with_format("arrow")[:]
     good = facts["kind"].is_null().to_numpy()
     why: dict[int, str] = dict(zip(np.flatnonzero(~good).tolist(), facts["kind"].drop_null().to_pylist(), strict=True))
+    if not good.any():
+        raise DataError(_none_left(rows, facts["problem"], why, source, args, golden))
     stopping = [at for at, kind in why.items() if (args.too_long if kind == "too long" else args.bad_rows) != "drop"]
     if stopping:
         raise DataError(_complaint(rows, facts["problem"].take(stopping), stopping, source))
@@ -133,11 +135,6 @@ def build_dataset(
     if args.drop_duplicates:
         good[repeats] = False
         why.update(dict.fromkeys(repeats, "duplicate"))
-    dropped = _dropped(rows, why)
-    if not good.any():
-        reasons = ", ".join(f"{one.rows} {kind}" for kind, one in dropped.items())
-        example = f" {rows.label(0)}: {facts['problem'][0]}."
-        raise DataError(f"{source} contains no rows to train on. Dropped: {reasons}.{example}")
     chosen = np.flatnonzero(good)
     data = encoded.select_columns(columns)
     data = data.select(chosen) if why else data
@@ -146,7 +143,7 @@ def build_dataset(
         source,
         rows=len(rows),
         used=len(data),
-        dropped=dropped,
+        dropped=_dropped(rows, why),
         truncated=_total(used["truncated"]),
         duplicates=len(repeats),
         tokens=_total(used["tokens"]),
@@ -179,17 +176,44 @@ def _dropped(rows: Rows, why: Mapping[int, str]) -> dict[str, Dropped]:
 
 
 def _complaint(rows: Rows, problems: pa.ChunkedArray, at: Sequence[int], source: str) -> str:
-    """Return what is wrong with the rows at these positions, once if every row of the source has the same problem."""
-    listed = [f"{rows.label(one)}: {problems[number]}" for number, one in enumerate(at[:SHOWN])]
-    if len(at) == len(rows) > 1 and len(problems.unique()) == 1:
-        said = f"no row of {source} can be trained on. All {len(rows)} have the same problem: {problems[0]}."
-    else:
-        more = [f"and {len(at) - SHOWN} more"] if len(at) > SHOWN else []
-        said = "\n  - ".join([f"{len(at)} rows of {source} cannot be trained on:", *listed, *more])
+    """Return what is wrong with the rows at these positions."""
     return (
-        f"{said}\nFix these rows, or set `bad_rows: drop` or `too_long: drop`, `keep_end` or `keep_start`. "
+        f"{len(at)} rows of {source} cannot be trained on:{_listed(rows, problems, at)}\n"
+        "Fix these rows, or set `bad_rows: drop` or `too_long: drop`, `keep_end` or `keep_start`. "
         "The data report counts the rows that are dropped or truncated."
     )
+
+
+def _none_left(
+    rows: Rows, problems: pa.ChunkedArray, why: Mapping[int, str], source: str, args: TrainArgs, golden: bool
+) -> str:
+    """Return what is wrong with all rows, once if it is the same, and what to do: to drop them would leave none."""
+    if len(rows) > 1 and len(problems.unique()) == 1:
+        said = f". All {len(rows)} have the same problem: {problems[0]}."
+    else:
+        counted = ", ".join(f"{number} {kind}" for kind, number in Counter(why.values()).items())
+        said = f" ({counted}):{_listed(rows, problems, range(len(rows)))}"
+    remedies = "; ".join(dict.fromkeys(_remedy(kind, args, golden) for kind in why.values()))
+    return f"no row of {source} can be trained on{said}\nRemedy: {remedies}."
+
+
+def _listed(rows: Rows, problems: pa.ChunkedArray, at: Sequence[int]) -> str:
+    listed = [f"{rows.label(one)}: {problems[number]}" for number, one in enumerate(at[:SHOWN])]
+    more = [f"and {len(at) - SHOWN} more"] if len(at) > SHOWN else []
+    return "".join(f"\n  - {one}" for one in [*listed, *more])
+
+
+def _remedy(kind: str, args: TrainArgs, golden: bool) -> str:
+    """Return what to do if all rows have a problem of this kind."""
+    if kind in ("too long", "nothing learned"):
+        cut = args.method in PREFERENCE_METHODS or args.too_long == "keep_end"
+        return "set a larger `max_length`" + ("" if cut else ", or `too_long: keep_end`")
+    if args.method in PREFERENCE_METHODS:
+        return "correct `prompt`, `chosen` and `rejected`, or set method: sft to learn replies"
+    column = "column"
+    if by_target(args):
+        column = "golden_column" if target_column(args, golden) == args.golden_column else "teacher_column"
+    return f"correct the rows, or learn other columns: name them with `{column}` and `prompt_column`"
 
 
 def _repeats(keys: pa.ChunkedArray, good: np.ndarray) -> list[int]:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness_ext.data.progress_bars import quiet
 from harness_ext.finetune import adapters
 from harness_ext.finetune.args import ConfigError, TrainArgs, final_dir
 from harness_ext.finetune.callbacks import Interrupted, Stop, evaluation_missing, keeper, sync_hint, trackers
@@ -30,7 +31,6 @@ from harness_ext.finetune.model_card import write_card
 from harness_ext.finetune.plan import Plan
 from harness_ext.finetune.preflight import Machine, check
 from harness_ext.finetune.progress import TrainingProgress, progress_callback
-from harness_ext.finetune.readers import quiet
 from harness_ext.finetune.run_record import absolute, check_settings, step_to_resume, write_record
 from harness_ext.finetune.summary import summarise
 from harness_ext.finetune.trainers import training

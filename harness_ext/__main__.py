@@ -1,7 +1,5 @@
 """`python -m harness_ext` is `harness-ext`."""
 
-import sys
+from harness_ext.cli import run
 
-from harness_ext.cli import main
-
-sys.exit(main())
+run()

@@ -1,4 +1,7 @@
-"""Files that others cannot read, redirect or find half-written, and cells that no spreadsheet runs."""
+"""Files that others cannot read, redirect or find half-written, and cells that no spreadsheet runs.
+
+Whether a file or a folder can be written is found out beforehand, without creating anything.
+"""
 
 from __future__ import annotations
 
@@ -114,6 +117,48 @@ def write_new_folder(folder: Path, contents: Mapping[str, str]) -> None:
         for name, content in contents.items():
             (made / name).write_text(content, encoding="utf-8")
         made.rename(folder)
+
+
+def why_not_writable(folder: Path) -> str:
+    """Return why a folder cannot be created or written to, or an empty string if it can.
+
+    folder: the folder, which need not exist; nor need the folders above it.
+    """
+    try:
+        folder.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:
+        return getattr(error, "strerror", None) or str(error)
+    return _obstacle(folder.absolute())
+
+
+def why_no_file(path: Path) -> str:
+    """Return why a file cannot be created or replaced, or an empty string if it can.
+
+    path: the file, which need not exist; nor need the folders above it.
+    """
+    if os.path.isdir(path):
+        return f"{path} is a folder"
+    return why_not_writable(path.parent if os.path.lexists(path) else path)
+
+
+def _obstacle(folder: Path) -> str:
+    place = folder
+    while not os.path.lexists(place):
+        place = place.parent
+    if not place.exists():
+        return f"{place} is a link to something that does not exist"
+    if not place.is_dir():
+        return f"{place} is not a folder"
+    if not os.access(place, os.W_OK | os.X_OK):
+        return f"{place} cannot be written to"
+    missing = folder.parts[len(place.parts) :]
+    longest = os.pathconf(place, "PC_NAME_MAX")
+    if any(len(os.fsencode(name)) > longest for name in missing):
+        return f"a name is longer than {longest} bytes"
+    # What is missing will be created, so that `..` leads back out of it.
+    return _obstacle(Path(os.path.normpath(place.resolve().joinpath(*missing)))) if ".." in missing else ""
 
 
 def private_mode(folder: Path) -> int:

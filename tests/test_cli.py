@@ -49,6 +49,35 @@ def test_interrupt_is_130(command, capsys):
     assert capsys.readouterr().err == "harness-ext: interrupted\n"
 
 
+ENDED = """
+import atexit, os, sys
+from harness_ext import cli, errors
+
+class Aborts:
+    def __del__(self):
+        os.abort()  # as a thread does that is in C++ code while Python shuts down
+
+def probe(arguments):
+    print("reached")
+    raise {error}
+
+kept, cli.probe = Aborts(), probe
+cli.COMMANDS["probe"] = cli.Command("cli:probe", "a probe")
+atexit.register(print, "at exit")
+sys.argv = ["harness-ext", "probe"]
+cli.run()
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [("errors.Terminated", errors.TERMINATED), ("KeyboardInterrupt", errors.INTERRUPTED)],
+)
+def test_after_a_signal_the_process_ends_with_its_status_whatever_threads_still_do(error, status):
+    done = subprocess.run([sys.executable, "-c", ENDED.format(error=error)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (status, "reached\nat exit\n"), done.stderr
+
+
 @pytest.mark.parametrize("arguments", [[], ["no-such-command"], ["--no-such-option"]])
 def test_wrong_usage_is_2(arguments, capsys):
     with pytest.raises(SystemExit) as stop:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,18 @@ def test_runs_on_other_than_training_rows_are_refused(
     assert make(tmp_path / "data", run, "--any_split") == OK
     assert make(tmp_path / "data", run, "--any_split") == USAGE
     assert "--overwrite" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["file/x", "folder/train.jsonl/x", "folder"])
+def test_an_output_that_cannot_be_written_is_named_before_a_run_is_read(
+    place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder" / "validation.jsonl").mkdir(parents=True)
+    (tmp_path / "folder" / "train.jsonl").touch()
+    assert make(tmp_path / place, tmp_path / "no run", "--overwrite") == USAGE
+    said = capsys.readouterr().err
+    assert re.search(r"\.jsonl cannot be written: .* is (not )?a folder: give another --output", said)
 
 
 def test_one_test_run_among_several_is_enough_to_refuse(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from servers import wait_until
 from support import instances
 
 from harness_ext.backends.scripted import ScriptedBackend
-from harness_ext.engine.endings import again, ends_by_signal, same_command
+from harness_ext.engine.endings import COMMAND, again, ends_by_signal, same_command
 from harness_ext.errors import Interrupted, RunFailed, Terminated
 from harness_ext.models.baseline import BaselineLM
 
@@ -153,6 +153,19 @@ def test_a_signal_ends_the_run_with_summary_and_one_line(tmp_path: Path, number:
     assert (summary["questions"], summary["unfinished"]) == (6, 0)
 
 
+def test_a_signal_in_a_destructor_is_not_lost() -> None:
+    class Dropped:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def drop() -> None:
+        Dropped()
+        time.sleep(60)  # which the signal ends
+
+    with pytest.raises(Terminated), ends_by_signal():
+        drop()
+
+
 @pytest.mark.parametrize(
     ("arguments", "command"),
     [
@@ -171,6 +184,15 @@ def test_the_command_to_run_again(arguments: list[str], command: str | None, mon
     monkeypatch.setattr(sys, "orig_argv", ["/usr/bin/python3", *arguments])
     assert same_command() == command
     assert again("to go on") == "Run the same command again to go on" + (f": {command}" if command else "")
+
+
+@pytest.mark.parametrize("command", ["harness-ext suite run study.yaml", None])
+def test_a_process_that_does_a_part_names_the_command_of_the_whole(
+    command: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["/venv/bin/harness-ext", "suite", "cell", "study.yaml", "0", "--parent", "7"])
+    monkeypatch.setenv(COMMAND, command or "")
+    assert same_command() == command
 
 
 def test_in_a_notebook_there_is_no_command_to_run_again(monkeypatch: pytest.MonkeyPatch) -> None:

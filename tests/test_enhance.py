@@ -292,9 +292,9 @@ def test_command_line_problems_are_usage_errors(tmp_path: Path, capsys: pytest.C
     source = str(write(tmp_path / "in.jsonl", CREAK_ROWS))
     assert main(["prepare", str(tmp_path / "none.jsonl"), str(tmp_path / "x.jsonl")]) == 2
     assert (
-        main(["annotate", "embedded", source, str(tmp_path / "o.jsonl"), "cot_text", "--model_args", "run_dir=x"]) == 2
+        main(["annotate", "embedded", source, str(tmp_path / "o.jsonl"), "sentence", "--model_args", "run_dir=x"]) == 2
     )
-    assert main(["annotate", "nobackend:x", source, str(tmp_path / "o.jsonl"), "cot_text"]) == 2
+    assert main(["annotate", "nobackend:x", source, str(tmp_path / "o.jsonl"), "sentence"]) == 2
     assert main(["check", source]) == 2
     assert main(["finish", source, str(tmp_path / "s"), "--drop", "overlap"]) == 2
     assert main(["finish", source, str(tmp_path / "s"), "--drop", "near_duplicate"]) == 2

@@ -6,18 +6,27 @@ import csv
 import io
 import os
 import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from support import instances, scripted_pair
 
 from harness_ext.bridge.exports import Table, Tables
 from harness_ext.enhance.row_files import Output
 from harness_ext.errors import StoreError
-from harness_ext.files import atomic_write, csv_cell, make_private_folder, open_to_append, read_csv_cell
+from harness_ext.files import (
+    atomic_write,
+    csv_cell,
+    make_private_folder,
+    open_to_append,
+    read_csv_cell,
+    why_no_file,
+    why_not_writable,
+)
 from harness_ext.models.baseline import BaselineLM
 from harness_ext.records.call_store import CallStore
 from harness_ext.records.run_directory import RunDirectory
@@ -204,3 +213,33 @@ def test_a_table_of_replies_that_are_formulas(tmp_path: Path, monkeypatch: pytes
     assert seen == FORMULAS * 2
     assert (tmp_path / "t_metrics.csv").read_text().splitlines()[1] == '"\'=1"'
     assert {mode(path) for path in tmp_path.iterdir()} == {0o600}
+
+
+# -- what can be written -----------------------------------------------------------------------------------------------
+
+parts = st.sampled_from(["folder", "file", "broken", "loop", "to folder", "new", "x" * 300, "..", "nul\0"])
+
+
+@given(st.lists(parts, min_size=1, max_size=4), st.booleans())
+def test_the_prediction_is_what_happens(names: list[str], is_file: bool) -> None:
+    # A link to a folder could be replaced by a file, but is refused.
+    assume(not is_file or (".." not in names and names[-1] != "to folder"))
+    with tempfile.TemporaryDirectory() as root:
+        place = Path(root) / "top"
+        (place / "folder" / "folder").mkdir(parents=True)
+        (place / "file").touch()
+        (place / "broken").symlink_to("missing/too")
+        (place / "loop").symlink_to("loop")
+        (place / "to folder").symlink_to("folder")
+        path = place.joinpath(*names)
+        reason = why_no_file(path) if is_file else why_not_writable(path)
+        try:
+            folder = path.parent if is_file else path
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "probe").touch()
+            if is_file:
+                (folder / "probe").replace(path)
+        except (OSError, ValueError):
+            assert reason
+        else:
+            assert reason == ""

@@ -102,7 +102,7 @@ def test_empty_files_and_invalid_json_are_errors(tokenizer, tmp_path: Path) -> N
     rows, _ = load(args)
     with pytest.raises(DataError, match="line 3 is not JSON"):
         build_dataset(rows, tokenizer, settings(bad_rows="drop"), "rows.jsonl")
-    with pytest.raises(DataError, match=r"no rows to train on. Dropped: 1 empty"):
+    with pytest.raises(DataError, match=r"no row of rows.jsonl can be trained on \(1 empty\):\n  - line 1: no text"):
         build_dataset(rows_of({"text": " "}), tokenizer, settings(bad_rows="drop"), "rows.jsonl")
 
 

@@ -107,11 +107,63 @@ def test_half_a_surrogate_pair_is_a_bad_row(tokenizer: Any) -> None:
         build_dataset(rows, tokenizer, settings(), "rows")
 
 
-def test_a_problem_of_every_row_is_said_once(tokenizer: Any) -> None:
-    with pytest.raises(
-        DataError, match=r"no row of rows can be trained on. All 50 have the same problem: the completion"
-    ):
-        build_dataset(rows_of(*[{"prompt": "a", "completion": 3}] * 50), tokenizer, settings(), "rows")
+LONG = "office " * 9
+
+
+@pytest.mark.parametrize("how", ["stop", "drop"])
+@pytest.mark.parametrize(
+    ("given", "row", "problem", "remedy"),
+    [
+        ({}, {"prompt": "a", "completion": 3}, "the completion is not text but int",
+         "correct the rows, or learn other columns: name them with `column` and `prompt_column`"),
+        ({"method": "kd"}, {"prompt": "a", "solution": " "}, "no solution",
+         "correct the rows, or learn other columns: name them with `golden_column` and `prompt_column`"),
+        ({"max_length": 4}, {"text": LONG}, "12 tokens, more than max_length 4",
+         "set a larger `max_length`, or `too_long: keep_end`"),
+        ({"max_length": 1, "too_long": "keep_start"}, {"prompt": "a", "completion": "b"},
+         "after truncation, nothing is left to learn", "set a larger `max_length`, or `too_long: keep_end`"),
+        ({"max_length": 1, "too_long": "keep_end"}, {"prompt": "a", "completion": "b"},
+         "after truncation, nothing is left to learn", "set a larger `max_length`"),
+        ({"method": "dpo", "max_length": 4}, {"prompt": "a", "chosen": LONG, "rejected": "b"},
+         "13 tokens, more than max_length 4", "set a larger `max_length`"),
+        ({"method": "dpo"}, {"prompt": "a", "chosen": "b", "rejected": "b"}, "chosen and rejected are the same",
+         "correct `prompt`, `chosen` and `rejected`, or set method: sft to learn replies"),
+    ],
+)  # fmt: skip
+def test_a_problem_of_every_row_is_said_once(
+    tokenizer: Any, given: dict[str, Any], row: dict[str, Any], problem: str, remedy: str, how: str
+) -> None:
+    args = settings(**{"bad_rows": how, "too_long": how, **given})
+    with pytest.raises(DataError) as caught:
+        build_dataset(rows_of(*[row] * 50), tokenizer, args, "rows")
+    assert str(caught.value) == (
+        f"no row of rows can be trained on. All 50 have the same problem: {problem}.\nRemedy: {remedy}."
+    )
+
+
+@pytest.mark.parametrize("how", ["stop", "drop"])
+def test_problems_of_every_row_are_listed_with_a_remedy_for_each(tokenizer: Any, how: str) -> None:
+    bad = [{"prompt": "a", "completion": 3}, {"prompt": "a", "completion": ""}, {"text": LONG}]
+    args = settings(max_length=4, bad_rows=how, too_long=how)
+    with pytest.raises(DataError) as caught:
+        build_dataset(rows_of(*bad), tokenizer, args, "rows")
+    said = str(caught.value).splitlines()
+    assert said[0] == "no row of rows can be trained on (1 malformed, 1 empty, 1 too long):"
+    assert said[1:4] == [
+        "  - line 1: the completion is not text but int",
+        "  - line 2: no completion",
+        "  - line 3: 12 tokens, more than max_length 4",
+    ]
+    assert said[4] == (
+        "Remedy: correct the rows, or learn other columns: name them with `column` and `prompt_column`; set a larger "
+        "`max_length`, or `too_long: keep_end`."
+    )
+    with_a_good_one = rows_of(*bad, {"text": "a"})
+    if how == "drop":
+        assert len(build_dataset(with_a_good_one, tokenizer, args, "rows")[0]) == 1
+    else:
+        with pytest.raises(DataError, match=r"3 rows of rows cannot be trained on(?s:.*)set `bad_rows: drop`"):
+            build_dataset(with_a_good_one, tokenizer, args, "rows")
 
 
 @pytest.fixture

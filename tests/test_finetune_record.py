@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from harness_ext.embedded import model_path
 from harness_ext.finetune import checkpoints_command, trainers
@@ -20,7 +17,6 @@ from harness_ext.finetune.checkpoints import why_incomplete
 from harness_ext.finetune.command import main
 from harness_ext.finetune.encoding import DataError
 from harness_ext.finetune.export_model import export
-from harness_ext.finetune.folders import why_not_writable
 from harness_ext.finetune.train import run_stage
 
 
@@ -116,26 +112,3 @@ def test_scoring_may_be_started_before_the_training_has_read_its_rows(
     said = capsys.readouterr()
     assert "waiting for the training that will write" in said.err
     assert "| checkpoint-1 " in said.out
-
-
-parts = st.sampled_from(["folder", "file", "broken", "loop", "to folder", "new", "x" * 300, "..", "nul\0"])
-
-
-@given(st.lists(parts, min_size=1, max_size=4))
-def test_the_prediction_is_what_happens(names: list[str]) -> None:
-    with tempfile.TemporaryDirectory() as root:
-        place = Path(root) / "top"
-        (place / "folder" / "folder").mkdir(parents=True)
-        (place / "file").touch()
-        (place / "broken").symlink_to("missing/too")
-        (place / "loop").symlink_to("loop")
-        (place / "to folder").symlink_to("folder")
-        folder = place.joinpath(*names)
-        reason = why_not_writable(folder)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "probe").touch()
-        except (OSError, ValueError):
-            assert reason
-        else:
-            assert reason == ""

@@ -170,6 +170,21 @@ def test_nothing_is_written_into_a_saved_folder(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "rows").iterdir()) == before
 
 
+@pytest.mark.parametrize("cache", ["file/c", "broken", "/proc/none"])
+def test_a_cache_that_cannot_be_created_is_not_blamed_on_the_rows(
+    cache: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    (tmp_path / "file").touch()
+    (tmp_path / "broken").symlink_to("missing/too")
+    path = write(tmp_path / "rows.jsonl", ROWS)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / cache)
+    with pytest.raises(DataError, match=rf"rows cannot be cached in .*{cache}/harness_ext: .*HF_DATASETS_CACHE\.") as e:
+        load(settings(train_file=str(path)))
+    assert "repair" not in str(e.value)
+
+
 def test_a_data_set_of_the_hub_without_a_connection_names_cause_and_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
@@ -180,6 +195,25 @@ def test_a_data_set_of_the_hub_without_a_connection_names_cause_and_remedy(monke
     assert said.startswith("nobody/rows is neither a file nor a folder here, and cannot be loaded as a data set of the")
     assert "The hub cannot be reached: HF_HUB_OFFLINE is set." in said
     assert "Remedy: check the name, `dataset_config` and the connection" in said
+
+
+def test_a_data_set_of_the_hub_has_splits_and_labelled_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    splits = {"train": ROWS, "test": ROWS[:2]}
+    hub = datasets.DatasetDict({name: datasets.Dataset.from_list(rows) for name, rows in splits.items()})
+    calls: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args: calls.append(args) or hub)
+    train, held_out = load(settings(train_file="nobody/rows", dataset_config="main", eval_split="test"))
+    assert list(train) == [(f"row {at}", row) for at, row in enumerate(ROWS)]
+    assert list(held_out) == [(f"row {at}", row) for at, row in enumerate(ROWS[:2])]
+    assert [rows.source for rows in (train, held_out)] == [f"nobody/rows (split `{name}`)" for name in splits]
+    other, held_out = load(settings(train_file="nobody/rows", train_split="test"))
+    assert ([row for _, row in other], len(held_out)) == (ROWS[:2], 0)
+    assert other.key() != train.key()
+    assert calls == [("nobody/rows", "main"), ("nobody/rows", None)]
+    with pytest.raises(DataError, match=r"nobody/rows has no split `dev`; its splits are train, test\. Remedy: "):
+        load(settings(train_file="nobody/rows", train_split="dev"))
 
 
 def test_names_of_the_hub_are_told_from_missing_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support import instances
 from tiny_chat import tiny_chat_model
 
 from harness_ext.backends.base import DecideRequest, GenerateRequest, VerifyRequest
 from harness_ext.backends.hf import HFBackend, make_hf_backend
 from harness_ext.backends.hf_cache import StateCache
 from harness_ext.backends.hf_states import Recomputed, open_states
+from harness_ext.models.baseline import BaselineLM
+from harness_ext.models.feedback_pair import FeedbackPairLM
+from harness_ext.models.skyline import SkylineLM
 from harness_ext.records import CallResult, Completion, Decision, Verification
+from harness_ext.records.run_directory import read_transcripts
 
 VOCABULARY = 24  # few tokens, so that sequences share beginnings
 GEN = {"until": [], "max_gen_toks": 24}
@@ -139,14 +145,18 @@ def test_memory_bounds_what_is_kept(model: Any) -> None:
     token = 2 * 2 * 2 * 8 * 8  # keys and values, layers, heads, dimensions, bytes
     cache = StateCache(model, 6 * 192 * token)
     prompts = [[i] * 90 for i in range(20)]
+
+    def cached(prompt: list[int]) -> int:
+        (read,) = cache.read([prompt], [1])
+        return read.cached
+
     with torch.no_grad():
         for prompt in prompts:
-            list(cache.read([prompt], [1]))
+            cached(prompt)
+            assert cached(prompts[0]) == 89, "what is read again and again is kept, though it came first"
         taken = sum(buffer.numel() * buffer.element_size() for buffer in cache._buffers())
         assert taken <= 6 * 192 * token
-        (again,) = cache.read([prompts[-1]], [1])
-        (first,) = cache.read([prompts[0]], [1])
-    assert (again.cached, first.cached) == (89, 0), "what was read last is kept"
+        assert (cached(prompts[-1]), cached(prompts[1])) == (89, 0), "what was read least recently is given up"
 
 
 def test_models_whose_states_cannot_be_kept_are_found_out() -> None:
@@ -218,7 +228,6 @@ def test_a_reply_does_not_depend_on_its_batch_even_if_it_is_drawn(folder: str) -
 
 def test_a_penalty_sees_the_tokens_of_its_own_row(folder: str) -> None:
     from lm_eval.models.huggingface import HFLM
-    from support import instances
 
     settings = {"until": [], "max_gen_toks": 16, "repetition_penalty": 1.8, "no_repeat_ngram_size": 2}
     prompts = ["One two one two", "Three", "Question: Who?"]
@@ -255,6 +264,25 @@ def test_results_are_the_same_without_kept_states(folder: str) -> None:
     for kept, other in zip(*decisions, strict=True):
         assert isinstance(kept, Decision)
         assert kept.probabilities == pytest.approx(other.probabilities, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "seat", "more"),
+    [(BaselineLM, "student", {}), (SkylineLM, "teacher", {}), (FeedbackPairLM, "student", {"max_rounds": 0})],
+    ids=["baseline", "skyline", "feedback_pair"],
+)
+def test_what_passes_through_is_answered_by_lm_evals_own_call(
+    kind: Any, seat: str, more: dict[str, Any], folder: str, tmp_path: Path
+) -> None:
+    lm = kind(
+        **{seat: folder}, **more, device="cpu", batch_size=3, store="off", run_dir=tmp_path / "run", progress="off"
+    )
+    lm.generate_until(instances(["word " * 20 + f"Question {i}:" for i in range(7)], GEN))
+    backend = lm.plan.seats[seat].backend
+    assert isinstance(backend.states, StateCache), "the model's states could be kept"
+    assert not backend.states.held
+    turns = [turn for one in read_transcripts(lm.session.run.path) for turn in one.turns]
+    assert [turn.result.cached_tokens for turn in turns] == [0] * 7
 
 
 def test_waiting_calls_join_the_batch(folder: str) -> None:

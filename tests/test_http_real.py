@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import urllib.request
@@ -24,6 +25,7 @@ from harness_ext.backends.registry import make_backend, parse_spec
 from harness_ext.decisions import Choice, Predicate, Score
 from harness_ext.embedded import model_path
 from harness_ext.errors import CallFailed
+from harness_ext.finetune.decision_rows import decision_settings
 from harness_ext.models.baseline import BaselineLM
 from harness_ext.models.decision import DecisionLM
 from harness_ext.models.feedback_pair import FeedbackPairLM
@@ -128,6 +130,7 @@ QUESTIONS = (
     Score("How plausible is it?", ("not at all", "somewhat", "entirely")),
 )
 STATES = ("Mary went to the garden.", "2 + 2 = 5", 'He says: "Yes.\nThe answer is B."', "Снег белый. 🙂")
+TEMPERATURE = {"noul": 0.5, "choice": 2.0, "score": 3.0}  # by type of question, as in a `decision.json`
 CLOSE = 0.02  # per probability, for which float32 leaves room; what was measured is a thousandth of it
 
 
@@ -159,9 +162,14 @@ def largest_difference(ours: list[Decision], theirs: list[Decision]) -> float:
 
 @pytest.fixture(scope="module")
 def tiny_served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
-    """Serve a tiny chat model; return its folder and the seat's specification."""
+    """Serve a tiny chat model with the settings of a decision teacher; return its folder and the specification."""
+    from transformers import AutoTokenizer
+
     folder = tmp_path_factory.mktemp("tiny")
     model = tiny_chat_model(folder / "model")
+    settings = decision_settings(AutoTokenizer.from_pretrained(model))
+    settings.temperature = TEMPERATURE
+    settings.save_pretrained(model)
     with transformers_serve(model, folder) as spec:
         yield model, spec
 
@@ -197,8 +205,8 @@ def test_decision_is_scored_alike_by_a_server_and_in_this_process(
     assert sources == {"endpoint"}
 
 
-def test_decisions_of_transformers_serve_equal_local_ones(tiny_served: tuple[str, str]) -> None:
-    """Its System One endpoint answers from the same prompt and the same tokens as a local model."""
+def test_decisions_of_transformers_serve_equal_local_ones(tiny_served: tuple[str, str], tmp_path: Path) -> None:
+    """Its System One endpoint answers from the same prompt, tokens and temperatures as a local decision teacher."""
     model, spec = tiny_served
     backend = make_backend(parse_spec(spec, {}))
     there = decided(backend, ("endpoint", "logprobs", "constrained"))
@@ -216,6 +224,12 @@ def test_decisions_of_transformers_serve_equal_local_ones(tiny_served: tuple[str
     assert [d.prompt_tokens for d in there] == [d.prompt_tokens for d in here]
     assert {d.completion_tokens for d in there} == {0}
     assert max(d.probabilities[0] for d in here) - min(d.probabilities[0] for d in here) > 0.1, "the states matter"  # type: ignore[type-var,operator]
+    shutil.copytree(model, tmp_path / "untaught", ignore=shutil.ignore_patterns("decision*"))
+    plain = decided(local(tmp_path / "untaught"), ("logprobs",))
+    for question, raw, stated in zip(QUESTIONS * len(STATES), plain, there, strict=True):
+        temperature = TEMPERATURE["noul" if isinstance(question, Predicate) else question.type]
+        powers = [p ** (1 / temperature) for p in raw.probabilities if p is not None]
+        assert stated.probabilities == pytest.approx([p / sum(powers) for p in powers], abs=CLOSE)
 
 
 @pytest.mark.skipif(

@@ -171,6 +171,10 @@ def test_make_test_latest_installs_the_newest_releases_in_an_environment_of_its_
         check=True,
     )
     assert "install --quiet -c constraints.txt -e" in tested.stdout
+    found = re.search(r"-e '\.\[(.+)\]'", tested.stdout)
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert found is not None
+    assert set(found[1].split(",")) == set(extras) - {"vllm", "all"}, "otherwise tests are skipped"
 
 
 def test_the_parser_of_formulas_exists_for_every_version_that_is_allowed():

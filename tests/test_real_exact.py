@@ -1,4 +1,4 @@
-"""Exactness on real public models, cut to a few layers: same texts as lm-eval's `hf`, in any batch and after resuming.
+"""Exactness on real public models, most of them cut to a few layers: lm-eval's texts, in any batch and after resuming.
 
 The questions and, since such models write tokens of all languages, the replies contain what texts are likely to break
 at: emoji, characters joined to one, Chinese and Japanese, CRLF, LaTeX and code.
@@ -7,14 +7,14 @@ at: emoji, characters joined to one, Chinese and Japanese, CRLF, LaTeX and code.
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
-from real_models import gemma_chat, perturbed
+from real_models import gemma_chat, perturbed, real_model
 from support import instances, run_engine
 from test_lm_bridge_evaluate import make_task
 from test_speculative_hf import ask
@@ -91,27 +91,27 @@ def transcripts(lm: Any) -> list[Transcript]:
 
 @dataclass(frozen=True)
 class Case:
-    """How a model is evaluated. Few-shot examples are turns of the chat, if there is one."""
+    """How a model is evaluated. Few-shot examples are turns of the chat, if there is one, unless `in_one_turn`."""
 
     model: str
     batch_size: int
     chat: bool
     shots: int
-    choices: bool = False
     system: str | None = None
     limit: int = 6
+    in_one_turn: bool = False
 
     def tasks(self) -> dict[str, Any]:
-        """Return a task of written answers, and one of choices if these are asked for, over the odd texts."""
+        """Return a task of written answers and one of choices, over the odd texts."""
         from datasets import Dataset
 
         parts = {"test": Dataset.from_list(ROWS), "train": Dataset.from_list(EXAMPLES)}
         shared = {"custom_dataset": lambda **_: parts, "doc_to_text": "{{q}}\nA:", "num_fewshot": self.shots}
-        found = {"written": make_task("written", **shared, generation_kwargs=GEN)}
-        if self.choices:
-            choices = {"output_type": "multiple_choice", "doc_to_choice": ["😀", "日本"], "doc_to_target": 0}
-            found["choices"] = make_task("choices", **shared, **choices, metric_list=[{"metric": "acc"}])
-        return found
+        choices = {"output_type": "multiple_choice", "doc_to_choice": ["😀", "日本"], "doc_to_target": 0}
+        return {
+            "written": make_task("written", **shared, generation_kwargs=GEN),
+            "choices": make_task("choices", **shared, **choices, metric_list=[{"metric": "acc"}]),
+        }
 
     def evaluate(self, lm: Any) -> dict[str, Any]:
         """Return what a model answers and how lm-eval scores it."""
@@ -119,7 +119,7 @@ class Case:
 
         results = evaluate(
             lm, self.tasks(), limit=self.limit, bootstrap_iters=0, apply_chat_template=self.chat,
-            fewshot_as_multiturn=self.chat and self.shots > 0, system_instruction=self.system,
+            fewshot_as_multiturn=self.chat and self.shots > 0 and not self.in_one_turn, system_instruction=self.system,
         )  # fmt: skip
         assert results is not None
         samples = {
@@ -131,22 +131,26 @@ class Case:
 
 CASES = [
     *(
-        Case("smollm2", size, chat, shots, size == 4, "Be brief. 😀" if chat and shots else None)
+        Case("smollm2", size, chat, shots, "Be brief. 😀" if chat and shots else None)
         for size in (1, 4, 8)
         for chat in (False, True)
         for shots in (0, 5)
     ),
+    Case("smollm2", 4, True, 5, in_one_turn=True),
     # Its template refuses a system turn, begins with BOS, and ends turns with another token than the stop token.
-    Case("gemma_with_template", 4, False, 0, choices=True, limit=4),
+    Case("gemma_with_template", 4, False, 0, limit=4),
     Case("gemma_with_template", 1, False, 5, limit=4),
     Case("gemma_with_template", 1, True, 0, limit=4),
     Case("gemma_with_template", 8, True, 5, limit=4),
 ]
 
 
-@pytest.mark.parametrize(
-    "case", CASES, ids=lambda c: f"{c.model}-{c.batch_size}-{'chat' if c.chat else 'plain'}-{c.shots}"
-)
+def name_of(case: Case) -> str:
+    how = ("chat" if case.chat else "plain") + ("-in_one_turn" if case.in_one_turn else "")
+    return f"{case.model}-{case.batch_size}-{how}-{case.shots}"
+
+
+@pytest.mark.parametrize("case", CASES, ids=name_of)
 def test_without_rounds_every_answer_is_stock_hfs(case: Case, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     folder = request.getfixturevalue(case.model)
     lm = stock(folder)
@@ -162,9 +166,12 @@ def test_without_rounds_every_answer_is_stock_hfs(case: Case, request: pytest.Fi
 # -- speculative decoding ----------
 
 
+def contexts(chat: bool, texts: Sequence[str] = ASKED) -> list[str]:
+    return [ChatContext.of([{"role": "user", "content": text}]) for text in texts] if chat else [*texts]
+
+
 def questions(chat: bool, limit: int = len(ASKED)) -> list[Question]:
-    contexts = [ChatContext.of([{"role": "user", "content": text}]) for text in ASKED] if chat else ASKED
-    return [Question(context, GEN, "odd", i, str(i)) for i, context in enumerate(contexts[:limit])]
+    return [Question(context, GEN, "odd", i, str(i)) for i, context in enumerate(contexts(chat)[:limit])]
 
 
 @cache
@@ -194,6 +201,33 @@ def test_greedy_is_the_teachers_text_whoever_drafts(
     assert accepted > 0 or student != "noisy" or unit == "step", "the student is never right: the test proves nothing"
 
 
+WORD_PROBLEMS = (
+    "Anna has 3 boxes with 12 pencils each. She gives 7 pencils to Ben. How many pencils does she have left?",
+    "A train travels 60 miles in one hour. How far does it travel in 3 hours and 30 minutes?",
+    "Tom buys 4 apples for $2 each and a melon for $5. He pays with $20. How much change does he get?",
+    "A class has 28 children, and a quarter of them wear glasses. How many do not?",
+)
+
+
+def test_greedy_is_the_teachers_text_step_by_step(tmp_path: Path) -> None:
+    """On the whole model, whose replies have several steps, some of which the student writes as the teacher does."""
+    from lm_eval.models.huggingface import HFLM
+
+    teacher, settings = real_model("smollm2"), {"until": [], "max_gen_toks": 48}
+    lm = HFLM(str(teacher), device="cpu", batch_size=len(WORD_PROBLEMS))
+    rendered = [lm.apply_chat_template([{"role": "user", "content": text}]) for text in WORD_PROBLEMS]
+    wanted = lm.generate_until(instances(rendered, settings), disable_tqdm=True)
+    del lm  # three models at once would take 1.6 GB
+    student = perturbed(teacher, tmp_path / "noisy", 0.05)
+    how = {"batch_size": len(WORD_PROBLEMS), "accept": "greedy", "unit": "step"}
+    pair = SpeculativePairLM(**options(tmp_path / "pair", **how, student=str(student), teacher=str(teacher)))
+    assert pair.generate_until(instances(contexts(True, WORD_PROBLEMS), settings)) == wanted
+    (student / "model.safetensors").unlink()  # 540 MB, which pytest would keep for a while
+    totals = [one.details["totals"] for one in transcripts(pair)]  # type: ignore[index]
+    assert sum(t["units_accepted"] for t in totals) > 0
+    assert sum(t["corrections"] for t in totals) > 0
+
+
 def test_a_teacher_with_another_vocabulary_is_exact_too(smollm2: Path, gemma: Path) -> None:
     asked = questions(False, 4)
     seats = {"student": seat(smollm2), "teacher": seat(gemma)}
@@ -206,16 +240,59 @@ def test_a_teacher_with_another_vocabulary_is_exact_too(smollm2: Path, gemma: Pa
 # -- batches, windows and resuming ----------
 
 
+@pytest.mark.parametrize("chat", [False, True], ids=["plain", "chat"])
 @pytest.mark.parametrize(("batch_size", "window"), [(1, 2048), (4, 3), (8, 1)])
 def test_texts_do_not_depend_on_batches_and_windows(
-    batch_size: int, window: int, smollm2: Path, noisy: Path, tmp_path: Path
+    batch_size: int, window: int, chat: bool, smollm2: Path, noisy: Path, tmp_path: Path
 ) -> None:
     how = {"batch_size": batch_size, "window": window, "teacher": str(smollm2)}
-    wanted = greedy_texts(smollm2, False)
-    plain = SkylineLM(**options(tmp_path / "plain", **how))
-    assert plain.generate_until(instances(ASKED, GEN)) == wanted
+    wanted, asked = greedy_texts(smollm2, chat), instances(contexts(chat), GEN)
+    stock = SkylineLM(**options(tmp_path / "stock", **how))  # passes lm-eval's own call through
+    assert stock.generate_until(asked) == wanted
     pair = SpeculativePairLM(**options(tmp_path / "pair", **how, student=str(noisy), accept="greedy"))
-    assert pair.generate_until(instances(ASKED, GEN)) == wanted
+    assert pair.generate_until(asked) == wanted
+
+
+# Two odd texts each, so that a draft has more tokens of its own than a kept sequence may lose to another one.
+PAIRS = ["\n".join(ASKED[i : i + 2]) for i in range(0, len(ASKED), 2)]
+
+
+def feedback(folder: Path, student: Path, teacher: Path, kept: int, **more: Any) -> tuple[FeedbackPairLM, list[str]]:
+    """Return the model of a run with one round of feedback, whose seats keep so many GB of states, and its answers."""
+    how = {"student": str(student), "teacher": str(teacher), "max_rounds": 1, "review_max_tokens": 12}
+    memory = {f"{name}.kv_cache_gb": kept for name in ("student", "teacher")}
+    lm = FeedbackPairLM(**options(folder, **how, **memory, **more))
+    return lm, lm.generate_until(instances(contexts(True, PAIRS), GEN))
+
+
+def said(found: list[Transcript]) -> list[Any]:
+    """Return all calls, by their keys, which stand for what was asked, and what was replied."""
+    return [[(turn.seat, turn.kind, turn.key, turn.text) for turn in one.turns] for one in found]
+
+
+@pytest.fixture(scope="module")
+def one_by_one(smollm2: Path, noisy: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], list[Any]]:
+    """Return the answers and calls of a run in which lm-eval's own call writes each text alone."""
+    lm, answers = feedback(tmp_path_factory.mktemp("feedback"), noisy, smollm2, kept=0, batch_size=1)
+    found = transcripts(lm)
+    assert {turn.kind for one in found for turn in one.turns} == {"draft", "verdict", "review", "refine"}
+    return answers, said(found)
+
+
+@pytest.mark.parametrize(("batch_size", "window", "kept"), [(1, 1, 1), (4, 3, 1), (8, 2048, 1), (8, 2048, 0)])
+def test_feedback_does_not_depend_on_batches_windows_and_what_is_kept(
+    batch_size: int, window: int, kept: int, one_by_one: Any, smollm2: Path, noisy: Path, tmp_path: Path
+) -> None:
+    how = {"kept": kept, "batch_size": batch_size, "window": window}
+    lm, answers = feedback(tmp_path, noisy, smollm2, **how)
+    found = transcripts(lm)
+    assert (answers, said(found)) == one_by_one
+    for draft, *_, refinement in (one.turns for one in found):
+        read = refinement.result.cached_tokens
+        assert read >= draft.result.prompt_tokens if kept else read == 0
+    again, same = feedback(tmp_path, noisy, smollm2, **how)
+    assert (same, transcripts(again)) == (answers, found)
+    assert not any(setup.backend.loaded for setup in again.plan.seats.values()), "something was asked twice"
 
 
 @pytest.mark.parametrize("window", [2, 2048])

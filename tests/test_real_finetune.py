@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from harness_ext.finetune.train import run_stage
 # The first of these tests downloads and converts a model, unless that has been done before.
 pytestmark = [pytest.mark.real, pytest.mark.timeout(1800)]
 
-STEPS, ROWS_PER_STEP = 3, 2
+STEPS, ROWS_PER_STEP, QUESTIONS = 3, 2, 4
 SYSTEM, ASKED = "Be brief.", "Where is the café? 😀\r\n日本"
 REPLY = "Reasoning: $\\frac{1}{2}$.\nAnswer: 東京 👩‍👩‍👧"
 PROMPT = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": ASKED}]
@@ -64,7 +65,7 @@ def teacher(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with a task whose metric is a log-likelihood, so that hardly any difference is without effect."""
     folder = tmp_path_factory.mktemp("tasks")
-    rows = [{"q": f"{ASKED} {number}\n", "a": f" {REPLY}"[: 9 * number]} for number in range(1, 5)]
+    rows = [{"q": f"{ASKED} {number}\n", "a": f" {REPLY}"[: 9 * number]} for number in range(1, QUESTIONS + 1)]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     (folder / "reply.yaml").write_text(
         f"task: reply\ndataset_path: json\ndataset_kwargs: {{data_files: {{test: {folder}/rows.jsonl}}}}\n"
@@ -81,6 +82,28 @@ def manager(tasks: Path) -> Any:
     from lm_eval.tasks import TaskManager
 
     return TaskManager(include_path=str(tasks), include_defaults=False)
+
+
+@pytest.fixture
+def checkpoint_values(
+    tasks: Path, manager: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[[Path], dict[str, float]]:
+    """Return a function that has `harness-ext checkpoints` score a run's only checkpoint, and returns its scores."""
+    monkeypatch.setattr(Scorer, "_tasks", lambda self: manager)
+
+    def values(run: Path) -> dict[str, float]:
+        capsys.readouterr()
+        options = ["--tasks", "reply", "--include_path", str(tasks), "--batch_size", "4", "--device", "cpu"]
+        assert main([str(run), *options, "--no-baseline"]) == 0
+        assert f"| checkpoint-{STEPS} " in capsys.readouterr().out
+        (_, subject), skipped = subjects(run)
+        assert skipped == []
+        scored = Scorer(run, EvaluationSettings()).stored(subject, "reply")
+        assert scored is not None
+        assert all(map(math.isfinite, scored.values.values()))
+        return scored.values
+
+    return values
 
 
 @pytest.fixture(scope="module")
@@ -133,8 +156,8 @@ CASES = [(method, adapter) for method in METHODS for adapter in ADAPTERS]
 
 @pytest.mark.parametrize(("method", "adapter"), CASES)
 def test_each_method_trains_each_adapter_and_lm_eval_scores_it(
-    method: str, adapter: str, smollm2: Path, teacher: Path, data: dict[str, str], tasks: Path, manager: Any,
-    untouched: dict[str, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    method: str, adapter: str, smollm2: Path, teacher: Path, data: dict[str, str], manager: Any,
+    untouched: dict[str, float], tmp_path: Path, checkpoint_values: Callable[[Path], dict[str, float]],
 ) -> None:  # fmt: skip
     if adapter == "qlora":
         pytest.importorskip("bitsandbytes")
@@ -147,20 +170,11 @@ def test_each_method_trains_each_adapter_and_lm_eval_scores_it(
     assert len(found) == STEPS
     assert all(map(math.isfinite, found))
     assert found[-1] < found[0], "one row, learned again and again"
-    monkeypatch.setattr(Scorer, "_tasks", lambda self: manager)
-    capsys.readouterr()
-    options = ["--tasks", "reply", "--include_path", str(tasks), "--batch_size", "4", "--device", "cpu"]
-    assert main([str(out), *options, "--no-baseline"]) == 0
-    assert f"| checkpoint-{STEPS} " in capsys.readouterr().out
-    (_, subject), skipped = subjects(out)
-    assert skipped == []
-    scored = Scorer(out, EvaluationSettings()).stored(subject, "reply")
-    assert scored is not None
-    assert scored.values.keys() == untouched.keys()
-    assert all(map(math.isfinite, scored.values.values()))
-    assert scored.values != untouched
+    values = checkpoint_values(out)
+    assert values.keys() == untouched.keys()
+    assert values != untouched
     if (method, adapter) in (("sft", "full"), ("dpo", "lora")):
-        assert scored.values == stock_values(hf_arguments(numbered(out)[-1]), manager)
+        assert values == stock_values(hf_arguments(numbered(out)[-1]), manager)
 
 
 def stock_values(arguments: dict[str, Any], manager: Any) -> dict[str, float]:
@@ -176,16 +190,24 @@ def stock_values(arguments: dict[str, Any], manager: Any) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("adapter", ["full", "lora"])
-def test_gemma_trains(adapter: str, gemma: Path, data: dict[str, str], tmp_path: Path) -> None:
+def test_gemma_trains_and_lm_eval_scores_it(
+    adapter: str,
+    gemma: Path,
+    data: dict[str, str],
+    tmp_path: Path,
+    checkpoint_values: Callable[[Path], dict[str, float]],
+) -> None:
     """It has 262,144 tokens, layers of two kinds, and here a template whose turn end is not the stop token."""
     model = gemma_chat(gemma, tmp_path / "model")
     # Without momenta, since those of all its embeddings take longer to save than the rest takes to compute.
     more = {"optim": "sgd", "learning_rate": 1e-2} if adapter == "full" else {}
-    final = run_stage(settings(model, data["gemma"], tmp_path / "run", adapter=adapter, **more))
+    out = tmp_path / "run"
+    final = run_stage(settings(model, data["gemma"], out, adapter=adapter, **more))
     assert why_incomplete(final) == ""
-    found = losses(tmp_path / "run")
+    found = losses(out)
     assert all(map(math.isfinite, found))
     assert found[-1] < found[0]
+    assert len(checkpoint_values(out)) == QUESTIONS
 
 
 # -- what is learned ----------

@@ -21,7 +21,7 @@ from harness_ext.suite.folders import Folders
 from harness_ext.suite.study import read_study
 from harness_ext.suite.worker import run_cells
 from harness_ext.tasks.babi_conversation.raw import load
-from harness_ext.tasks.babi_conversation.setting_fields import SettingFile, read_setting
+from harness_ext.tasks.babi_conversation.setting_fields import read_setting
 from harness_ext.tasks.babi_conversation.settings import main, write_study
 
 SCRIPT = Path(__file__).resolve().parent.parent / "tasks" / "babi_conversation" / "setting.sh"
@@ -90,7 +90,7 @@ def test_every_field_becomes_an_argument_or_a_note(project: Path) -> None:
     assert baseline.model_args == {
         "student": f"hf:{student}", "student.gen.max_gen_toks": 40, "student.gen.do_sample": False,
     }  # fmt: skip
-    assert (baseline.model, baseline.split, baseline.task_ids, baseline.count) == ("baseline", "valid", (1, 7), 2)
+    assert (baseline.model, baseline.split, baseline.task_ids, baseline.last) == ("baseline", "valid", (1, 7), 2)
     assert baseline.instruction == "You are a student. Answer in one word."
     assert found["skyline_config"].model_args["teacher"] == f"hf:{teacher}"
     feedback = found["feedback_config"]
@@ -108,11 +108,10 @@ def test_every_field_becomes_an_argument_or_a_note(project: Path) -> None:
 
 
 def test_a_detail_or_two_are_given_and_the_rest_is_the_default(project: Path) -> None:
-    named = override(project, {"data": {"task_ids": [7], "samples_per_task": None, "start_from_sample": 1}})
+    named = override(project, {"data": {"task_ids": [7], "samples_per_task": None, "start_from_sample": 2}})
     found, default = read_setting(named), read_setting("config/feedback_config.yaml")
-    assert (found.name, found.task_ids, found.first, found.count) == ("mine", (7,), 1, None)
+    assert (found.name, found.task_ids, found.first, found.last) == ("mine", (7,), 2, None)
     assert found.model_args == default.model_args
-    assert found.digest != default.digest
 
 
 @pytest.mark.parametrize(
@@ -123,6 +122,8 @@ def test_a_detail_or_two_are_given_and_the_rest_is_the_default(project: Path) ->
         ({"data": {"task_ids": [21]}}, "numbers from 1 to 20"),
         ({"data": {"task_ids": [2]}}, "has no file qa2_*valid.txt"),
         ({"data": {"samples_per_task": 0}}, "a whole number from 1"),
+        ({"data": {"start_from_sample": 3}}, "`data.samples_per_task` is 2, the number of the last story"),
+        ({"data": {"for_all_tasks": "no"}}, "`data.for_all_tasks` is no: True or False"),
         ({"data": {"path": "${oc.env:NOWHERE_TO_BE_FOUND}/x"}}, "no variable NOWHERE_TO_BE_FOUND"),
         ({"data": {"path": "${now:%d}"}}, "only `${oc.env:NAME}` is replaced"),
         ({"data": {"to_enumerate": {"question": True}}}, "questions never"),
@@ -156,11 +157,46 @@ def test_stories_are_those_of_the_files(project: Path) -> None:
     assert rows[0]["parts"][1]["lines"] == ["Mary went to the kitchen."]
     assert [part["answer"] for part in rows[0]["parts"]] == ["garden", "kitchen"]
     assert rows[0]["parts"][1]["number"] == 4
-    (second,) = load(str(project / "en-valid"), "valid", 1, first=1, count=5)["test"]
+    (second,) = load(str(project / "en-valid"), "valid", 1, first=2, last=5)["test"]
     assert second["story"] == 2
     (project / "en-valid" / "qa1_valid.txt").write_text("Mary went to the garden.\n")
     with pytest.raises(ConfigurationError, match="line 1"):
         load(str(project / "en-valid"), "valid", 1)
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ({"start_from_sample": 0}, {1: [1, 2, 3], 7: [1, 2, 3]}),
+        ({"start_from_sample": 3, "for_all_tasks": False}, {1: [3], 7: [1, 2, 3]}),
+        ({"start_from_sample": 2, "for_all_tasks": True}, {1: [2, 3], 7: [2, 3]}),
+    ],
+)
+def test_the_stories_of_each_task_are_those_of_the_original(
+    project: Path, data: dict[str, Any], expected: dict[int, list[int]]
+) -> None:
+    """`samples_per_task` cuts stories off, and then `start_from_sample` skips the first ones, of one task or of all."""
+    for task in (1, 7):
+        (project / "en-valid" / f"qa{task}_valid.txt").write_text(STORIES * 2)
+    named = override(project, {"data": {**data, "samples_per_task": 3}})
+    write_study(read_setting(named), project / "out")
+    found = {}
+    for task in (1, 7):
+        text = (project / "out" / "tasks" / f"{task}.yaml").read_text().partition("\n")[2]  # after `!function`
+        found[task] = [row["story"] for row in load(**yaml.safe_load(text)["dataset_kwargs"])["test"]]
+    assert found == expected
+
+
+def test_other_rows_and_another_instruction_are_another_cell(project: Path) -> None:
+    def digest(data: dict[str, Any]) -> str:
+        (cell,) = cells_of(read_study(write_study(read_setting(override(project, {"data": data})), project / "out")))
+        return cell.digest
+
+    first = digest({})
+    assert digest({"start_from_sample": 2}) != first
+    assert digest({}) == first
+    (project / "init_prompt.txt").write_text("Answer in two words.\n")
+    assert digest({}) != first
 
 
 @pytest.mark.timeout(600)
@@ -251,9 +287,3 @@ def test_the_list_in_the_script_is_used_without_arguments(tmp_path: Path) -> Non
         ["bash", str(copy)], env={"PATH": path, "HOME": "/home/me"}, capture_output=True, text=True, check=False
     )
     assert done.stdout.splitlines() == [*MODULE, "/home/me/some folder config"]
-
-
-def test_the_same_rows_and_instruction_have_the_same_digest() -> None:
-    one = SettingFile("a", "baseline", {}, Path("x"), "valid", (1,))
-    assert one.digest == SettingFile("b", "skyline", {}, Path("x"), "valid", (1,)).digest
-    assert one.digest != SettingFile("a", "baseline", {}, Path("x"), "test", (1,)).digest

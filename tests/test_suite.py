@@ -169,7 +169,7 @@ def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
     for part in (
         "no key `setings` (did you mean `settings`?)",
         "the task `a` is named twice",
-        "`seeds` takes whole numbers, not two",
+        "`seeds` takes whole numbers from 0 to 4,294,967,295, not two",
         "no field `num_fewshots` (did you mean `num_fewshot`?)",
         "`base: pari` is neither a preset nor a setting (did you mean `pair`?)",
         "settings.none: no `model`",
@@ -201,6 +201,24 @@ def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
         ({"tasks": ["t"], "settings": {"p": {**PAIR, "matrix": {"rounds": [1]}}}}, "there is no field `rounds`"),
         ({"tasks": ["t"], "settings": {"p": {**PAIR, "matrix": {"limit": [1, 1]}}}}, "a value is given twice"),
         ({"tasks": ["t"], "settings": {"p": {**PAIR, "model_args": "a=b"}}}, "`model_args` takes names and values"),
+        ({"tasks": ["t"], "settings": {"p": {**PAIR, "limit": -4}}}, "`limit=-4`: expected a number of documents"),
+        ({"tasks": ["t"], "settings": {"p": {**PAIR, "limit": 0}}}, "`limit=0`: expected a number of documents"),
+        ({"tasks": ["t"], "settings": {"p": {**PAIR, "matrix": {"limit": [1, 2.5]}}}}, "axis limit: `limit=2.5`"),
+        ({"tasks": ["t"], "settings": {"p": {**PAIR, "num_fewshot": -1}}}, "`num_fewshot=-1`: expected a whole number"),
+        ({"tasks": ["t"], "settings": {"p": {**PAIR, "batch_size": "banana"}}}, "`batch_size=banana`: expected"),
+        ({"tasks": ["t"], "settings": {"p": {**PAIR, "max_batch_size": 0}}}, "`max_batch_size=0`: expected"),
+        (
+            {"tasks": ["t"], "settings": {"p": {**PAIR, "gen_kwargs": {"temprature": 1}}}},
+            "there is no setting `gen_kwargs.temprature` (did you mean `temperature`?)",
+        ),
+        (
+            {"tasks": ["t"], "settings": {"p": {**PAIR, "gen_kwargs": {"top_p": 7}}}},
+            "`gen_kwargs.top_p=7`: expected a number from 0 to 1",
+        ),
+        ({"tasks": ["t"], "seeds": [-1], "settings": {"p": PAIR}}, "from 0 to 4,294,967,295, not -1"),
+        ({"tasks": ["t"], "seeds": [2**32], "settings": {"p": PAIR}}, "from 0 to 4,294,967,295, not 4294967296"),
+        ({"tasks": ["t"], "name": ["x"], "settings": {"p": PAIR}}, "`name` takes one text, not ['x']"),
+        ({"tasks": ["t"], "folder": 3, "settings": {"p": PAIR}}, "`folder` takes one text, not 3"),
         (
             {"tasks": {"t": {"gen_kwargs": {"top_p": 1}}}, "settings": {"p": PAIR}},
             "`gen_kwargs` is the same for all tasks",
@@ -222,6 +240,50 @@ def test_files_that_include_each_other_are_named(tmp_path: Path) -> None:
     (tmp_path / "b.yaml").write_text("include: [a.yaml]\n")
     (found,) = problems(tmp_path, "include: a.yaml\n")
     assert "(a.yaml -> b.yaml -> a.yaml)" in found
+
+
+def test_what_is_wrong_with_the_file_hides_nothing_that_is_wrong_with_its_cells(tmp_path: Path) -> None:
+    found = problems(
+        tmp_path,
+        {
+            "setings": {},
+            "tasks": ["t"],
+            "seeds": [1, 1],
+            "settings": {
+                "pair": {**PAIR, "limti": 3},
+                "loop": {**LOOP, "control": "pear"},
+                "none": {"model_args": {"x": 1}},
+                "same": {**PAIR, "limits": 3},
+            },
+            "exclude": [{"task": "u"}],
+            "reference": "pairs",
+        },
+    )
+    assert [problem.partition(":")[0] for problem in found] == [
+        "there is no key `setings` (did you mean `settings`?)",
+        "settings.pair",
+        "settings.pair",
+        "settings.loop",
+        "settings.none",
+        "settings.none",
+        "settings.same",
+        "settings.same",
+        "settings.loop",
+        "`exclude` (task",
+        "`reference",
+    ], found
+    assert "the runs are pair, loop, none, same" in found[-1], "a wrong control is left out, and its setting is not"
+    assert not any("same evaluation" in problem for problem in found), "the misspelt field may be what they differ in"
+
+
+def test_the_file_alone_means_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr("harness_ext.suite.command._run", lambda cells, folders, args: asked.append(args) or 0)
+    cells(tmp_path, {"tasks": ["t"], "settings": {"p": PAIR}})
+    for words in ([], ["run"]):
+        assert main([*words, str(tmp_path / "study.yaml"), "--jobs", "2"]) == 0
+    assert asked[0] == asked[1]
+    assert (asked[0].action, asked[0].jobs) == ("run", 2)
 
 
 def test_wrong_usage_ends_with_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

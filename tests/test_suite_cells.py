@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from compare_support import read, results
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,6 +28,7 @@ from harness_ext.suite.checks import check_cells
 from harness_ext.suite.command import main
 from harness_ext.suite.folders import CellFolder, Folders, Size
 from harness_ext.suite.grouping import group_cells
+from harness_ext.suite.running import command
 from harness_ext.suite.settings import LmEvalOptions
 
 # -- identity and folders ------------------------------------------------------------------------------------------
@@ -67,6 +70,38 @@ def test_a_changed_cell_gets_a_new_folder_and_the_change_is_named(
     assert "`limit` was not given, is 4" in capsys.readouterr().out
     assert folder.description is not None
     assert folder.description.identity == before.identity()
+
+
+def test_a_changed_file_makes_another_cell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = {
+        "prompts": tmp_path / "prompts" / "review.txt",
+        "student.prompts": tmp_path / "inner" / "draft.txt",
+        "closing": tmp_path / "closing.txt",
+        "include_path": tmp_path / "tasks" / "more" / "mine.yaml",
+    }
+    for path in texts.values():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("task: one")
+    folders = {"prompts": str(tmp_path / "prompts"), "student.prompts": str(tmp_path / "inner")}
+    arguments = {**folders, "closing": str(texts["closing"]), "student": f"hf:{tmp_path}"}
+    fields = {"include_path": str(tmp_path / "tasks"), "model_args": arguments}
+    (before,) = cells(tmp_path, study_of(**fields))
+    Folders(tmp_path / "suite").of(before).create(before, [])
+    (tmp_path / "tasks" / "study.yaml").write_text("tasks: [mine]")
+    (tmp_path / "tasks" / "more" / ".#mine.yaml").symlink_to("someone@somewhere")  # as an editor writes it
+    (tmp_path / "weights.bin").write_text("new")
+    assert cells(tmp_path, study_of(**fields)) == (before,)
+    for name, path in texts.items():
+        path.write_text("task: two")
+        (after,) = cells(tmp_path, study_of(**fields))
+        assert after.digest != before.digest
+        (line,) = Folders(tmp_path / "suite").changes([after])
+        assert f"`content.{name}` was" in line
+        path.write_text("task: one")
+    (tmp_path / "tasks" / "more" / "utils.py").write_text("")
+    assert cells(tmp_path, study_of(**fields)) != (before,)
+    assert main(["status", str(tmp_path / "study.yaml")]) == 0
+    assert "1 waiting" in capsys.readouterr().out
 
 
 def test_a_renamed_cell_keeps_its_folder(tmp_path: Path) -> None:
@@ -131,12 +166,16 @@ def test_no_process_loads_more_than_its_most_demanding_cell(sets: list[frozenset
     assert groups == group_cells(found, models)
 
 
+@pytest.mark.usefixtures("few_tasks")
 def test_a_plan_without_runs_says_that_the_cost_is_unknown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    cells(tmp_path, study_of())
-    assert main(["plan", str(tmp_path / "study.yaml"), "--json"]) == 0
-    (row,) = json.loads(capsys.readouterr().out)
-    assert (row["documents"], row["totals"], row["state"]) == (None, None, "waiting")
-    assert row["source"] == "unknown: no run or pilot shows it"
+    study = study_of(tasks=["t", "reasoning"], matrix={"limit": [4, 0.5]})
+    rows = planned(tmp_path, capsys, study=study)
+    assert all((row["totals"], row["state"]) == (None, "waiting") for row in rows)
+    assert {row["source"] for row in rows} == {"unknown: no run or pilot shows it"}
+    known = {row["title"]: row["documents"] for row in rows if row["at_most"]}
+    assert known == {"pair limit:4, t, seed 1": 4}, "a share, and the tasks of a group, are known once they are loaded"
+    assert main(["plan", str(tmp_path / "study.yaml")]) == 0
+    assert "at most" in capsys.readouterr().out
 
 
 def test_a_lock_of_a_process_that_was_killed_is_nobodys(tmp_path: Path) -> None:
@@ -160,7 +199,8 @@ def test_a_lock_of_a_process_that_was_killed_is_nobodys(tmp_path: Path) -> None:
 class FewTasks:
     """Stands for lm-eval's task manager, whose index takes seconds to read."""
 
-    all_tasks = ("babi_stories", "gsm8k")
+    all_subtasks = ("babi_stories", "gsm8k", "sums", "t")
+    all_tasks = (*all_subtasks, "reasoning")
 
     def __init__(self, include_path: str | None) -> None:
         pass
@@ -169,14 +209,22 @@ class FewTasks:
         return [name for name in names if name in self.all_tasks]
 
 
-def test_models_arguments_and_tasks_are_checked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness_ext.suite.checks.task_manager", FewTasks)
+@pytest.fixture
+def few_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("checks", "forecasting"):
+        monkeypatch.setattr(f"harness_ext.suite.{module}.task_manager", FewTasks)
+
+
+@pytest.mark.usefixtures("few_tasks")
+def test_models_arguments_and_tasks_are_checked_at_once(tmp_path: Path) -> None:
     study = {
         "tasks": ["babi_storys", "gsm8k"],
         "settings": {
             "pair": {**PAIR, "model_args": {"max_round": 1}},
             "other": {"model": "feedback_pear"},
             "stock": {"model": "hf", "model_args": {"pretraind": "x"}},
+            "bare": {"model": "hf"},
+            "gone": {"model": "hf", "model_args": {"pretrained": "./gone"}},
             "twice": {**PAIR, "matrix": {"model_args.max_rounds": [-1, 1]}},
         },
     }
@@ -187,11 +235,63 @@ def test_models_arguments_and_tasks_are_checked_at_once(tmp_path: Path, monkeypa
         "pair: there is no argument `max_round` (did you mean `max_rounds`?)",
         "other: there is no model `feedback_pear` (did you mean `feedback_pair`?)",
         "stock: there is no argument `pretraind` (did you mean `pretrained`?)",
+        "bare: `model_args.pretrained` is missing",
+        "gone: there is no folder ./gone",
         "twice max_rounds:-1: ",
         "there is no task `babi_storys` (did you mean `babi_stories`?)",
     ):
         assert part in text, f"{part}\n\n{text}"
-    assert len(raised.value.problems) == 5, "a problem that several cells have is one problem"
+    assert len(raised.value.problems) == 7, "a problem that several cells have is one problem"
+
+
+@pytest.mark.usefixtures("few_tasks")
+@pytest.mark.parametrize("action", ["plan", "run", "check", "submit"])
+def test_problems_of_file_cells_and_models_are_one_list(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], action: str
+) -> None:
+    path = tmp_path / "study.yaml"
+    study = {
+        "limits": 3,
+        "tasks": ["babi_storys"],
+        "settings": {"pair": PAIR, "other": {"model": "feedback_pear", "num_fewshots": 1}},
+        "exclude": [{"setting": "pairs"}],
+        "reference": "pears",
+    }
+    path.write_text(yaml.safe_dump(study))
+    assert main([action, str(path)]) == 2
+    said_wrong = capsys.readouterr().err
+    parts = [
+        "there is no key `limits`",
+        "settings.other: there is no field `num_fewshots`",
+        "`exclude` (setting: pairs) excludes nothing",
+        "`reference: pears` is no run",
+        "other: there is no model `feedback_pear`",
+        "there is no task `babi_storys`",
+    ]
+    assert all(part in said_wrong for part in parts), said_wrong
+    assert said_wrong.count("  - ") == len(parts)
+
+
+@pytest.mark.usefixtures("few_tasks")
+@pytest.mark.parametrize(
+    "text", ["tasks: [", "settings: {p: {modle: x}}", "tasks: [u]\nsettings: {p: {model: baseline}}"]
+)
+def test_check_prints_its_problems_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
+    (tmp_path / "study.yaml").write_text(text)
+    assert main(["check", str(tmp_path / "study.yaml"), "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["problems"]
+
+
+@pytest.mark.usefixtures("few_tasks")
+def test_groups_have_tasks_of_the_study(tmp_path: Path) -> None:
+    groups = {"both": ["sums", "gsm9k"]}
+    found = cells(tmp_path, {"tasks": ["sums", "gsm8k"], "settings": {"student": {"model": "baseline"}}})
+    for only in ((), [found[0].digest]):
+        with pytest.raises(ConfigurationError, match="the study has no task `gsm9k`") as raised:
+            check_cells(found, groups, only)
+        assert "did you mean `gsm8k`?" in str(raised.value)
+    unknown = cells(tmp_path, {"tasks": ["sums", "reasoning"], "settings": {"student": {"model": "baseline"}}})
+    check_cells(unknown, groups)  # lm-eval's group may have such a task
 
 
 def test_secrets_are_refused_and_not_repeated(tmp_path: Path) -> None:
@@ -203,8 +303,8 @@ def test_secrets_are_refused_and_not_repeated(tmp_path: Path) -> None:
     assert key not in str(raised.value)
 
 
-def test_cells_that_share_a_model_have_it_in_common(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness_ext.suite.checks.task_manager", FewTasks)
+@pytest.mark.usefixtures("few_tasks")
+def test_cells_that_share_a_model_have_it_in_common(tmp_path: Path) -> None:
     study = {
         "tasks": ["gsm8k"],
         "defaults": {"device": "cpu"},
@@ -236,12 +336,17 @@ def test_runs_share_models_only_as_long_as_these_are_kept() -> None:
 # -- what it will take ---------------------------------------------------------------------------------------------
 
 
-def planned(folder: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> list[dict[str, Any]]:
+def planned(
+    folder: Path, capsys: pytest.CaptureFixture[str], *arguments: str, study: Any = None
+) -> list[dict[str, Any]]:  # fmt: skip
+    if study is not None:
+        cells(folder, study)
     assert main(["plan", str(folder / "study.yaml"), "--json", *arguments]) == 0
     found: list[dict[str, Any]] = json.loads(capsys.readouterr().out)
     return found
 
 
+@pytest.mark.usefixtures("few_tasks")
 def test_the_rest_of_a_cell_is_extrapolated_from_what_is_answered(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -265,12 +370,12 @@ def test_the_rest_of_a_cell_is_extrapolated_from_what_is_answered(
     assert same["source"] == "from pair, sums, seed 1"
     assert same["totals"] == own["totals"]
     assert other["source"] == "unknown: no run or pilot shows it"
-    assert other["documents"] is None, "another limit selects other documents"
+    assert (other["documents"], other["at_most"]) == (2, True), "another limit selects other documents"
 
     pilot = write_run(tmp_path / "pilot", *(transcript(n, said("student", "draft", "1")) for n in range(3)))
     *_, other, _ = planned(tmp_path, capsys, "--pilot", f"other={pilot}")
     assert other["source"] == f"from 3 documents of {pilot}"
-    assert (other["totals"], other["per_document"]["calls"]) == (None, 1)
+    assert (other["totals"]["calls"]["value"], other["per_document"]["calls"]) == (2, 1)
     assert main(["plan", str(tmp_path / "study.yaml"), "--pilot", f"othr={tmp_path}"]) == 2
     said_wrong = capsys.readouterr().err
     assert "--pilot othr: there is no such setting (did you mean `other`?)" in said_wrong
@@ -293,9 +398,39 @@ def test_status_tells_questions_failures_and_errors(tmp_path: Path, capsys: pyte
     shown = capsys.readouterr().out
     assert "1 cell: 1 failed" in shown
     assert "OutOfMemory" in shown
+    assert f"`harness-ext suite logs {tmp_path / 'study.yaml'} 0`" in " ".join(shown.split())
+    assert "There is no folder" not in shown
     assert "\x1b[31m" not in shown, "words from outside cannot control the terminal"
 
 
+def test_status_says_where_it_has_looked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    cells(tmp_path, {"folder": "suite", "tasks": ["sums"], "settings": {"pair": PAIR}})
+    assert main(["status", "../study.yaml"]) == 0
+    shown = capsys.readouterr().out
+    assert f"There is no folder {tmp_path}/elsewhere/suite: nothing was run yet" in shown
+
+
+def test_nothing_is_said_when_the_reader_of_a_log_leaves(tmp_path: Path) -> None:
+    (cell,) = cells(tmp_path, {"tasks": ["sums"], "settings": {"pair": PAIR}})
+    folder = Folders(tmp_path / "suite").of(cell)
+    folder.create(cell, [])
+    folder.log.write_text("a line of the log\n" * 100_000)
+    done = subprocess.Popen(
+        command("logs", str(tmp_path / "study.yaml"), "0"), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert done.stdout is not None
+    assert done.stderr is not None
+    assert done.stdout.readline() == b"a line of the log\n"
+    done.stdout.close()
+    assert done.stderr.read() == b""
+    assert done.wait() == 0
+
+
+@pytest.mark.usefixtures("few_tasks")
 @pytest.mark.parametrize(
     ("file", "content", "cause"),
     [

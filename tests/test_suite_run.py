@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
-from harness_ext.cli import report
+from harness_ext.cli import lm_eval, report
 from harness_ext.embedded import model_path
 from harness_ext.records import Transcript
 from harness_ext.records.run_directory import read_transcripts
@@ -173,11 +173,36 @@ def test_a_suite_that_is_killed_continues(
     assert plan["stock, babi_stories, seed 1"]["totals"] is None
 
 
+def test_the_file_of_a_cell_is_the_same_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", sys.argv)  # which `lm_eval` sets
+    study = {
+        "folder": "suite",
+        "tasks": ["babi_stories"],
+        "seeds": [7],
+        "defaults": {"limit": 2, "gen_kwargs": {"max_gen_toks": 24}},
+        "settings": {"pair": {"model": "feedback_pair", "model_args": {"max_rounds": 1}}},
+    }
+    (suite := tmp_path / "suite's").mkdir()
+    _, (cell,), folders = write(suite, study)
+    monkeypatch.chdir(suite)
+    folders.of(cell).create(cell, ["student", "teacher"])
+    assert run_cells([cell], folders) == 0
+    (alone := tmp_path / "alone").mkdir()
+    config = alone / "lm_eval.yaml"
+    config.write_text(folders.of(cell).config.read_text().replace(str(suite), str(alone)))
+    monkeypatch.chdir(alone)
+    assert lm_eval(["run", "--config", str(config)]) == 0
+    found = Folders(alone / "suite").of(cell)
+    assert scores(found.results) == scores(folders.of(cell).results)
+    assert answers(read_transcripts(found.records)) == answers(read_transcripts(folders.of(cell).records))
+
+
 # -- the runner, with a process that stands for lm-eval ------------------------------------------------------------
 
 STAND_IN = """
 import sys
 from pathlib import Path
+from harness_ext.engine.endings import again
 from harness_ext.suite import evaluating, running
 from harness_ext.suite.command import main
 
@@ -189,7 +214,7 @@ class Evaluator:
             import os, signal
             os.kill(os.getpid(), signal.SIGKILL)
         if cell.task.startswith("raise"):
-            raise RuntimeError("no memory left")
+            raise RuntimeError("no memory left. " + again("to go on"))
         folder.unfinished_results.mkdir()
         folder.finish()
 
@@ -219,7 +244,10 @@ def created(
     return path, cells, Folders(folders.root)
 
 
-def test_a_failed_cell_stops_only_what_needs_it(stand_in: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failed_cell_stops_only_what_needs_it(
+    stand_in: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["/venv/bin/harness-ext", "suite", "run", "study.yaml"])
     study = {
         "folder": "suite",
         "tasks": ["crash", "fine", "raise"],
@@ -235,8 +263,9 @@ def test_a_failed_cell_stops_only_what_needs_it(stand_in: Path, capsys: pytest.C
     }  # fmt: skip
     assert {cell.title for cell in failed} == {"pair, crash", "pair, raise", "equal, crash", "equal, raise"}
     said = capsys.readouterr().err
-    for part in ("its process ended with signal 9", "asked crash", "RuntimeError: no memory left"):
+    for part in ("its process ended with signal 9", "asked crash", "RuntimeError: no memory left. "):
         assert part in said
+    assert "Run the same command again to go on: harness-ext suite run study.yaml\n" in said, "not that of its process"
     assert "it needs pair, crash, which is not finished" in said
     assert main(["retry", str(path)]) == 1
     attempts = {cell.title: a.number for cell in cells if (a := folders.of(cell).attempt) is not None}
@@ -302,9 +331,31 @@ def test_cells_with_other_models_run_in_other_processes(stand_in: Path, jobs: in
     assert all(folders.of(cell).attempt is not None and folders.of(cell).attempt.number == 1 for cell in cells)
 
 
+@pytest.mark.parametrize("overlap", [False, True])
+def test_cells_with_a_common_model_run_at_the_same_time_if_they_may(stand_in: Path, overlap: bool) -> None:
+    settings = {name: {"model": "feedback_pair", "model_args": {"teacher": name}} for name in ("x", "y")}
+    study = {"folder": "suite", "tasks": ["a"], "settings": settings}
+    path, _, _ = created(stand_in, study, {"x": ["s", "x"], "y": ["s", "y"]})
+    noted = """
+        def note(word):
+            with open("order", "a") as order:
+                order.write(word + " ")
+        note("begins")
+        import time
+        while OVERLAP and Path("order").read_text().count("begins") < 2:
+            time.sleep(0.02)
+        note("ends")
+""".replace("OVERLAP", str(overlap))
+    script = stand_in / "stand_in.py"
+    script.write_text(STAND_IN.replace("        folder.unfinished", noted + "        folder.unfinished"))
+    assert main(["run", str(path), "--jobs", "2", *(["--overlap"] if overlap else [])]) == 0
+    order = (stand_in / "order").read_text().split()
+    assert order == (["begins", "begins", "ends", "ends"] if overlap else ["begins", "ends", "begins", "ends"])
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
 def test_a_signal_ends_the_processes_and_says_how_to_continue(
-    stand_in: Path, number: signal.Signals, status: int
+    stand_in: Path, number: signal.Signals, status: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     study = {"folder": "suite", "tasks": ["slow"], "settings": {"pair": {"model": "feedback_pair"}}}
     path, (cell,), folders = created(stand_in, study, {"pair": ["s"]})
@@ -320,6 +371,8 @@ def test_a_signal_ends_the_processes_and_says_how_to_continue(
     while run.poll() is None and not (folders.of(cell).path / "begun").exists():
         time.sleep(0.02)
     assert folders.of(cell).state == "running"
+    assert main(["run", str(path)]) == 1, "one run of a study at a time"
+    assert f"process {run.pid}" in capsys.readouterr().err
     run.send_signal(number)
     _, said = run.communicate(timeout=240)
     assert run.returncode == status, said

@@ -129,7 +129,8 @@ def queue(slurm: Path, *lines: str) -> None:
 # -- scripts ---------------------------------------------------------------------------------------------------------
 
 
-def test_scripts_match_the_golden_files(tmp_path: Path, slurm: Path) -> None:
+def test_scripts_match_the_golden_files(tmp_path: Path, slurm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["/venv/bin/harness-ext", "suite", "submit", "the study.yaml"])
     path, _, _ = write(tmp_path, STUDY)
     assert main(["submit", str(path)]) == 0
     found = {script.name: script.read_text() for script in (tmp_path / "suite" / "slurm" / "1").glob("*.sbatch")}
@@ -321,6 +322,35 @@ def test_without_slurm_it_says_what_to_do(
     assert main(["submit", str(path)]) == 1
     assert "no Slurm on this machine" in capsys.readouterr().err
     assert main(["submit", str(path), "--dry-run"]) == 0
+
+
+def test_the_checkpoints_of_a_training_wait_for_its_job(tmp_path: Path, slurm: Path) -> None:
+    study = {
+        "tasks": ["a", "b"],
+        "slurm": {"cpus": 2},
+        "trainings": {"sft": {"model": "m", "train_file": "rows.jsonl", "epochs": 2, "slurm": {"gpus": 4}}},
+        "settings": {"untrained": PAIR, "trained": {"model": "hf", "checkpoints_of": "sft", "checkpoints": "last"}},
+    }
+    path, cells, folders = write(tmp_path, study)
+    assert main(["submit", str(path)]) == 0
+    folder = tmp_path / "suite" / "slurm" / "1"
+    arrays = {listed.stem: json.loads(listed.read_text())["titles"] for listed in sorted(folder.glob("cells-*.json"))}
+    assert arrays == {
+        "cells-1": [["training sft"]],
+        "cells-2": [["untrained, a", "untrained, b"]],
+        "cells-3": [["trained checkpoint:last, a", "trained checkpoint:last, b"]],
+    }
+    script = (folder / "cells-1.sbatch").read_text()
+    assert "#SBATCH --gpus-per-node=4\n" in script
+    assert "#SBATCH --cpus-per-task=2\n" in script
+    waits = [[option for option in call if "dependency" in option] for call in calls(slurm)]
+    assert waits == [[], [], ["--dependency=afterany:41"], ["--dependency=afterany:41:42:43"]]
+    # Once the training has ended, what it has left does not wait for its job.
+    finish(next(cell for cell in cells if cell.title == "training sft"), folders)
+    queue(slurm, "42|0|PENDING|Priority|0|42")
+    assert main(["submit", str(path)]) == 0
+    waits = [[option for option in call if "dependency" in option] for call in calls(slurm)[4:]]
+    assert waits == [[], ["--dependency=afterany:42:45"]]
 
 
 # -- status ----------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,10 +19,13 @@ from harness_ext.analysis.scoring import command as score
 from harness_ext.analysis.scoring.replay import ScoringError
 from harness_ext.analysis.scoring.task_documents import TaskManagers, TaskSource, load_tasks, task_manager
 from harness_ext.analysis.show import main as show
+from harness_ext.backends.registry import BackendSpec, make_backend
 from harness_ext.backends.scripted import ScriptedBackend
 from harness_ext.bridge import loaded_tasks
 from harness_ext.bridge.loaded_tasks import TaskOrigin, read_origins, record_origins
 from harness_ext.data import DataError, DataSource, hub, load_rows
+from harness_ext.embedded import model_path
+from harness_ext.finetune.preflight import model_facts
 from harness_ext.models.baseline import BaselineLM
 
 SUMS = [{"question": f"Ida has {n} apples and gets {n} more.", "answer": f"#### {2 * n}"} for n in range(1, 7)]
@@ -218,6 +222,18 @@ def test_rows_of_an_unreachable_hub_are_not_waited_for(unreachable: list[str], m
 def test_tasks_that_read_local_rows_do_not_ask_the_hub(gsm8k: Path, manager: Any, unreachable: list[str]) -> None:
     load_tasks(["gsm8k", "babi_stories"], TaskSource(tasks=("gsm8k_local", "babi_stories")), manager)
     assert unreachable == []
+
+
+@pytest.mark.parametrize("read", [model_facts, lambda name: make_backend(BackendSpec("hf", name))])
+def test_a_model_of_an_unreachable_hub_is_not_waited_for(
+    read: Callable[[str], object], unreachable: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("the hub was asked again after a pause"))
+    with pytest.raises((OSError, ValueError), match=r"nomodel|couldn't connect"):
+        read("nomodel")
+    assert len(unreachable) == 1
+    read(str(model_path("student")))
+    assert len(unreachable) == 1, "a folder needs no hub"
 
 
 def test_the_hub_is_reachable_whatever_it_answers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness_ext.backends.base import Backend, Deliver, GenerateRequest, Prompt, Request, ScoreRequest
+from harness_ext.data.hub import without_waiting_for
 from harness_ext.errors import CallFailed, RunAborted
 from harness_ext.records import Loglikelihood, Message
 from harness_ext.records.chat import is_utf8
@@ -152,7 +153,8 @@ def make_classifier_backend(name: str, args: Mapping[str, Any]) -> ClassifierBac
         raise ValueError(f"there is no argument `{unknown[0]}`; the arguments are {', '.join(ARGUMENTS)}")
     folder = str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
     try:
-        return ClassifierBackend(folder, own)
+        with without_waiting_for(folder):
+            return ClassifierBackend(folder, own)
     except OSError as error:
         reason = (str(error).strip().splitlines() or ["it cannot be read"])[0]
         raise ValueError(

@@ -8,6 +8,7 @@ from typing import Any
 
 from harness_ext.backends.base import Backend, DecideRequest, Deliver, GenerateRequest, Prompt, Request
 from harness_ext.backends.hf_decide import decide_by_pipeline
+from harness_ext.data.hub import without_waiting_for
 from harness_ext.errors import CallFailed
 from harness_ext.records import Message
 from harness_ext.records.fingerprint import count_parameters, model_fingerprint, resolve_folder
@@ -98,7 +99,8 @@ def make_decision_backend(name: str, args: Mapping[str, Any]) -> DecisionModelBa
         raise ValueError("; ".join(problems))
     folder = str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
     try:
-        return DecisionModelBackend(folder, own)
+        with without_waiting_for(folder):
+            return DecisionModelBackend(folder, own)
     except (OSError, ValueError) as error:
         reason = (str(error).strip().splitlines() or ["it cannot be read"])[0]
         raise ValueError(

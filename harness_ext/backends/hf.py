@@ -31,6 +31,7 @@ from harness_ext.backends.hf_tokens import HFTokens
 from harness_ext.backends.registered_calls import call_lm
 from harness_ext.backends.settings import effective_settings
 from harness_ext.backends.thinking import switched
+from harness_ext.data.hub import without_waiting_for
 from harness_ext.errors import CallFailed, RunAborted
 from harness_ext.reading.thoughts import Markers
 from harness_ext.records import CallResult, Message
@@ -357,7 +358,8 @@ def make_hf_backend(name: str, args: Mapping[str, Any]) -> HFBackend:
             f"the folder {name} contains no weights (*.safetensors or *.bin): is its download or copy complete?"
         )
     try:
-        backend = HFBackend({**checked, "pretrained": folder}, memory)
+        with without_waiting_for(folder):
+            backend = HFBackend({**checked, "pretrained": folder}, memory)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise ValueError(

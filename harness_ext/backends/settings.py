@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from typing import Any
 from harness_ext.options import MOST
 from harness_ext.terminal import outside
 
-# What generation settings can be. Those that are not listed are passed on as they are.
+# What generation settings can be. Those that are not listed are passed on as they are, unless they are misspelt.
 _NUMBERS: Mapping[str, tuple[float, float]] = {
     "temperature": (0, 100),
     "top_p": (0, 1),
@@ -29,6 +30,8 @@ _COUNTS: Mapping[str, int] = {
     "top_k": -1,
     "num_beams": 1,
 }
+_NAMES = (*_NUMBERS, *_COUNTS, "do_sample", "until", "stop")
+ALIKE = 0.9  # from here on a name counts as misspelt: `min_tokens` and `top_a`, which some servers know, are less alike
 _encode = json.JSONEncoder(sort_keys=True, default=str).encode
 
 
@@ -72,6 +75,8 @@ def settings_problems(gen_kwargs: Mapping[str, Any], prefix: str = "") -> list[s
             expected = "True or False"
         elif name in ("until", "stop") and not _are_texts(value):
             expected = "a text or a list of texts"
+        elif name not in _NAMES and (close := difflib.get_close_matches(str(name), _NAMES, 1, ALIKE)):
+            problems.append(f"there is no setting `{prefix}{outside(name)}` (did you mean `{close[0]}`?)")
         if expected:
             problems.append(f"`{prefix}{name}={outside(value, 100)}`: expected {expected}")
     return problems

@@ -6,13 +6,16 @@ docs/cli.md lists the commands, their exit statuses and the environment variable
 from __future__ import annotations
 
 import argparse
+import atexit
 import importlib
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 from harness_ext import __version__
-from harness_ext.errors import FAILED, INTERRUPTED, OK, Interrupted
+from harness_ext.errors import FAILED, INTERRUPTED, OK, TERMINATED, Interrupted, Terminated
 from harness_ext.terminal import clean
 
 
@@ -64,6 +67,22 @@ COMMANDS = {
     "prompts": Command("cli.prompts:main", "print the prompts of a protocol, or write them as files to edit"),
     "slurm": Command("finetune.slurm:main", "write a batch script for training on one or more nodes"),
 }
+
+
+def run() -> NoReturn:
+    """Run `harness-ext` as this process, and end the process with its exit status."""
+    try:
+        status = main()
+    except Terminated:
+        status = TERMINATED
+    if status in (INTERRUPTED, TERMINATED):
+        # A thread may still compute. If it came back to Python while that shuts down, Python before 3.14 would end the
+        # thread in the middle of a library's C++ code, and with it the process, by SIGABRT and with its status.
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -151,4 +170,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

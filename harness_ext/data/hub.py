@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 
 PATIENCE = 3.0  # seconds for a connection, and for an answer
 MOST = 5.0  # seconds altogether, since the look-up of a name knows no limit of its own
@@ -59,6 +60,11 @@ def without_waiting() -> Iterator[str | None]:
         yield fault
     finally:
         constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before
+
+
+def without_waiting_for(model: str) -> AbstractContextManager[str | None]:
+    """Return `without_waiting()` for the name of a model on the hub, and a context without effect for a folder."""
+    return nullcontext() if Path(model).is_dir() else without_waiting()
 
 
 def is_hub_error(error: BaseException) -> bool:

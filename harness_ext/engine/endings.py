@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -22,6 +24,9 @@ COMMANDS = {
     "lm-eval": ("harness-ext", "lm-eval"),  # which needs no start-up file
     "enhance": ("harness-ext", "enhance"),  # python -m harness_ext.enhance
 }
+# The variable of the environment that tells a process whose work it does a part of: the command that a user gave. It is
+# empty if there was none.
+COMMAND = "HARNESS_EXT_COMMAND"
 
 
 @contextmanager
@@ -37,9 +42,10 @@ def ends_by_signal(advice: str = "") -> Iterator[None]:
     if _is_interactive() or threading.current_thread() is not threading.main_thread():
         yield
         return
-    replaced = signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    replaced, hook = signal.getsignal(signal.SIGTERM) == signal.SIG_DFL, sys.unraisablehook
     if replaced:
         signal.signal(signal.SIGTERM, _terminate)
+        sys.unraisablehook = partial(_unraisable, hook)
     try:
         yield
     except Terminated:
@@ -51,6 +57,7 @@ def ends_by_signal(advice: str = "") -> Iterator[None]:
     finally:
         if replaced:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            sys.unraisablehook = hook
 
 
 def again(purpose: str, given: str = "") -> str:
@@ -65,7 +72,12 @@ def again(purpose: str, given: str = "") -> str:
 
 
 def same_command() -> str | None:
-    """Return the command that started this process; None in a notebook and for code that was given to `python -c`."""
+    """Return the command that a user gave to start this process, or the one that this process does a part of.
+
+    There is None in a notebook and for code that was given to `python -c`.
+    """
+    if COMMAND in os.environ:
+        return os.environ[COMMAND] or None
     program = Path(sys.argv[0])
     name = program.parent.name if program.name == "__main__.py" else program.name
     if name in COMMANDS:
@@ -83,6 +95,19 @@ def _terminate(number: int, frame: FrameType | None) -> None:
     # Launchers pass on a signal that their processes have got as well. A second one must not interrupt the summary.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise Terminated
+
+
+def _unraisable(hook: Callable[[sys.UnraisableHookArgs], object], error: sys.UnraisableHookArgs) -> None:
+    """Let SIGTERM come again if it came in a destructor or in a callback of a weak reference.
+
+    Python drops exceptions there, after giving them to `sys.unraisablehook`. What this function itself raised would be
+    dropped as well, so another thread sends the signal.
+    """
+    if not issubclass(error.exc_type, Terminated):
+        hook(error)
+        return
+    signal.signal(signal.SIGTERM, _terminate)
+    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
 
 
 def _say(what: str, advice: str) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from harness_ext.suite.contents import argument_digest, tasks_digest
 from harness_ext.suite.settings import LmEvalOptions
 
 OPERATIONAL = ("batch_size", "max_batch_size", "device")
@@ -169,6 +170,10 @@ class Evaluation(Cell):
         options = {k: v for k, v in self.options.given().items() if k not in OPERATIONAL}
         arguments = {k: v for k, v in self.model_args.items() if k not in OPERATIONAL_ARGUMENTS}
         found = {"model": self.model, "model_args": arguments, "task": self.task, "seed": self.seed, **options}
+        contents = {name: argument_digest(name, str(value)) for name, value in arguments.items()}
+        contents["include_path"] = tasks_digest(self.options.include_path or "")
+        if named := {name: content for name, content in contents.items() if content}:
+            found["content"] = named
         if self.trained is not None:
             trained = self.trained
             found["trained"] = {"by": trained.by.digest, "checkpoint": trained.checkpoint, "seat": trained.seat}

@@ -6,8 +6,10 @@ This imports lm-eval and may create tokenizers, so that `run` does it in a proce
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from harness_ext.config.secrets import secrets_in
@@ -20,8 +22,14 @@ from harness_ext.suite.training import base_model
 from harness_ext.terminal import outside
 
 
-def check_cells(cells: Sequence[Cell]) -> dict[str, list[str]]:
+def check_cells(
+    cells: Sequence[Cell], groups: Mapping[str, Sequence[str]] | None = None, only: Collection[str] = ()
+) -> dict[str, list[str]]:
     """Return what identifies the models that each cell loads, by the cell's digest.
+
+    cells: the cells of a study.
+    groups: its groups of tasks by name. Default none.
+    only: the digests of the cells to check. Default: all.
 
     Raises ConfigurationError with the problems of all cells at once.
     """
@@ -29,6 +37,8 @@ def check_cells(cells: Sequence[Cell]) -> dict[str, list[str]]:
     from harness_ext.bridge import startup
 
     startup.enforce()
+    tasks = {cell.task for cell in cells if isinstance(cell, Evaluation)}
+    cells = [cell for cell in cells if not only or cell.digest in only]
     trainings = [cell for cell in cells if isinstance(cell, TrainingCell)]
     found: dict[str, list[str]] = {cell.digest: [] for cell in trainings}
     evaluations = [cell for cell in cells if isinstance(cell, Evaluation)]
@@ -48,7 +58,7 @@ def check_cells(cells: Sequence[Cell]) -> dict[str, list[str]]:
         models, wrong = checked[key]
         found[cell.digest] = models
         problems += [f"{cell.label}: {problem}" for problem in wrong]
-    problems += _task_problems(evaluations)
+    problems += _task_problems(evaluations) or _group_problems(tasks, evaluations, groups or {})
     problems += [problem for cell in trainings for problem in training_problems(cell)]
     if problems:
         raise ConfigurationError(list(dict.fromkeys(problems)))
@@ -102,6 +112,8 @@ def _check_model(cell: Evaluation, kept: dict[Any, Any]) -> tuple[list[str], lis
             typed_arguments(cls.__init__, arguments)
         except ValueError as error:
             return [], [str(error)]
+        if trained is None and (problem := _missing(cls, arguments)):
+            return [], [problem]
         given = {
             "model": cell.model,
             "args": arguments,
@@ -125,6 +137,25 @@ def _check_model(cell: Evaluation, kept: dict[Any, Any]) -> tuple[list[str], lis
     backends = {id(setup.backend): setup.backend for setup in seats.values()}
     existing = [_digest([identities.get(key), backend.fingerprint]) for key, backend in backends.items()]
     return sorted([*existing, *made]), []
+
+
+def _missing(cls: Any, arguments: Mapping[str, Any]) -> str:
+    """Return what one of lm-eval's own models lacks, or an empty text."""
+    from lm_eval.models.huggingface import HFLM
+
+    from harness_ext.backends.hf import looks_like_path
+
+    for name, parameter in inspect.signature(cls).parameters.items():
+        named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        if named and parameter.default is parameter.empty and name not in arguments:
+            return f"`model_args.{name}` is missing: give it"
+    folder = str(arguments.get("pretrained"))
+    if issubclass(cls, HFLM) and looks_like_path(folder) and not Path(folder).is_dir():
+        return (
+            f"there is no folder {outside(folder)}: `model_args.pretrained` takes a folder that contains a model, or "
+            "the id of a model on the Hugging Face hub"
+        )
+    return ""
 
 
 def _takes_checkpoints(cell: Evaluation, cls: Any) -> str:
@@ -158,6 +189,21 @@ def _task_problems(cells: Iterable[Evaluation]) -> list[str]:
             if not manager.match_tasks([task])
         ]
     return problems
+
+
+def _group_problems(
+    tasks: set[str], cells: Iterable[Evaluation], groups: Mapping[str, Sequence[str]]
+) -> list[str]:  # fmt: skip
+    """Return which members of groups are no tasks of the study, as far as that is known before any task is loaded."""
+    single = {task for cell in cells for task in task_manager(cell.options.include_path).all_subtasks}
+    if not tasks <= single:  # one is a group or a tag of lm-eval
+        return []
+    return [
+        f"`groups.{group}`: the study has no task `{outside(task)}`{suggest(task, sorted(tasks))}"
+        for group, members in groups.items()
+        for task in members
+        if task not in tasks
+    ]
 
 
 def _digest(value: Any) -> str:

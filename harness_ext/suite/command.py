@@ -6,7 +6,9 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
+from typing import Any
 
 from harness_ext.engine.endings import again, ends_by_signal
 from harness_ext.engine.processes import place_of
@@ -15,7 +17,7 @@ from harness_ext.files import make_private_folder
 from harness_ext.records.run_lock import lock_output
 from harness_ext.slurm.queue import NoQueueError
 from harness_ext.suite.cells import Cell
-from harness_ext.suite.expanding import cells_of
+from harness_ext.suite.expanding import expand
 from harness_ext.suite.folders import Folders
 from harness_ext.suite.showing import cell_states, count_of, find_cell, print_status
 from harness_ext.suite.slurm_records import InQueue, damaged_records, in_queue
@@ -23,9 +25,13 @@ from harness_ext.suite.study import Study, read_study
 from harness_ext.suite.submit_command import add_options, submit
 from harness_ext.terminal import clean, safe_text
 
+CHECKING = ("cell", "check", "plan", "run", "submit")
+
 
 def main(arguments: Sequence[str]) -> int:
     """Run `harness-ext suite` and return its exit status."""
+    if arguments and arguments[0].endswith((".yaml", ".yml")):  # `harness-ext suite study.yaml`
+        arguments = ["run", *arguments]
     args, rest = _parser().parse_known_args(list(arguments))
     if rest and args.action not in ("collect", "report"):
         _parser().error(f"unrecognized arguments: {' '.join(rest)}")
@@ -36,14 +42,14 @@ def main(arguments: Sequence[str]) -> int:
             return _serve(args)
         if args.action == "report":
             return _report(args, rest)
-        study = read_study(args.study)
-        cells, folders = cells_of(study), Folders(study.folder)
         if args.action == "check":
-            return _check(cells, folders, args)
+            return _check(args)
+        study, cells = _read(args)
+        folders = Folders(study.folder)
         if args.action == "cell":
             return _cell(cells, folders, args)
         if args.action == "plan":
-            return _plan(cells, folders, args)
+            return _plan(study, cells, folders, args)
         if args.action == "status":
             return _status(cells, folders, args)
         if args.action == "logs":
@@ -63,6 +69,25 @@ def main(arguments: Sequence[str]) -> int:
         return FAILED
 
 
+def _read(args: argparse.Namespace) -> tuple[Study, tuple[Cell, ...]]:
+    """Return a study and its cells. Raises ConfigurationError with all problems at once.
+
+    Before cells are run, these include what is wrong with models and tasks, also if the file has problems.
+    """
+    study = read_study(args.study)
+    cells, problems = expand(study)
+    if problems and args.action in CHECKING:
+        from harness_ext.suite.checks import check_cells
+
+        try:
+            check_cells(cells, study.groups)
+        except ConfigurationError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigurationError(problems)
+    return study, cells
+
+
 def _run(cells: Sequence[Cell], folders: Folders, args: argparse.Namespace) -> int:
     from harness_ext.suite.running import Runner, prepare
 
@@ -70,9 +95,9 @@ def _run(cells: Sequence[Cell], folders: Folders, args: argparse.Namespace) -> i
         print(f"[suite] {clean(line)}", file=sys.stderr)
     with ends_by_signal(again("to continue from here")):
         if args.action == "retry":
-            wanted = [cell for cell in cells if folders.of(cell).state == "failed"]
+            wanted = [cell for cell in cells if folders.of(cell).state in ("failed", "interrupted")]
             if not wanted:
-                print("[suite] no cell has failed", file=sys.stderr)
+                print("[suite] no cell has failed or was interrupted", file=sys.stderr)
                 return OK
         else:
             wanted = list(cells)
@@ -124,23 +149,22 @@ def _check_alone() -> None:
         )
 
 
-def _check(cells: Sequence[Cell], folders: Folders, args: argparse.Namespace) -> int:
+def _check(args: argparse.Namespace) -> int:
     from harness_ext.suite.checks import check_cells
 
-    chosen = [cell for cell in cells if not args.cells or cell.digest in args.cells]
-    if not args.json:
-        check_cells(chosen)
-        print(f"{count_of(chosen)}, no problems found")
-        return OK
     try:
-        report = {"problems": [], "models": check_cells(chosen)}
+        study, cells = _read(args)
+        report: dict[str, Any] = {"problems": [], "models": check_cells(cells, study.groups, args.cells)}
     except ConfigurationError as error:
-        report = {"problems": list(error.problems), "models": {}}
-    print(json.dumps(report))
-    return OK
+        if not args.json:
+            raise
+        report = {"problems": error.problems, "models": {}}
+    print(json.dumps(report) if args.json else f"{count_of(report['models'])}, no problems found")
+    return USAGE if report["problems"] else OK
 
 
-def _plan(cells: Sequence[Cell], folders: Folders, args: argparse.Namespace) -> int:
+def _plan(study: Study, cells: Sequence[Cell], folders: Folders, args: argparse.Namespace) -> int:
+    from harness_ext.suite.checks import check_cells
     from harness_ext.suite.forecasting import forecast, forecast_json, print_plan
 
     pilots = {}
@@ -149,7 +173,10 @@ def _plan(cells: Sequence[Cell], folders: Folders, args: argparse.Namespace) -> 
         if not equals:
             raise ConfigurationError([f"--pilot {text}: expected SETTING=RUN"])
         pilots[setting] = Path(path).expanduser()
-    found = forecast(cells, folders, pilots)
+    with redirect_stdout(sys.stderr):  # libraries may print something
+        if new := [cell.digest for cell in cells if not folders.of(cell).description]:
+            check_cells(cells, study.groups, new)
+        found = forecast(cells, folders, pilots)
     if args.json:
         print(json.dumps(forecast_json(cells, folders, found), indent=2, ensure_ascii=False))
         return OK
@@ -172,7 +199,7 @@ def _status(cells: Sequence[Cell], folders: Folders, args: argparse.Namespace) -
         return OK
     for line in folders.changes(cells):
         print(clean(line))
-    print_status(cells, folders, jobs)
+    print_status(cells, folders, jobs, args.study)
     return OK
 
 
@@ -181,8 +208,12 @@ def _logs(cells: Sequence[Cell], folders: Folders, args: argparse.Namespace) -> 
     if not folder.log.is_file():
         raise HarnessExtError(f"{folder.path.name} has not been run yet, so it has no log")
     lines = folder.log.read_text(encoding="utf-8", errors="replace").splitlines()
-    for line in lines[-args.lines :] if args.lines else lines:
-        print(safe_text(line.rpartition("\r")[2]))
+    try:
+        for line in lines[-args.lines :] if args.lines else lines:
+            print(safe_text(line.rpartition("\r")[2]))
+    except BrokenPipeError:
+        # In `suite logs STUDY CELL | head`, the reader is gone. Python would say so once more when it ends.
+        sys.stderr.close()
     return OK
 
 
@@ -214,7 +245,10 @@ def _parser() -> argparse.ArgumentParser:
         action.add_argument("study", type=Path, metavar="STUDY", help="the YAML file of the study")
         return action
 
-    for name, text in (("run", "run every cell that is not finished"), ("retry", "run the cells that have failed")):
+    for name, text in (
+        ("run", "run every cell that is not finished"),
+        ("retry", "run the cells that have failed or were interrupted"),
+    ):
         action = add(name, text)
         action.add_argument("--jobs", type=_count, default=1, metavar="N", help="processes at a time (default: 1)")
         action.add_argument(

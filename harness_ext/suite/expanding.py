@@ -10,6 +10,7 @@ from typing import Any
 from harness_ext.errors import ConfigurationError
 from harness_ext.options import suggest
 from harness_ext.suite.cells import Cell, Evaluation, Trained, TrainingCell
+from harness_ext.suite.contents import read_anew
 from harness_ext.suite.reading import deep_merge
 from harness_ext.suite.settings import Setting, check_fields
 from harness_ext.suite.slurm_options import check_slurm
@@ -19,12 +20,23 @@ from harness_ext.terminal import outside
 
 
 def cells_of(study: Study) -> tuple[Cell, ...]:
-    """Return the cells of a study in the order of the file: first the trainings, then the evaluations.
+    """Return the cells of a study as `expand` does. Raises ConfigurationError with all problems at once."""
+    cells, problems = expand(study)
+    if problems:
+        raise ConfigurationError(problems)
+    return cells
 
-    Raises ConfigurationError with all problems at once: exclusions that exclude nothing, cells that are equal, controls
-    of cells that there are not, checkpoints that no training leaves, a reference that is no run.
+
+def expand(study: Study) -> tuple[tuple[Cell, ...], list[str]]:
+    """Return the cells of a study, and everything that is wrong with it.
+
+    The cells are in the order of the file: first the trainings, then the evaluations. What is wrong is what the file's
+    reader has found, exclusions that exclude nothing, cells that are equal, controls of cells that there are not,
+    checkpoints that no training leaves, and a reference that is no run. What the reader did not understand is missing
+    from the cells.
     """
-    problems: list[str] = []
+    read_anew()
+    problems = list(study.problems)
     trainings = {training.name: training_cells(training) for training in study.trainings}
     made: dict[str, list[Evaluation]] = {}
     for setting in study.settings:
@@ -36,9 +48,10 @@ def cells_of(study: Study) -> tuple[Cell, ...]:
     every = [cell for setting in study.settings for cell in made[setting.name]]
     kept = _without_excluded(study, every, problems)
     cells = [*(cell for one in trainings.values() for cell in one), *kept]
-    _check_equal(cells, problems)
-    for cell in cells:
-        check_slurm(deep_merge(study.slurm, cell.slurm), f"{cell.label}: slurm", problems, whole=True)
+    if not study.problems:  # what was not understood may be what cells differ in
+        _check_equal(cells, problems)
+        for cell in cells:
+            check_slurm(deep_merge(study.slurm, cell.slurm), f"{cell.label}: slurm", problems, whole=True)
     there = {id(cell) for cell in cells}
     problems += [
         f"{cell.title} needs {needed.title}, which is excluded: exclude both or none"
@@ -47,16 +60,14 @@ def cells_of(study: Study) -> tuple[Cell, ...]:
         if id(needed) not in there
     ]
     labels = list(dict.fromkeys(cell.label for cell in kept))
-    if study.reference is not None and study.reference not in labels:
+    if labels and study.reference is not None and study.reference not in labels:
         problems.append(
             f"`reference: {outside(study.reference)}` is no run{suggest(study.reference, labels)}: the runs are "
             f"{', '.join(labels)}"
         )
     if not kept and not problems:
         problems.append("the study has no cells: everything is excluded")
-    if problems:
-        raise ConfigurationError(list(dict.fromkeys(problems)))
-    return tuple(cells)
+    return tuple(cells), list(dict.fromkeys(problems))
 
 
 Trainings = Mapping[str, Sequence[TrainingCell]]
@@ -80,7 +91,7 @@ def _plain(setting: Setting, trainings: Trainings, problems: list[str]) -> Itera
                     ]
                     places = {**one.by.axes, **axes, "checkpoint": one.checkpoint}
                 for seed in setting.seeds:
-                    yield _cell(setting, task, seed, places, combined, problems, trained=one)
+                    yield _cell(setting, task, seed, places, combined, trained=one)
 
 
 def _controls(
@@ -101,7 +112,7 @@ def _controls(
                 )
         fields = deep_merge(setting.fields, setting.tasks.get(target.task, {}))
         yield _cell(
-            setting, target.task, target.seed, target.axes, fields, problems, target, draws,
+            setting, target.task, target.seed, target.axes, fields, target, draws,
             _same_checkpoint(fields, target, trainings, f"settings.{setting.name}", problems),
         )  # fmt: skip
 
@@ -135,10 +146,9 @@ def _same_place(source: Evaluation, target: Evaluation) -> bool:
 
 def _cell(
     setting: Setting, task: str, seed: int | None, axes: Mapping[str, str], fields: Mapping[str, Any],
-    problems: list[str], control_of: Evaluation | None = None, draws_from: Evaluation | None = None,
-    trained: Trained | None = None,
+    control_of: Evaluation | None = None, draws_from: Evaluation | None = None, trained: Trained | None = None,
 ) -> Evaluation:  # fmt: skip
-    options = check_fields(fields, f"settings.{setting.name}, task {task}", problems)
+    options = check_fields(fields, setting.name, [])  # the reader has named the problems
     arguments, slurm = fields.get("model_args"), fields.get("slurm")
     return Evaluation(
         setting.name, dict(axes), task, seed, str(fields.get("model")),
@@ -150,7 +160,7 @@ def _cell(
 def _without_excluded(study: Study, cells: Sequence[Evaluation], problems: list[str]) -> list[Evaluation]:
     known = {name for cell in cells for name in cell.coordinates}
     excluded: set[int] = set()
-    for condition in study.exclude:
+    for condition in study.exclude if cells else ():
         text = ", ".join(f"{name}: {' or '.join(values)}" for name, values in condition.items())
         if unknown := [name for name in condition if name not in known]:
             problems.append(

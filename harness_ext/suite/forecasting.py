@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from harness_ext.errors import ConfigurationError
 from harness_ext.options import suggest
 from harness_ext.records import Usage
 from harness_ext.suite.cells import Cell, Evaluation
+from harness_ext.suite.evaluating import task_manager
 from harness_ext.suite.folders import Folders
 from harness_ext.suite.showing import count_of
 
@@ -27,12 +28,14 @@ class Forecast:
 
     source: where the figures come from.
     documents: the number of its documents, or None if it is unknown.
+    at_most: whether it may have fewer. Default false.
     totals: the figures over all documents; None where they are unknown.
     per_document: the means per document, which are known even if the number of documents is not.
     """
 
     source: str
     documents: int | None = None
+    at_most: bool = field(default=False, kw_only=True)
     totals: Mapping[str, Total | None] | None = None
     per_document: Mapping[str, float | None] | None = None
 
@@ -55,7 +58,7 @@ def forecast(cells: Sequence[Cell], folders: Folders, pilots: Mapping[str, Path]
         if not isinstance(cell, Evaluation):
             found.append(_of_training(cell, folders))
             continue
-        documents = _documents(cell, evaluations, folders)
+        documents, at_most = _documents(cell, evaluations, folders)
         own, source = spent[cell.digest], "measured"
         if not folders.of(cell).results.is_dir():
             source = f"from its first {len(own)} documents"
@@ -68,7 +71,7 @@ def forecast(cells: Sequence[Cell], folders: Folders, pilots: Mapping[str, Path]
             own = _usages(path, cell.task) or _usages(path, None)
             source = f"from {len(own)} documents of {path}"
         if not own:
-            found.append(Forecast("unknown: no run or pilot shows it", documents))
+            found.append(Forecast("unknown: no run or pilot shows it", documents, at_most=at_most))
             continue
         values = {name: [getattr(usage, name) for usage in own] for name in FIGURES}
         per_document = {n: None if None in v else sum(v) / len(v) for n, v in values.items()}
@@ -77,7 +80,7 @@ def forecast(cells: Sequence[Cell], folders: Folders, pilots: Mapping[str, Path]
             totals = {n: None if None in v else Total.of(v, documents) for n, v in values.items()}
         elif documents is not None:  # the pilot was larger than the cell will be
             totals = {n: None if m is None else Total(m * documents) for n, m in per_document.items()}
-        found.append(Forecast(source, documents, totals, per_document))
+        found.append(Forecast(source, documents, totals, per_document, at_most=at_most))
     return found
 
 
@@ -107,8 +110,11 @@ def _usages(run: Path, task: str | None) -> list[Usage]:
     return [usage for (name, _), usage in question_costs(run).items() if task in (None, name)]
 
 
-def _documents(cell: Evaluation, cells: Sequence[Evaluation], folders: Folders) -> int | None:
-    """Return the number of a cell's documents: as lm-eval found it for this cell or one with the same documents."""
+def _documents(cell: Evaluation, cells: Sequence[Evaluation], folders: Folders) -> tuple[int | None, bool]:
+    """Return the number of a cell's documents, or None if it is unknown, and whether there may be fewer.
+
+    It is what lm-eval found for this cell or one with the same documents, or else the limit, if a task has so many.
+    """
 
     def chosen(one: Evaluation) -> str:
         options = one.options
@@ -116,7 +122,13 @@ def _documents(cell: Evaluation, cells: Sequence[Evaluation], folders: Folders) 
 
     sizes = [size for c in cells if chosen(c) == chosen(cell) and (size := folders.of(c).size) is not None]
     own = folders.of(cell).size
-    return own.documents if own is not None else sizes[0].documents if sizes else None
+    if own is not None or sizes:
+        return (own or sizes[0]).documents, False
+    limit = cell.options.limit
+    # A group of tasks has as many documents of each one, and a limit below 1 is a share.
+    if limit is None or limit < 1 or cell.task not in task_manager(cell.options.include_path).all_subtasks:
+        return None, False
+    return int(limit), True
 
 
 def forecast_json(cells: Sequence[Cell], folders: Folders, found: Sequence[Forecast]) -> list[dict[str, Any]]:
@@ -134,7 +146,7 @@ def print_plan(cells: Sequence[Cell], folders: Folders, found: Sequence[Forecast
     rows = []
     for index, (cell, one) in enumerate(zip(cells, found, strict=True)):
         cost = [_cell(one, name) for name in FIGURES]
-        asked = "unknown" if one.documents is None else f"{one.documents:,}"
+        asked = "unknown" if one.documents is None else f"{'at most ' if one.at_most else ''}{one.documents:,}"
         rows.append((cell.title, str(index), folders.of(cell).state, asked, *cost, one.source))
     out = console()
     head = ("cell", "no.", "state", "documents", *(name.replace("_", " ") for name in FIGURES), "figures")

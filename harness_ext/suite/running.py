@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
+from harness_ext.engine.endings import COMMAND, same_command
 from harness_ext.engine.progress import as_clock
 from harness_ext.errors import ConfigurationError, HarnessExtError
 from harness_ext.suite.cells import Cell
@@ -250,6 +251,7 @@ class Runner:
             process = subprocess.Popen(
                 command("cell", str(self.path), *(cell.digest for cell in cells), "--parent", str(os.getpid())),
                 stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True,
+                env={**os.environ, COMMAND: same_command() or ""},
             )  # fmt: skip
         self._pids.add(process.pid)
         self._running.append(_Process(group, cells, process, output))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from harness_ext.backends.settings import settings_problems
 from harness_ext.options import build, known_names, suggest
 from harness_ext.suite.slurm_options import check_slurm
 from harness_ext.terminal import outside
@@ -61,6 +63,19 @@ class LmEvalOptions:
     batch_size: int | str | None = None
     max_batch_size: int | None = None
     device: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and (self.limit <= 0 or (self.limit > 1 and self.limit % 1)):
+            raise ValueError(f"`limit={self.limit:g}`: expected a number of documents, or a share of them below 1")
+        for name, least in (("num_fewshot", 0), ("max_batch_size", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"`{name}={value}`: expected a whole number from {least}")
+        size = "1" if self.batch_size is None else str(self.batch_size)
+        if not re.fullmatch(r"auto(:\d+)?|0*[1-9]\d*", size):
+            raise ValueError(f"`batch_size={outside(size, 60)}`: expected a whole number from 1, `auto` or `auto:<N>`")
+        if isinstance(self.gen_kwargs, Mapping) and (problems := settings_problems(self.gen_kwargs, "gen_kwargs.")):
+            raise ValueError("; ".join(problems))
 
     def given(self) -> dict[str, Any]:
         """Return the options that were given."""
@@ -119,6 +134,6 @@ def check_fields(fields: Mapping[str, Any], where: str, problems: list[str]) -> 
             problems.append(f"{where}: `{name}` takes names and values (`{name}: {{name: value}}`)")
     check_slurm(fields.get("slurm"), f"{where}.slurm", problems)
     found: list[str] = []
-    options = build(LmEvalOptions, {name: fields[name] for name in known if name in fields}, found)
+    given = [build(LmEvalOptions, {name: fields[name]}, found) for name in known if name in fields]
     problems += [f"{where}: {problem}" for problem in found]
-    return options or LmEvalOptions()
+    return LmEvalOptions(**{name: value for one in given if one is not None for name, value in one.given().items()})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, get_args
 
 from harness_ext.engine.progress import as_clock
@@ -46,8 +47,8 @@ def cell_states(cells: Sequence[Cell], folders: Folders, queue: Mapping[str, Que
     return rows
 
 
-def print_status(cells: Sequence[Cell], folders: Folders, on_slurm: InQueue) -> None:
-    """Print the state of each cell, and that of the suite below."""
+def print_status(cells: Sequence[Cell], folders: Folders, on_slurm: InQueue, study: Path) -> None:
+    """Print the state of each cell, and that of the suite below. `study`: the file of the study."""
     from harness_ext.terminal import console, print_table
 
     rows = cell_states(cells, folders, on_slurm.cells)
@@ -61,11 +62,17 @@ def print_status(cells: Sequence[Cell], folders: Folders, on_slurm: InQueue) -> 
     if open_cells:
         states += f"; time left in one process: {'unknown' if left is None else 'about ' + as_clock(left)}"
     out.print(f"{count_of(cells)}: {states}")
+    if not folders.root.is_dir():
+        out.print(
+            f"There is no folder {folders.root.absolute()}: nothing was run yet, or it was run in another working "
+            "directory, to which the path of the folder is relative.",
+            soft_wrap=True,
+        )
     for name, job in on_slurm.others.items():
         out.print(f"job {job.name} ({name}): {_waiting(job.state, job.reason)}")
     for row in rows:
         if row["error"]:
-            out.print(f"\n{row['title']} failed (`harness-ext suite logs STUDY {row['index']}` shows more):")
+            out.print(f"\n{row['title']} failed (`harness-ext suite logs {study} {row['index']}` shows more):")
             for line in row["error"]:
                 out.print(f"  {line}")
 
@@ -124,7 +131,8 @@ def find_cell(cells: Sequence[Cell], folders: Folders, text: str) -> Cell:
     raise ConfigurationError(
         [
             f"there is no cell `{outside(text)}`{suggest(text, list(names))}: the study has cells 0 to "
-            f"{len(cells) - 1}, which `harness-ext suite status` lists"
+            f"{len(cells) - 1}, which `harness-ext suite status` lists. A cell is another one once its settings, "
+            "prompts or task files are changed"
         ]
     )
 

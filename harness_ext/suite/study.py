@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ KEYS = (
     "name", "folder", "include", "defaults", "presets", "settings", "tasks", "seeds", "matrix", "exclude", "reference",
     "groups", "metrics", "cluster", "trainings", "slurm",
 )  # fmt: skip
+SEEDS = 2**32  # NumPy takes no others
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Study:
     metrics: the metrics to compare. Default none: all.
     cluster: the field of a document by which comparisons resample. Default None.
     slurm: how its cells run on Slurm, unless they say otherwise. Default: as the cluster likes.
+    problems: what is wrong with the file. Default: nothing.
     """
 
     path: Path
@@ -51,18 +53,21 @@ class Study:
     metrics: tuple[str, ...] = ()
     cluster: str | None = None
     slurm: Mapping[str, Any] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
 
 
 def read_study(path: Path) -> Study:
-    """Return the study in a file. Raises ConfigurationError with all problems of the file at once."""
+    """Return the study in a file, with what is wrong in it.
+
+    `cells_of` raises its problems together with those of its cells. Raises ConfigurationError if the file cannot be
+    read, or one that it includes.
+    """
     problems: list[str] = []
     content = read_files(path, problems)
     if problems:
         raise ConfigurationError(problems)
     study = _Reader(content, problems).study(path)
-    if problems:
-        raise ConfigurationError(problems)
-    return study
+    return replace(study, problems=tuple(problems))
 
 
 Check = Callable[[Mapping[str, Any], str, list[str]], object]
@@ -89,15 +94,13 @@ class _Reader:
             what = "setting" if name in self.raw else "training"
             self.problems.append(f"`{name}` is a preset and a {what}: rename one of them")
         check_slurm(self.content.get("slurm"), "slurm", self.problems, whole=True)
-        name = str(self.content.get("name") or path.stem)
+        name = self._text("name") or path.stem
         settings = tuple(self._setting(key) for key in self.raw)
-        for setting in settings:
-            self._check_control(setting, settings)
         return Study(
             path,
             name,
-            Path(str(self.content.get("folder") or RUNS / "suites" / re.sub(r"[^A-Za-z0-9._-]+", "-", name))),
-            settings,
+            Path(self._text("folder") or RUNS / "suites" / re.sub(r"[^A-Za-z0-9._-]+", "-", name)),
+            tuple(self._with_control(setting, settings) for setting in settings),
             tuple(self._training(key) for key in self.raw_trainings),
             self._exclude(),
             self._text("reference"),
@@ -231,14 +234,19 @@ class _Reader:
         if value is None:
             return (None,)
         values = value if isinstance(value, list) else [value]
+        seeds: list[int] = []
         for seed in values:
-            if isinstance(seed, bool) or not isinstance(seed, int):
-                self.problems.append(f"{where}: `seeds` takes whole numbers, not {outside(seed, 60)}")
-            elif values.count(seed) > 1 and f"{where}: the seed {seed} is named twice: remove one" not in self.problems:
+            if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < SEEDS:
+                self.problems.append(
+                    f"{where}: `seeds` takes whole numbers from 0 to {SEEDS - 1:,}, not {outside(seed, 60)}"
+                )
+            elif seed in seeds:
                 self.problems.append(f"{where}: the seed {seed} is named twice: remove one")
+            else:
+                seeds.append(seed)
         if not values:
             self.problems.append(f"{where}: `seeds` is empty: name some, or leave it out for lm-eval's own")
-        return tuple(values)
+        return tuple(seeds) or (None,)
 
     def _axes(
         self, value: Any, where: str, taken: Sequence[str] = ("setting", "task", "seed", "checkpoint"),
@@ -258,7 +266,8 @@ class _Reader:
                 self.problems.append(f"{place}: the name is taken: choose another")
             if isinstance(values, list) and values:
                 changes = [(str(item), set_path({}, str(axis), item)) for item in values]
-                check(changes[0][1], place, self.problems)
+                for _, change in changes:
+                    check(change, place, self.problems)
             elif isinstance(values, dict) and values:
                 changes = [
                     (str(label), dict(self._fields(item, f"{place}, {label}", check))) for label, item in values.items()
@@ -302,9 +311,11 @@ class _Reader:
             return None
         return Control(value["of"], None if value.get("draws_from") is None else str(value["draws_from"]))
 
-    def _check_control(self, setting: Setting, settings: Sequence[Setting]) -> None:
+    def _with_control(self, setting: Setting, settings: Sequence[Setting]) -> Setting:
+        """Return a setting without its control if that is wrong."""
         if setting.control is None:
-            return
+            return setting
+        before = len(self.problems)
         where, others = f"settings.{setting.name}", {other.name: other for other in settings}
         protocol = str(setting.fields.get("model")).removeprefix("harness_ext.")
         if protocol not in CONTROLS:
@@ -321,6 +332,7 @@ class _Reader:
                 )
             elif others[name].control is not None:
                 self.problems.append(f"{where}: `control.{key}: {name}` is a control itself: name another setting")
+        return setting if len(self.problems) == before else replace(setting, control=None)
 
     def _exclude(self) -> tuple[Mapping[str, tuple[str, ...]], ...]:
         found = self.content.get("exclude")

@@ -6,10 +6,11 @@ import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from harness_ext.engine.endings import COMMAND, same_command
 from harness_ext.errors import ConfigurationError, HarnessExtError
 from harness_ext.files import atomic_write, make_private_folder
 from harness_ext.records.run_directory import write_json
@@ -212,7 +213,8 @@ class Submitter:
         }
         needed = {other.digest for cell in array.cells for other in cell.needs}
         jobs = tuple(sorted({queued[digest].job for digest in needed & queued.keys()}, key=int))
-        return Batch(array.name, _script(array.job, command), content, array.after, jobs, tuple(s.name for s in used))
+        job = replace(array.job, environment={**array.job.environment, COMMAND: same_command() or ""})
+        return Batch(array.name, _script(job, command), content, array.after, jobs, tuple(s.name for s in used))
 
     def _freeze(self, submission: Submission) -> None:
         """Write the study as it is now, with what it includes: a change of the file must not reach queued jobs."""

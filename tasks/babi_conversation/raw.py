@@ -17,23 +17,22 @@ SPLITS = ("train", "valid", "test")
 
 
 def load(
-    folder: str, split: str, babi_task: int, first: int = 0, count: int | None = None, **_: Any
+    folder: str, split: str, babi_task: int, first: int = 1, last: int | None = None, **_: Any
 ) -> DatasetDict:  # fmt: skip
     """Return the stories of a bAbI task, one row per story, as the split `test`.
 
     folder: the folder with bAbI's files.
     split: `train`, `valid` or `test`.
     babi_task: the number of the task, 1 to 20.
-    first: the number of the first story to take, from 0. Default 0.
-    count: how many stories to take. Default: all.
+    first: the number of the first story to take, from 1. Default 1.
+    last: the number of the last story to take. Default: that of the last story in the file.
 
     Raises ConfigurationError if the file is missing or is not one of bAbI's.
     """
     from datasets import Dataset, DatasetDict
 
     found = stories(_rows(file_of(Path(folder), split, babi_task), babi_task))
-    end = None if count is None else first + count
-    return DatasetDict(test=Dataset.from_list([{**story, "split": split} for story in islice(found, first, end)]))
+    return DatasetDict(test=Dataset.from_list([{**story, "split": split} for story in islice(found, first - 1, last)]))
 
 
 def file_of(folder: Path, split: str, babi_task: int) -> Path:

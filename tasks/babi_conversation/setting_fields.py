@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Mapping
@@ -34,8 +33,9 @@ class SettingFile:
     data: the folder of bAbI's files.
     split: the split.
     task_ids: the numbers of the tasks.
-    first: the number of the first story of each task, from 0.
-    count: the number of stories of each task; None for all.
+    first: the number of the first story, from 1.
+    of_all: whether all tasks begin with that story. Otherwise only the first one does, and the others with story 1.
+    last: the number of the last story of each task; None for that of the file.
     instruction: the system message; None for the task's own.
     notes: what is done otherwise than the file says.
     """
@@ -46,16 +46,11 @@ class SettingFile:
     data: Path
     split: str
     task_ids: tuple[int, ...]
-    first: int = 0
-    count: int | None = None
+    first: int = 1
+    of_all: bool = False
+    last: int | None = None
     instruction: str | None = None
     notes: tuple[str, ...] = ()
-
-    @property
-    def digest(self) -> str:
-        """Return a digest of the rows and the instruction, which are in files beside the study."""
-        text = repr((str(self.data), self.split, self.task_ids, self.first, self.count, self.instruction))
-        return hashlib.sha256(text.encode(errors="replace")).hexdigest()[:16]
 
 
 def read_setting(named: str) -> SettingFile:
@@ -125,10 +120,7 @@ class _Fields:
         if len(splits) != 1:
             self.problems.append(f"`data.splits`: exactly one of {', '.join(SPLITS)} must be True")
         tasks = self._tasks(data, splits)
-        first, count = self._take("data.start_from_sample", None), self._take("data.samples_per_task", None)
-        for what, value, least in (("start_from_sample", first, 0), ("samples_per_task", count, 1)):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-                self.problems.append(f"`data.{what}` is {outside(value, 40)}: a whole number from {least}, or ~")
+        first, of_all, last = self._stories()
         if self._take("data.to_enumerate.context", True) is not True or self._take("data.to_enumerate.question", False):
             self.problems.append("`data.to_enumerate`: lines of the context are always numbered, and questions never")
         if self._take("data.baseline_results", ""):
@@ -147,7 +139,7 @@ class _Fields:
         if self.problems:
             return None
         return SettingFile(
-            name, MODELS[kind], arguments, data, splits[0], tasks, first or 0, count, instruction, tuple(self.notes)
+            name, MODELS[kind], arguments, data, splits[0], tasks, first, of_all, last, instruction, tuple(self.notes)
         )
 
     def _take(self, key: str, default: Any) -> Any:
@@ -218,6 +210,25 @@ class _Fields:
                 self.problems.append(f"`data.path`: {error.problems[0]}")
                 break
         return tuple(tasks)
+
+    def _stories(self) -> tuple[int, bool, int | None]:
+        """Return the number of the first story, whether all tasks begin with it, and the number of the last one."""
+        first, last = self._take("data.start_from_sample", None), self._take("data.samples_per_task", None)
+        of_all = self._take("data.for_all_tasks", False)
+        problems = [
+            f"`data.{what}` is {outside(value, 40)}: a whole number from {least}, or ~"
+            for what, value, least in (("start_from_sample", first, 0), ("samples_per_task", last, 1))
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least)
+        ]
+        if not isinstance(of_all, bool):
+            problems.append(f"`data.for_all_tasks` is {outside(of_all, 40)}: True or False")
+        if not problems and first and last and last < first:
+            problems.append(
+                f"`data.samples_per_task` is {last}, the number of the last story: at least {first}, as "
+                "`start_from_sample`"
+            )
+        self.problems += problems
+        return first or 1, of_all, last
 
     def _instruction(self) -> str | None:
         """Return the text of the first prompt; None if none is named."""

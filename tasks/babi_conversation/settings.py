@@ -77,7 +77,8 @@ def write_study(setting: SettingFile, folder: Path) -> Path:
     tasks = folder / "tasks"
     for number in setting.task_ids:
         rows = {"folder": str(setting.data.resolve()), "split": setting.split, "babi_task": number}
-        rows |= {"first": setting.first, "count": setting.count}
+        skips = setting.of_all or number == setting.task_ids[0]
+        rows |= {"first": setting.first if skips else 1, "last": setting.last}
         described = {} if setting.instruction is None else {"description": setting.instruction}
         # YAML cannot write lm-eval's `!function` from plain values.
         loader = "custom_dataset: !function harness_ext.tasks.babi_conversation.raw.load\n"
@@ -100,7 +101,6 @@ def write_study(setting: SettingFile, folder: Path) -> Path:
                 "model_args": {**setting.model_args, "model": setting.name},
                 "apply_chat_template": True,
                 "include_path": str(tasks),
-                "metadata": {"configuration": setting.digest},
             }
         },
     }
