@@ -30,7 +30,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 TASKS = {"short_stories": (2, 4), "stories": (2, 10), "long_stories": (8, 14)}
 PROTOCOLS: dict[str, dict[str, Any]] = {
@@ -260,13 +260,13 @@ def sum_of(found: dict[int, Counter[str]]) -> int:
 # -- in the processes of a suite -----------------------------------------------------------------------------------
 
 
-def counted(arguments: Sequence[str]) -> int:
-    """Run `harness-ext suite` in a process that notes each load of weights and each batch of calls in a file."""
+def counted(arguments: Sequence[str]) -> NoReturn:
+    """Run `harness-ext suite` as this process, and note each load of weights and each batch of calls in a file."""
+    from harness_ext import cli
     from harness_ext.backends.base import Backend
     from harness_ext.backends.meter import Meter
     from harness_ext.engine import queues
     from harness_ext.suite import running
-    from harness_ext.suite.command import main as suite
 
     def note(text: str) -> None:
         descriptor = os.open(COUNTS, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -288,10 +288,11 @@ def counted(arguments: Sequence[str]) -> int:
 
     Meter.started, queues._load = counted_started, counted_load  # type: ignore[method-assign]
     running.command = lambda *words: [sys.executable, str(Path(__file__).resolve()), "--counted", *words]
-    return suite(arguments)
+    sys.argv = ["harness-ext", "suite", *arguments]
+    cli.run()
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--counted"]:
-        sys.exit(counted(sys.argv[2:]))
+        counted(sys.argv[2:])
     main()
