@@ -71,7 +71,10 @@ def page_of(result: Mapping[str, Any]) -> str:
 
     result: the result of `real_results.py`.
     """
+    order = list(dict.fromkeys((cell.pair.student, cell.pair.teacher) for cell in grid()))
+    places = {pair: place for place, pair in enumerate(order)}
     groups = with_family(result["groups"])
+    groups.sort(key=lambda group: places.get((group["student"], group["teacher"]), len(places)))
     family = sum(cell["difference"] is not None for group in groups for cell in group["cells"])
     about = "\n".join(f"- `{setting.label}`: {setting.about}." for setting in SETTINGS)
     parts = [HEAD, "## What was found\n", "\n".join(f"- {finding(group)}" for group in groups) + "\n"]
