@@ -346,7 +346,7 @@ def test_check_can_fail_and_name_its_output(tmp_path: Path, tasks: list[list[str
         (["--tasks", "gsm8k", "--similarity", "0"], "`--similarity` is 0.0; it must be between 0.1 and 1"),
         (["--tasks", "gsm8k", "--ngram", "0"], "`--ngram` is 0; it must be at least 1"),
         (["--tasks", "gsm8k", "--fields", "none"], "has a field 'none'; the fields are 'question', 'answer'"),
-        (["--tasks", "gsm8k", "--output", "/dev/null/x"], "Name another file with `--output`"),
+        (["--tasks", "gsm8k", "--output", "/dev/null/x"], "/dev/null is not a folder. Name another output"),
     ],
 )
 def test_wrong_arguments_of_check(

@@ -167,7 +167,10 @@ def test_no_process_loads_more_than_its_most_demanding_cell(sets: list[frozenset
 
 
 @pytest.mark.usefixtures("few_tasks")
-def test_a_plan_without_runs_says_that_the_cost_is_unknown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_plan_without_runs_says_that_the_cost_is_unknown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     study = study_of(tasks=["t", "reasoning"], matrix={"limit": [4, 0.5]})
     rows = planned(tmp_path, capsys, study=study)
     assert all((row["totals"], row["state"]) == (None, "waiting") for row in rows)

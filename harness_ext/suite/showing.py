@@ -72,9 +72,10 @@ def print_status(cells: Sequence[Cell], folders: Folders, on_slurm: InQueue, stu
         out.print(f"job {job.name} ({name}): {_waiting(job.state, job.reason)}")
     for row in rows:
         if row["error"]:
-            out.print(f"\n{row['title']} failed (`harness-ext suite logs {study} {row['index']}` shows more):")
-            for line in row["error"]:
-                out.print(f"  {line}")
+            # Each is one line, so that the command can be copied however long its path is.
+            said = f"\n{row['title']} failed (`harness-ext suite logs {study} {row['index']}` shows more):"
+            for line in (said, *(f"  {line}" for line in row["error"])):
+                out.print(line, soft_wrap=True)
 
     damaged = [line for row in rows for line in row["damaged"]]
     for line in [*([""] if damaged else []), *damaged]:
