@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
+from harness_ext.records.file_digest import file_digest
+
 LARGEST = 1 << 20  # bytes: what is larger is weights or data
 # What lm-eval's task files and their templates have, and no study, training or configuration of lm-eval.
 _OF_A_TASK = re.compile(
@@ -63,5 +65,5 @@ def _task_files(root: str) -> Iterator[Path]:
 
 
 def _digest(root: str, files: Iterable[Path]) -> str:
-    found = sorted((os.path.relpath(file, root), hashlib.sha256(file.read_bytes()).hexdigest()) for file in files)
+    found = sorted((os.path.relpath(file, root), file_digest(file)) for file in files)
     return hashlib.sha256(repr(found).encode(errors="replace")).hexdigest()[:10] if found else ""
