@@ -110,12 +110,7 @@ def publish_measured(
     """
     folder = output.resolve().parent if output else Path()
     record = {
-        "commit": _COMMIT,
-        "command": _command(),
-        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(_STARTED)),
-        "seconds": round(time.time() - _STARTED),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, load {_LOAD:.1f} at the start",
-        "versions": {"python": platform.python_version(), **{n: version(n) for n in SOFTWARE}},
+        **made_by(),
         "weights": {name: folder_digest(path) for name, path in (weights or {}).items()},
         "files": {path.resolve().relative_to(folder).as_posix(): file_sha256(path) for path in files},
     }
@@ -127,6 +122,24 @@ def publish_measured(
     else:
         output.write_text(text, encoding="utf-8")
         print(f"wrote {output}", flush=True)
+
+
+def made_by() -> dict[str, Any]:
+    """Return what this process records of itself in its results: commit, command, date, machine and versions."""
+    return {
+        "commit": _COMMIT,
+        "command": _command(),
+        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(_STARTED)),
+        "seconds": round(time.time() - _STARTED),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores{_gpu()}, load {_LOAD:.1f} at the start",
+        "versions": {"python": platform.python_version(), **{n: version(n) for n in SOFTWARE}},
+    }
+
+
+def _gpu() -> str:
+    """Return this machine's GPU as part of a sentence; nothing if it has none, or torch was not needed."""
+    torch = sys.modules.get("torch")
+    return f", {torch.cuda.get_device_name()}" if torch is not None and torch.cuda.is_available() else ""
 
 
 def _command() -> str:

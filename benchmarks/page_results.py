@@ -11,7 +11,7 @@ from typing import Any
 from page_protocols import readme_part as embedded_part
 from page_tables import RESULTS, load, number, table, with_interval
 from real_grid import FEEDBACK, LIMIT, SETTINGS, Pair, grid, task_named
-from result_records import stamp
+from result_records import RECORD, stamp
 
 from harness_ext.analysis.planning.assumptions import this_share
 from harness_ext.analysis.planning.models import IndependentQuestions, smallest_gain
@@ -63,7 +63,7 @@ def results_page() -> str:
     if not (RESULTS / NAME).exists():
         return f"{HEAD}\n{NOTHING}"
     result = load(NAME)
-    return f"{page_of(result)}\n{stamp(RESULTS / NAME)}\n"
+    return f"{page_of(result)}\nThe table that was added last: {stamp(RESULTS / NAME)}\n"
 
 
 def page_of(result: Mapping[str, Any]) -> str:
@@ -81,7 +81,7 @@ def page_of(result: Mapping[str, Any]) -> str:
     parts += [READ_AS.format(settings=about, family=family, power=POWER)]
     for group in groups:
         parts += [f"## {title(group)}\n", table([cells_of(group, cell) for cell in group["cells"]])]
-        parts += [part for part in (verdict_table(group),) if part]
+        parts += [part for part in (verdict_table(group), measured_on(group)) if part]
     parts += ["## What can be detected\n", detectable(), "## Not run yet\n", missing(groups)]
     return "\n".join(parts)
 
@@ -191,6 +191,12 @@ def times_baseline(group: Mapping[str, Any], cell: Mapping[str, Any]) -> float |
     base = next(one for one in group["cells"] if one["run"] == "baseline")
     costs = [one["cost"] and one["cost"]["flops"] for one in (cell, base)]
     return None if None in costs or not costs[1] else costs[0] / costs[1]
+
+
+def measured_on(group: Mapping[str, Any]) -> str | None:
+    """Return when and at which commit a group was measured, or None if only the whole result records it."""
+    made = group.get(RECORD)
+    return made and f"Measured on {made['date'][:10]} at commit {made['commit'][:12]}.\n"
 
 
 def verdict_table(group: Mapping[str, Any]) -> str | None:

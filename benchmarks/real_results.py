@@ -10,7 +10,9 @@ minutes to build. Then every setting of `real_grid.py` runs on every pair and ta
 The command can be interrupted at any time (Ctrl-C, SIGTERM, kill) and continues when it is given again: finished calls
 are in the call store, and run directories are fixed. A part of the grid (`--tasks`, `--pairs`, `--settings`) adds its
 cells to those that were finished before in the same folder. Where a task and a pair were run with several numbers of
-questions, the result has the number with most settings, and of these the largest.
+questions, the result has the number with most settings, and of these the largest. By the same rule, tables of an
+earlier result stay in it if the folder has nothing better, so that parts can be measured on several machines. Each
+table says when it was measured, and at which commit.
 
 SmolLM2 and Gemma as students, and the smaller Qwen as the teacher of the larger one, are controls: only a part of the
 grid runs on them, unless `--pairs` names them.
@@ -29,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from engines import NotBuilt, build
-from measured import ROOT, publish_measured
+from measured import ROOT, made_by, publish_measured
 from real_grid import (
     CONTROL_SETTINGS,
     CONTROL_TASKS,
@@ -48,12 +50,14 @@ from real_grid import (
     run_directory,
     setting_named,
 )
+from result_records import RECORD, digest_of, record_of
 
 from harness_ext.files import atomic_write
 from harness_ext.terminal import clean
 from models import MODELS, Progress, Unavailable, WrongModel, fetch, models_folder
 
 FINISHED = "finished.json"
+GROUP_RECORD = ("commit", "date")  # what each group records of how it was made
 OUTPUT = ROOT / "benchmarks" / "results" / "real_results.json"
 
 
@@ -219,14 +223,44 @@ def scorer(manager: Any) -> Any:
     return score
 
 
+def merged(found: Sequence[dict[str, Any]], earlier: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return one group for each task and pair: that with most settings, of these with most questions, or the new one.
+
+    found: the new groups.
+    earlier: the groups of an earlier result.
+    """
+    best: dict[tuple[str, ...], dict[str, Any]] = {}
+    for group in (*found, *earlier):
+        key = (group["task"], group["student"], group["teacher"])
+        best[key] = max(best.get(key, group), group, key=lambda one: (len(one["cells"]), one["limit"]))
+    order = [task.name for task in TASKS]
+    return sorted(best.values(), key=lambda one: (order.index(one["task"]), one["student"], one["teacher"]))
+
+
+def published(output: Path) -> list[dict[str, Any]]:
+    """Return the groups of an earlier result, each with the record of when it was measured. Exit if it was changed."""
+    if not output.exists():
+        return []
+    result, record = json.loads(output.read_text(encoding="utf-8")), record_of(output)
+    if record is None or record.get("digest") != digest_of(result):
+        sys.exit(f"{output}: it was changed after it was made. Restore it, or name another file with --output")
+    made = {name: record[name] for name in GROUP_RECORD}
+    return [{RECORD: made, **group} for group in result["groups"]]
+
+
 def publish(folder: Path, output: Path) -> None:
-    """Write the figures of all finished cells in a folder; nothing if there are none, so that no result is lost."""
+    """Write the figures of all finished cells in a folder, and those of an earlier result that are not in it.
+
+    Nothing is written if nothing is finished, so that no result is lost.
+    """
     from lm_eval.tasks import TaskManager
 
-    groups = collected(folder, scorer(TaskManager()))
-    if not groups:
+    made = {name: value for name, value in made_by().items() if name in GROUP_RECORD}
+    found = [{**group, RECORD: made} for group in collected(folder, scorer(TaskManager()))]
+    if not found:
         print("nothing can be compared with a baseline yet, so no result is written", file=sys.stderr)
         return
+    groups = merged(found, published(output))
     names = dict.fromkeys(group[role] for group in groups for role in ("student", "teacher"))
     models = {name: {"title": MODELS[name].title, "sha256": MODELS[name].sha256} for name in names}
     publish_measured({"models": models, "groups": groups}, output)

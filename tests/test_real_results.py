@@ -165,6 +165,48 @@ def test_nothing_is_written_before_there_is_a_comparison(tmp_path: Path, capsys:
     assert "no result is written" in capsys.readouterr().err
 
 
+def test_tables_of_an_earlier_result_stay_unless_the_folder_has_as_many_settings() -> None:
+    earlier = [
+        group(cell("skyline", 0.7), cell("debate", 0.7)),
+        group(cell("skyline", 0.7), task="creak_cot"),
+        group(cell("skyline", 0.7), task="ecqa_cot"),
+    ]
+    found = [
+        {**group(cell("skyline", 0.1), task="ecqa_cot"), "new": True},
+        {**group(cell("skyline", 0.1)), "new": True},
+        {**group(cell("skyline", 0.1), task="ecqa_cot", pair=CONTROLS[0]), "new": True},
+    ]
+    kept = real_results.merged(found, earlier)
+    assert [(g["task"], g["student"], g.get("new", False)) for g in kept] == [
+        ("gsm8k_cot_answer", "qwen-0.5b", False),
+        ("creak_cot", "qwen-0.5b", False),
+        ("ecqa_cot", "qwen-0.5b", True),
+        ("ecqa_cot", "smollm2", True),
+    ]
+
+
+def test_groups_keep_the_record_of_their_own_measurement(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "result.json"
+    monkeypatch.setattr(real_results, "TASKS", (STORIES, *TASKS))
+    real_results.publish_measured({"groups": [group(cell("skyline", 0.7), task="creak_cot")]}, output)
+    first = json.loads(output.read_text())["measured"]
+    monkeypatch.setattr(real_results, "made_by", lambda: {"commit": "abc", "date": "2030-01-01T00:00:00Z"})
+    for _ in range(2):  # what was added once is not added again
+        real_results.publish(folder, output)
+        found = json.loads(output.read_text())["groups"]
+        assert [g["task"] for g in found] == [STORIES.name, "creak_cot"]
+        assert [g["measured"] for g in found] == [
+            {"commit": "abc", "date": "2030-01-01T00:00:00Z"},
+            {"commit": first["commit"], "date": first["date"]},
+        ]
+    assert "Measured on 2030-01-01 at commit abc." in str(page_results.measured_on(found[0]))
+    output.write_text(output.read_text().replace("0.7", "0.9"))
+    with pytest.raises(SystemExit, match="was changed after it was made"):
+        real_results.publish(folder, output)
+
+
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=6))
 def test_all_comparisons_of_the_page_are_one_family(p_values: list[float]) -> None:
     half = len(p_values) // 2
