@@ -33,6 +33,8 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=400, help="training questions (default: 400)")
     parser.add_argument("--most", type=int, default=96, help="length limit of the answers, in tokens (default: 96)")
     parser.add_argument("--epochs", type=float, default=2)
+    parser.add_argument("--batch_size", type=int, default=16, help="questions that are answered at once (default: 16)")
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda for a GPU (default: cpu)")
     parser.add_argument("--output_dir", type=Path, required=True)
     args = parser.parse_args()
     teacher = model_folder(args.model)
@@ -40,11 +42,12 @@ def main() -> None:
     args.output_dir.mkdir(parents=True, exist_ok=True)
     rows = args.output_dir / "rows.jsonl"
     if not rows.exists():
-        rows.write_text("".join(answered(teacher, args.rows, args.most)), encoding="utf-8")
+        rows.write_text("".join(answered(teacher, args)), encoding="utf-8")
     settings = {
         "model": student, "train_file": rows, "output_dir": args.output_dir / "run", "method": "kd",
         "teacher_model": teacher, "epochs": args.epochs, "learning_rate": 5e-4, "warmup_steps": 0.05,
-        "eval_fraction": 0.05, "device": "cpu", "save_total_limit": 1,
+        "eval_fraction": 0.05, "device": "cpu" if args.device == "cpu" else "auto", "dtype": "float32",
+        "save_total_limit": 1,
     }  # fmt: skip
     words = [sys.executable, "-m", "harness_ext", "finetune"]
     words += [word for name, value in settings.items() for word in (f"--{name}", str(value))]
@@ -53,10 +56,11 @@ def main() -> None:
     print(args.output_dir / "run" / "final")
 
 
-def answered(teacher: Path, count: int, most: int) -> Sequence[str]:
+def answered(teacher: Path, args: argparse.Namespace) -> Sequence[str]:
     """Return training questions with the model's answers, as JSON lines."""
-    asked = questions(count, most, split="train")
-    transcripts, _ = solve(Skyline(), {"teacher": seat(str(teacher), 16)}, asked)
+    asked = questions(args.rows, args.most, split="train")
+    model = seat(str(teacher), args.batch_size, device=args.device)
+    transcripts, _ = solve(Skyline(), {"teacher": model}, asked)
     return [
         json.dumps(
             {
