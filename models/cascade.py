@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from harness_ext.backends.base import Backend
 from harness_ext.bridge.protocol_lm import ProtocolLM
 from harness_ext.models.asking import IS_RIGHT
 from harness_ext.models.confidence import Confidence, agreement, decided, likelihood, threshold_from
@@ -49,7 +48,7 @@ class Cascade(Protocol):
     roles: ClassVar[Mapping[str, Role]] = {
         "student": Role("answers first"),
         "teacher": Role("answers where the student is not confident"),
-        "gate": Role("decides in the student's place whether its answer is right", optional=True),
+        "gate": Role("decides for the student whether its answer is right", frozenset({"decide"}), optional=True),
     }
 
     def __post_init__(self) -> None:
@@ -66,14 +65,10 @@ class Cascade(Protocol):
 
     def needs(self) -> Mapping[str, frozenset[Capability]]:
         student: set[Capability] = {"generate", "score"} if self.confidence == "likelihood" else {"generate"}
-        gate: Mapping[str, frozenset[Capability]] = {"gate": frozenset()} if self.confidence == "correct" else {}
-        return {"student": frozenset(student), "teacher": frozenset({"generate"}), **gate}
-
-    def problems(self, seats: Mapping[str, Backend]) -> list[str]:
-        gate = seats.get("gate")
-        if gate is None or gate.decision_sources or gate.capabilities & {"generate", "score"}:
-            return []
-        return [f"`gate`: {gate.name} cannot decide: give a decision model, or one that writes or scores texts"]
+        needed: dict[str, frozenset[Capability]] = {"teacher": frozenset({"generate"})}
+        if self.confidence == "correct":
+            needed["gate"] = frozenset({"decide"})
+        return {"student": frozenset(student), **needed}
 
     def resolved(self, seats: Mapping[str, SeatSetup]) -> Cascade:
         """Return the protocol with `accept_at` as a number."""

@@ -41,7 +41,7 @@ class FeedbackPair(Reviewing):
     roles: ClassVar[Mapping[str, Role]] = {
         "student": Role("answers the task and refines its answer"),
         "teacher": Role("reviews the student's answer"),
-        "judge": Role("decides in the teacher's place whether an answer is right", optional=True),
+        "judge": Role("decides for the teacher whether an answer is right", frozenset({"decide"}), optional=True),
     }
 
     def __post_init__(self) -> None:

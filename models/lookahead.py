@@ -40,7 +40,7 @@ class Lookahead(Protocol):
     roles: ClassVar[Mapping[str, Role]] = {
         "student": Role("drafts steps ahead", frozenset({"generate", "continue"})),
         "teacher": Role("writes a step of its own after each drafted one", frozenset({"generate", "continue"})),
-        "verifier": Role("decides in the teacher's place whether two steps mean the same", frozenset(), optional=True),
+        "verifier": Role("decides whether two steps mean the same", frozenset({"decide"}), optional=True),
     }
     answers: ClassVar[str | None] = "teacher"
 

@@ -79,8 +79,11 @@ class Reviewing(Protocol):
         return self.verdict in ("auto", "decision")
 
     def needs(self) -> Mapping[str, frozenset[Capability]]:
-        seats = ("student", "teacher", "judge") if self._decides else ("student", "teacher")
-        return {seat: frozenset({"generate"}) for seat in seats}
+        needed: dict[str, frozenset[Capability]] = {seat: frozenset({"generate"}) for seat in ("student", "teacher")}
+        if self._decides:
+            # The opening of a review is no typed question, so only a model that writes texts can be asked for it.
+            needed["judge"] = frozenset({"decide" if self.verdict == "decision" else "generate"})
+        return needed
 
     @property
     def pilot(self) -> Protocol | None:

@@ -143,7 +143,7 @@ def test_seats_must_be_able_to_do_what_the_confidence_needs(tmp_path: Path) -> N
         CascadeLM(**seats, gate=student("?"))
     classifier = student("?")
     classifier.capabilities = frozenset({"reward"})
-    with pytest.raises(ConfigurationError, match="`gate`: student cannot decide"):
+    with pytest.raises(ConfigurationError, match="`gate`: this run needs a model that can decide, but student cannot"):
         CascadeLM(**seats, confidence="correct", gate=classifier)
     with pytest.raises(ConfigurationError, match="not a complete run directory"):
         CascadeLM(**seats, accept_at=f"auto:{tmp_path}", ask_share=0.2)

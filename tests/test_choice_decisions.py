@@ -9,20 +9,33 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import instance
 from tasks_support import task_manager
 from tiny_chat import tiny_chat_model
 
 from harness_ext.backends.base import DecideRequest
 from harness_ext.backends.scripted import ScriptedBackend
 from harness_ext.bridge.choice_decisions import WHICH, choice_question
+from harness_ext.bridge.protocol_lm import ProtocolLM
 from harness_ext.decisions import Choice, Predicate
 from harness_ext.errors import ConfigurationError, RunFailed
 from harness_ext.models.baseline import BaselineLM
+from harness_ext.models.cascade import CascadeLM
 from harness_ext.models.decision import DecisionLM, decider_arguments
+from harness_ext.models.feedback_pair import FeedbackPairLM
+from harness_ext.models.lookahead import LookaheadLM
 from harness_ext.records import Decision, Transcript
 from harness_ext.records.run_directory import read_transcripts
 
 COLOURS = ("red", "green", "blue")
+DECIDING_SEATS = pytest.mark.parametrize(
+    ("model", "seat", "options"),
+    [
+        (FeedbackPairLM, "judge", {"verdict": "decision"}),
+        (CascadeLM, "gate", {"confidence": "correct"}),
+        (LookaheadLM, "verifier", {}),
+    ],
+)
 
 
 def multiple_choice(name: str, choices: Any, gold: str = "{{gold}}", text: str = "{{q}}") -> dict[str, Any]:
@@ -171,11 +184,12 @@ def test_decision_equals_the_pipeline_of_transformers(tmp_path: Path, chat_model
         assert [math.exp(score) for score, _ in scores] == pytest.approx(list(theirs.values()), abs=1e-5)
 
 
-def test_a_model_with_a_decision_head(tmp_path: Path, chat_model: str) -> None:
-    """Jev's head reads the hidden state at the mark of its own template."""
+@pytest.fixture(scope="module")
+def decision_model(tmp_path_factory: pytest.TempPathFactory, chat_model: str) -> str:
+    """Return the folder of a model with a decision head: Jev's reads the hidden state at the mark of its template."""
     pytest.importorskip("transformers.models.jev")
     import torch
-    from transformers import AutoModelForDecision, AutoTokenizer, JevConfig, LlamaConfig, pipeline
+    from transformers import AutoModelForDecision, AutoTokenizer, JevConfig, LlamaConfig
     from transformers.decision import DecisionConfig
     from transformers.models.jev.configuration_jev import JEV_TEMPLATE
 
@@ -183,12 +197,19 @@ def test_a_model_with_a_decision_head(tmp_path: Path, chat_model: str) -> None:
     config = JevConfig(hidden_size=32, text_config=LlamaConfig.from_pretrained(chat_model))
     model = AutoModelForDecision.from_config(config)
     model.decision_config = DecisionConfig(chat_template=JEV_TEMPLATE)
-    model.save_pretrained(tmp_path / "jev")
-    AutoTokenizer.from_pretrained(chat_model).save_pretrained(tmp_path / "jev")
-    assert decider_arguments({"pretrained": str(tmp_path / "jev")}) == {"decider": f"decision:{tmp_path / 'jev'}"}
-    lm = own(tmp_path, DecisionLM, pretrained=str(tmp_path / "jev"), device="cpu")
+    folder = tmp_path_factory.mktemp("jev")
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(chat_model).save_pretrained(folder)
+    return str(folder)
+
+
+def test_a_model_with_a_decision_head(tmp_path: Path, decision_model: str) -> None:
+    from transformers import pipeline
+
+    assert decider_arguments({"pretrained": decision_model}) == {"decider": f"decision:{decision_model}"}
+    lm = own(tmp_path, DecisionLM, pretrained=decision_model, device="cpu")
     evaluate(lm, multiple_choice("colours", COLOURS))
-    decide = pipeline("decision", model=str(tmp_path / "jev"), device="cpu")
+    decide = pipeline("decision", model=decision_model, device="cpu")
     transcript = transcripts(lm)[0]
     asked = {"type": "choice", "instructions": WHICH, "criteria": dict.fromkeys(COLOURS)}
     theirs = decide({"state": transcript.context, "questions": {"it": asked}})["it"]["probabilities"]
@@ -196,9 +217,35 @@ def test_a_model_with_a_decision_head(tmp_path: Path, chat_model: str) -> None:
     assert [math.exp(score) for score, _ in scores] == pytest.approx(list(theirs.values()), abs=1e-5)
 
 
-def test_decision_writes_nothing(tmp_path: Path) -> None:
-    from support import instance
+@DECIDING_SEATS
+def test_a_model_with_a_decision_head_decides_for_a_protocol(
+    tmp_path: Path, decision_model: str, model: type[ProtocolLM], seat: str, options: dict[str, Any]
+) -> None:
+    student, teacher = (ScriptedBackend(lambda prompt, n=n: f"Answer: {n}\n", name=str(n)) for n in (4, 5))
+    lm = own(tmp_path, model, student=student, teacher=teacher, **{seat: f"decision:{decision_model}"}, **options)
+    assert lm.generate_until([instance("What is 2 + 2?", {"until": []})])
+    decided = [turn for turn in transcripts(lm)[0].turns if turn.seat == seat]
+    assert decided
+    assert all(isinstance(turn.result, Decision) and len(turn.result.probabilities) == 2 for turn in decided)
 
+
+@DECIDING_SEATS
+def test_a_model_that_cannot_decide_is_refused_before_anything_is_asked(
+    tmp_path: Path, model: type[ProtocolLM], seat: str, options: dict[str, Any]
+) -> None:
+    writer, classifier = ScriptedBackend(lambda prompt: "?"), ScriptedBackend(lambda prompt: "?", name="classifier")
+    classifier.capabilities = frozenset({"reward"})
+    with pytest.raises(ConfigurationError, match=f"`{seat}`: .* can decide, but classifier cannot"):
+        own(tmp_path, model, student=writer, teacher=writer, **{seat: classifier}, **options)
+
+
+def test_the_opening_of_a_review_is_no_typed_question(tmp_path: Path, decision_model: str) -> None:
+    writer = ScriptedBackend(lambda prompt: "?")
+    with pytest.raises(ConfigurationError, match=r"`judge`: .* can generate, .*verdict=decision"):
+        own(tmp_path, FeedbackPairLM, student=writer, teacher=writer, judge=f"decision:{decision_model}")
+
+
+def test_decision_writes_nothing(tmp_path: Path) -> None:
     lm = own(tmp_path, DecisionLM, decider=Guesser())
     with pytest.raises(ConfigurationError, match="`decision` only chooses"):
         lm.generate_until([instance("Why?")])

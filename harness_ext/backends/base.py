@@ -19,7 +19,7 @@ from harness_ext.records.chat import PLAIN_STOPS, ChatContext, plain_form
 from harness_ext.records.images import Image
 
 Capability = Literal[
-    "generate", "continue", "score", "verify", "distribution", "reward", "seeds", "images", "diverse_beams"
+    "generate", "continue", "score", "decide", "verify", "distribution", "reward", "seeds", "images", "diverse_beams"
 ]
 ChatMode = Literal["auto", "on", "off"]
 
@@ -191,7 +191,7 @@ class Backend(abc.ABC):
     name: the model's name in records and messages.
     device: the device that it occupies. Backends on one device take turns.
     fingerprint: identifies the model in store keys; different for models that may answer differently.
-    capabilities: what protocols may ask of it.
+    capabilities: what protocols may ask of it. `decide` goes without saying: see `lacks`.
     token_counts: whether its token counts are exact, estimated or missing. Default `none`.
     parameters: the number of weights. Default None: unknown.
     default_max_gen_toks: the length limit of replies, in tokens, if a task sets none. Default 256.
@@ -271,6 +271,16 @@ class Backend(abc.ABC):
         Models are mostly limited by the memory that their weights are read from: then it is 1.
         """
         return 1.0
+
+    def lacks(self, needed: frozenset[Capability]) -> frozenset[Capability]:
+        """Return the capabilities among those needed that the model does not have.
+
+        It can decide if it has a source of decisions, or can write or score what it decides.
+        """
+        able = self.capabilities
+        if self.decision_sources or able & {"generate", "score"}:
+            able |= {"decide"}
+        return needed - able
 
     def check(self, request: Request) -> CallFailed | None:
         """Return the failure that sending a request would cause, or None."""

@@ -28,7 +28,10 @@ class DecisionModelBackend(Backend):
     capabilities = frozenset()
     decision_sources = ("logprobs",)
     token_counts = "exact"
-    remedy = "; it only answers typed questions: use it for decisions (`judge=decision:<model>`, `choices=decision`)"
+    remedy = (
+        "; it only answers typed questions: use it for decisions (`judge=decision:<model>,verdict=decision`, "
+        "`choices=decision`)"
+    )
 
     def __init__(self, name: str, args: Mapping[str, Any]) -> None:
         from transformers import AutoConfig

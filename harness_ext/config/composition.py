@@ -70,7 +70,7 @@ def _capability_problems(level: Level, protocol: Protocol, seats: Mapping[str, S
         needed = needs.get(seat)
         if needed is None:
             needed = needs.get(protocol.team[0], frozenset()) if protocol.team is not None else frozenset()
-        if missing := needed - seats[seat].backend.capabilities:
+        if missing := seats[seat].backend.lacks(needed):
             problems.append(
                 f"`{level.where}{seat}`: this run needs a model that can {', '.join(sorted(missing))}, "
                 f"but {seats[seat].backend.name} cannot{seats[seat].backend.remedy}"

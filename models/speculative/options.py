@@ -100,7 +100,7 @@ class SpeculativeOptions(Protocol):
         return frozenset() if self.max_corrections or self.policy.exact else frozenset({"teacher", "reward"})
 
     def problems(self, seats: Mapping[str, Backend]) -> list[str]:
-        lacks = [seat for seat, needed in self.needs().items() if seat in seats and needed - seats[seat].capabilities]
+        lacks = [seat for seat, needed in self.needs().items() if seat in seats and seats[seat].lacks(needed)]
         found = [f"what `accept={self.accept}` and the other rules need from the seats:\n{table()}"] if lacks else []
         if {"student", "teacher"} <= seats.keys():
             found += filter(None, [vocabulary_problem(POLICIES[self.accept], seats["student"], seats["teacher"])])
