@@ -340,6 +340,7 @@ def main() -> None:
 
     args.student, args.teacher = (str(model_folder(name)) for name in (args.student, args.teacher))
     result: dict[str, Any] = {"questions": args.questions, "batch_size": args.batch_size, "most": args.most}
+    folders = {"student": Path(args.student), "teacher": Path(args.teacher)}
     for name in args.measure:
         sides = {"before": args.before, "after": ROOT} if args.before else {"after": ROOT}
         found = {side: measured_in(checkout, name, args) for side, checkout in sides.items()}
@@ -348,8 +349,8 @@ def main() -> None:
             found["equal"] = sum(a == b for a, b in zip(*texts, strict=True))  # type: ignore[assignment]
         result[name] = found
         print(json.dumps({name: found}), flush=True)
-    folders = {"student": Path(args.student), "teacher": Path(args.teacher)}
-    publish_measured(result, args.output, folders)
+        if args.output:  # what is measured stays, if a later measurement is interrupted
+            publish_measured(result, args.output, folders)
 
 
 if __name__ == "__main__":

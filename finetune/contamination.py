@@ -12,6 +12,7 @@ from harness_ext.enhance.row_files import FileRow
 from harness_ext.finetune.args import TrainArgs
 from harness_ext.finetune.encoding import BadRow, DataError, Preference, Row, parse
 from harness_ext.finetune.rows import Rows
+from harness_ext.terminal import shell_word
 
 
 def find_contamination(args: TrainArgs, rows: Rows) -> Findings | None:
@@ -41,7 +42,7 @@ def refuse(args: TrainArgs, found: Findings) -> None:
         names = ", ".join(task.task for task in found.tasks if any(task.rows.values()))
         raise DataError(
             f"{found.contaminated} of {found.rows} rows of {args.train_file} contain documents of {names}, so that "
-            f"scores on them would be too high. `harness-ext enhance check {args.train_file} --tasks "
+            f"scores on them would be too high. `harness-ext enhance check {shell_word(args.train_file)} --tasks "
             f"{args.contamination_tasks}` lists them all. Remove these rows, or set `contamination: warn` to train on "
             "them all the same."
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -36,6 +37,11 @@ def safe_text(text: str) -> str:
 def safe_line(text: str) -> str:
     """Return `safe_text(text)` on one line: line feeds become `⏎`."""
     return safe_text(text).replace("\n", "⏎")
+
+
+def shell_word(value: object) -> str:
+    """Return a path, or another value, as one word of a command that a message tells the user to run."""
+    return safe_line(shlex.quote(str(value)))
 
 
 def outside(said: object, most: int = 300) -> str:

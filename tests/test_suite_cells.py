@@ -397,11 +397,12 @@ def test_status_tells_questions_failures_and_errors(tmp_path: Path, capsys: pyte
     (row,) = json.loads(capsys.readouterr().out)
     kept = {key: row[key] for key in ("state", "answered", "questions", "failed_questions", "attempt")}
     assert kept == {"state": "failed", "answered": 2, "questions": 3, "failed_questions": 1, "attempt": 1}
-    assert main(["status", str(tmp_path / "study.yaml")]) == 0
+    study = (tmp_path / "study.yaml").rename(tmp_path / "my study.yaml")
+    assert main(["status", str(study)]) == 0
     shown = capsys.readouterr().out
     assert "1 cell: 1 failed" in shown
     assert "OutOfMemory" in shown
-    assert f"`harness-ext suite logs {tmp_path / 'study.yaml'} 0`" in " ".join(shown.split())
+    assert f"`harness-ext suite logs '{study}' 0`" in " ".join(shown.split()), "the command can be copied"
     assert "There is no folder" not in shown
     assert "\x1b[31m" not in shown, "words from outside cannot control the terminal"
 

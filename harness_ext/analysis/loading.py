@@ -16,7 +16,7 @@ from harness_ext.analysis.scoring.score import read_config, read_scored, score_r
 from harness_ext.analysis.tables import QUESTIONS, SCORES, TURNS, TYPES, question_rows, score_rows, turn_rows
 from harness_ext.config.run_options import RUNS
 from harness_ext.errors import HarnessExtError
-from harness_ext.terminal import clean, safe_line
+from harness_ext.terminal import clean, safe_line, shell_word
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,8 +71,8 @@ class LoadedRun:
         found = read_scored(self.path)
         if found is None:
             raise ScoringError(
-                f"{self.path} has no scores, or older ones than its transcripts: run `harness-ext score {self.path}`, "
-                "or load it with load(…, score=True)"
+                f"{self.path} has no scores, or older ones than its transcripts: run `harness-ext score "
+                f"{shell_word(self.path)}`, or load it with load(…, score=True)"
             )
         return found
 

@@ -29,7 +29,7 @@ from harness_ext.errors import FAILED, OK, HarnessExtError
 from harness_ext.records import Completion, Transcript, Turn
 from harness_ext.records.lost_answers import form_of, is_answer
 from harness_ext.records.run_directory import read_transcripts
-from harness_ext.terminal import console, safe_line, safe_text
+from harness_ext.terminal import console, safe_line, safe_text, shell_word
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -153,7 +153,7 @@ def _transcript_lines(run: Path, args: argparse.Namespace) -> Iterator[Text | st
         raise ShowError(f"{run} contains no transcripts yet: wait for the first answer, or run it again")
     scores = read_scores(run, args.metric)
     if args.flips and scores is None:
-        raise ShowError(f"--flips needs scores: run `harness-ext score {run}` first")
+        raise ShowError(f"--flips needs scores: run `harness-ext score {shell_word(run)}` first")
     seats = {seat: COLOURS[i % len(COLOURS)] for i, seat in enumerate(_seats(transcripts))}
     picked = [
         (t, scored)
@@ -173,7 +173,7 @@ def _transcript_lines(run: Path, args: argparse.Namespace) -> Iterator[Text | st
     if left:
         yield f"{left} more questions (--limit)"
     if scores is None:
-        yield f"not scored: run `harness-ext score {safe_line(str(run))}` to see which answers were right"
+        yield f"not scored: run `harness-ext score {shell_word(run)}` to see which answers were right"
     else:
         yield from _acceptances(run, args.task)
 
@@ -301,7 +301,9 @@ def read_scores(run: Path, metric: str | None) -> dict[tuple[str, str, int], Sco
                     draw_key = (row["task"], row["doc_hash"], draw["repeat"])
                     found[draw_key] = Scored(tuple(map(str, row["target"])), wanted[0], values)
             except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
-                raise ShowError(f"{path} is damaged ({error!r}): run `harness-ext score {run}` again") from error
+                raise ShowError(
+                    f"{path} is damaged ({error!r}): run `harness-ext score {shell_word(run)}` again"
+                ) from error
     if metric is not None and not found:
         raise ShowError(f"--metric {metric}: the run was not scored by this metric; it has {', '.join(known)}")
     return found

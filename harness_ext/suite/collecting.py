@@ -11,6 +11,7 @@ from harness_ext.suite.cells import Cell, Evaluation
 from harness_ext.suite.expanding import cells_of
 from harness_ext.suite.folders import Folders
 from harness_ext.suite.study import Study, read_study
+from harness_ext.terminal import shell_word
 
 
 def report_arguments(study: Path, drop_unmatched: bool) -> list[str]:
@@ -41,11 +42,11 @@ def finished_arguments(
     for cell in missing:
         print(f"[suite] {cell.title} is not finished", file=sys.stderr)
     if len(missing) == len(evaluations):
-        raise HarnessExtError(f"no cell is finished: `harness-ext suite run {study.path}`")
+        raise HarnessExtError(f"no cell is finished: `harness-ext suite run {shell_word(study.path)}`")
     if missing and not drop_unmatched:
         raise HarnessExtError(
             f"{len(missing)} of {len(evaluations)} cells are not finished: finish them (`harness-ext suite run "
-            f"{study.path}`), or give --drop_unmatched to compare what all runs have"
+            f"{shell_word(study.path)}`), or give --drop_unmatched to compare what all runs have"
         )
     return compare_arguments(study, cells, folders, transcripts)
 

@@ -23,7 +23,7 @@ from harness_ext.suite.showing import cell_states, count_of, find_cell, print_st
 from harness_ext.suite.slurm_records import InQueue, damaged_records, in_queue
 from harness_ext.suite.study import Study, read_study
 from harness_ext.suite.submit_command import add_options, submit
-from harness_ext.terminal import clean, safe_text
+from harness_ext.terminal import clean, safe_text, shell_word
 
 CHECKING = ("cell", "check", "plan", "run", "submit")
 
@@ -111,7 +111,7 @@ def _run(cells: Sequence[Cell], folders: Folders, args: argparse.Namespace) -> i
             lock.release()
     if failed:
         print(
-            f"[suite] {count_of(failed)} failed: `harness-ext suite retry {args.study}` runs them again",
+            f"[suite] {count_of(failed)} failed: `harness-ext suite retry {shell_word(args.study)}` runs them again",
             file=sys.stderr,
         )
         return FAILED

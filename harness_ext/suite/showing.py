@@ -16,7 +16,7 @@ from harness_ext.suite.cells import Cell
 from harness_ext.suite.folders import Folders, State
 from harness_ext.suite.running import seconds_left
 from harness_ext.suite.slurm_records import InQueue
-from harness_ext.terminal import outside
+from harness_ext.terminal import outside, shell_word
 
 
 def cell_states(cells: Sequence[Cell], folders: Folders, queue: Mapping[str, Queued]) -> list[dict[str, Any]]:
@@ -73,7 +73,7 @@ def print_status(cells: Sequence[Cell], folders: Folders, on_slurm: InQueue, stu
     for row in rows:
         if row["error"]:
             # Each is one line, so that the command can be copied however long its path is.
-            said = f"\n{row['title']} failed (`harness-ext suite logs {study} {row['index']}` shows more):"
+            said = f"\n{row['title']} failed (`harness-ext suite logs {shell_word(study)} {row['index']}` shows more):"
             for line in (said, *(f"  {line}" for line in row["error"])):
                 out.print(line, soft_wrap=True)
 

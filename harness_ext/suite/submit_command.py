@@ -14,7 +14,7 @@ from harness_ext.suite.folders import Folders
 from harness_ext.suite.slurm_options import LISTS, OPTIONS, SuiteJob
 from harness_ext.suite.study import Study
 from harness_ext.suite.submit import Submitter
-from harness_ext.terminal import clean
+from harness_ext.terminal import clean, shell_word
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +46,7 @@ def submit(study: Study, cells: Sequence[Cell], folders: Folders, args: argparse
     for name, job in jobs.items():
         print(f"[suite] {name} is job {job}", file=sys.stderr)
     print(
-        f"[suite] `harness-ext suite status {study.path}` shows how they get on, and "
+        f"[suite] `harness-ext suite status {shell_word(study.path)}` shows how they get on, and "
         f"`scancel {' '.join(jobs.values())}` ends them",
         file=sys.stderr,
     )

@@ -16,6 +16,7 @@ from harness_ext.bridge.task_settings import read_settings
 from harness_ext.records import SeatCost, Usage
 from harness_ext.records.costs import costs_of
 from harness_ext.records.run_directory import read_transcripts
+from harness_ext.terminal import shell_word
 
 TAKEN = ("k", "spend")  # options that a protocol can take from another run
 # What a seat in `config.json` says about how its model is asked.
@@ -43,7 +44,7 @@ def read_run_directory(path: Path, score: ScoreRun) -> Evaluation:
     """
     scored = _scored(path) or score(path) or _scored(path)
     if scored is None:
-        raise CompareError(f"{path} could not be scored: run `harness-ext score {path}` to see why")
+        raise CompareError(f"{path} could not be scored: run `harness-ext score {shell_word(path)}` to see why")
     figures, lines = scored
     config, recorded = read_config(path), read_settings(path)
     costs = question_costs(path)

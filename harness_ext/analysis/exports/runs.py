@@ -19,7 +19,7 @@ from harness_ext.files import atomic_write
 from harness_ext.records import Decision, Loglikelihood, SeatCost, Transcript, Turn, Usage
 from harness_ext.records.costs import costs_of
 from harness_ext.records.run_directory import read_transcripts
-from harness_ext.terminal import safe_text
+from harness_ext.terminal import safe_text, shell_word
 
 WRONG_FIELDS = (KeyError, TypeError, IndexError, AttributeError)
 """What code raises that reads records which were changed by hand."""
@@ -300,4 +300,4 @@ def _parsed(line: str | bytes, run: Path) -> dict[str, Any]:
 def damaged(run: Path, error: object) -> ExportError:
     """Return the error about a run whose scores cannot be read."""
     why = f"{type(error).__name__}: {error}" if isinstance(error, Exception) else error
-    return ExportError(f"{run / SCORES} is damaged ({why}): run `harness-ext score {run}` again")
+    return ExportError(f"{run / SCORES} is damaged ({why}): run `harness-ext score {shell_word(run)}` again")
