@@ -58,6 +58,15 @@ def test_immediate_agreement_costs_one_call_per_agent() -> None:
         assert done.turns[0].text == done.text
 
 
+def test_answers_that_differ_in_their_unit_alone_do_not_agree_where_the_question_tells_them_apart() -> None:
+    asked = "How long does it take to bake lasagna?\n Choices: ['33 minutes', '33 hours']\nAnswer in JSON style."
+    first, second = (agent(unit, f'{{"answer": "33 {unit}"}}') for unit in ("minutes", "hours"))
+    done = hold(Debate(topology="all", max_rounds=1), first, second, question=Question(asked, {"until": []}, "t"))
+    assert done.stop != "agreed"
+    answers = [(turn.verdict or {})["answer"] for turn in done.turns if turn.kind == "draft"]
+    assert answers == ["33 minutes", "33 hours"]
+
+
 def test_turns_are_those_of_the_original_and_stop_when_the_other_agrees() -> None:
     first, second = agent("a", "#### 1", "#### 2", "#### 3"), agent("b", "#### 7", "#### 8")
     done = hold(Debate(max_rounds=2), first, second)

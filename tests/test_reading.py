@@ -266,6 +266,7 @@ def test_votes() -> None:
     assert all_agree([read_answer("5"), read_answer("5.00")])
 
 
+UNLETTERED = AnswerForm("choice", ("33 minutes", "33 hours"), lettered=False)
 FORMS = [
     ("Where? (A) oven (B) cellar (C) river\nAnswer:", AnswerForm("choice", ("oven", "cellar", "river"))),
     ("Where? (A) oven (B) the cellar. Answer with the letter.", AnswerForm("choice", ("oven", "the cellar"))),
@@ -281,8 +282,54 @@ FORMS = [
     ("How many eggs are left?", AnswerForm()),
     ("Where is Mary?", AnswerForm()),
     ("(A) is a letter.", AnswerForm()),
+    ("Bake it for how long?\n Choices: ['33 minutes', '33 hours']\n Hint: ", UNLETTERED),
+    ('Bake it for how long?\nOptions: ["33 minutes", "33 hours"]. Answer in JSON.', UNLETTERED),
+    ("Bake it for how long?\n**Options:**\n- 33 minutes\n- 33 hours\n\nAnswer:", UNLETTERED),
+    ("Choices: ['1', '2']\n\nBake it for how long?\nOptions:\n* 33 minutes\n* 33 hours", UNLETTERED),
+    ("Does it rain?\n Choices: ['no', 'Yes']\n", AnswerForm("yes_no")),
+    ("Which?\nOptions: ['a', 'b']\n(A) one (B) two\n", AnswerForm("choice", ("one", "two"))),
+    ("Which?\nChoices: [1, 2]", AnswerForm()),
+    ("Which?\nChoices: ['a', 'a']", AnswerForm()),
+    ("Which?\nChoices: ['a' 'b'], ['c'", AnswerForm()),
+    ("Which?\nChoices: ['only one']", AnswerForm()),
+    ("You have two options:\nstay or leave", AnswerForm()),
     ("", AnswerForm()),
 ]
+
+
+@pytest.mark.parametrize(
+    ("reply", "value", "rule"),
+    [
+        ('```json\n{"answer": "33 hours", "solution": "33 minutes is too short."}\n```', "33 hours", "heading"),
+        ('{"answer": 1, "solution": "Not 33 minutes."}', "33 hours", "json"),
+        ("{'Answer': '33 Minutes', 'solution': '33 hours is too long'}", "33 minutes", "heading"),
+        ("It takes a while. The answer is 33 hours.", "33 hours", "statement"),
+        ("33 minutes", "33 minutes", "line"),
+        ('{"answer": "33 days", "solution": "33 hours"}', None, None),
+        ("33", None, None),
+    ],
+)
+def test_options_without_letters_are_told_apart_by_their_texts(reply: str, value: str | None, rule: str | None) -> None:
+    found = read_answer(reply, form=UNLETTERED)
+    assert (found and found.value, found and found.rule) == (value, rule)
+    assert found is None or reply[slice(*found.span)] == found.written
+    position = read_json_choice(reply, UNLETTERED.choices).choice
+    assert value == (None if position is None else UNLETTERED.choices[position]), "a vote and a score never differ"
+
+
+@pytest.mark.filterwarnings("error")
+def test_latex_in_a_python_notation_warns_nobody() -> None:
+    form = answer_form("Which?\nChoices: ['\\sum', '\\pi']\n")
+    assert form.choices == ("\\sum", "\\pi")
+    found = read_answer("{'answer': '\\pi', 'solution': 'It is \\*so*.'}", form=form)
+    assert found is not None
+    assert found.value == "\\pi"
+
+
+def test_answers_with_equal_numbers_and_other_units_are_two_options() -> None:
+    replies = [f'{{"answer": "33 {unit}"}}' for unit in ("minutes", "hours", "hours")]
+    result = vote([read_answer(reply, form=UNLETTERED) for reply in replies])
+    assert result.counts == (("33 minutes", 1.0), ("33 hours", 2.0))
 
 
 @pytest.mark.parametrize(("prompt", "form"), FORMS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 
 import harness_ext.reading.answer_shapes as shapes
 import harness_ext.reading.choice_phrases as choice_phrases
@@ -15,6 +16,7 @@ import harness_ext.reading.number_reader as number_reader
 import harness_ext.reading.truth as truth
 from harness_ext.reading.cleaning import CLOSE, OPEN, clean
 from harness_ext.reading.formulas import balanced, formula_text, is_formula
+from harness_ext.reading.json_replies import read_listed
 from harness_ext.reading.kinds import AnswerForm, Kind, Reading
 from harness_ext.reading.letters import Choice, Several, letter_at, only
 from harness_ext.reading.number_statements import Stopped, number_in
@@ -52,7 +54,9 @@ def read_answer(text: str, *, form: AnswerForm | None = None, pattern: str | Non
     if kind == "number":
         return number_reader.read_number(text)
     if form is not None and kind == "choice":
-        return choice_reader.read_choice(text, form.choices) if form.choices else _automatic(text)
+        if not form.choices:
+            return _automatic(text)
+        return choice_reader.read_choice(text, form.choices) if form.lettered else read_listed(text, form.choices)
     if kind == "yes_no":
         found = read_yes_no(text)
         if found is not None:
@@ -82,7 +86,10 @@ def _by_pattern(text: str, pattern: str, form: AnswerForm | None) -> Reading | N
     said = clean(raw[last.start(group) : last.end(group)])
     if form is not None and form.kind == "choice" and form.choices:
         choice = choice_reader.choice_in(said, form.choices)
-        return choice_reader.reading(text, said, choice) if choice else None
+        if choice is None:
+            return None
+        found_choice = choice_reader.reading(text, said, choice)
+        return found_choice if form.lettered else replace(found_choice, value=form.choices[choice.position])
     try:
         return _interpreted(text, said, 0, len(said), "pattern")
     except Stopped:

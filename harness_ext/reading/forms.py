@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from harness_ext.reading.kinds import AnswerForm
+from harness_ext.reading.literals import python_literal
 
 LONGEST_PROMPT = 20_000  # characters from the end that are looked at
 LONGEST_OPTION = 400
+_LIST = re.compile(r"\b(?:choices|options)\b[\"'*]{0,3}\s?[:=]\s?(\[[^\n]{5,4000}\])", re.IGNORECASE)
+_BULLETS = re.compile(
+    r"\b(?:choices|options)\b[\"'*]{0,3}[ \t]?:[\"'*]{0,3}[ \t]*\n+"
+    r"((?:[ \t]*[-*•][ \t]+\S[^\n]{0,400}(?:\n|\Z)){2,26})",
+    re.IGNORECASE,
+)
+_YES_AND_NO = ({"yes", "no"}, {"true", "false"})
 _MARK = re.compile(
     r"(?<![\w(])\((?P<round>[A-J])\)[ \t]*(?=\S)"
     r"|(?m:^)[ \t>*-]{0,6}\*{0,2}\(?(?P<line>[A-J])(?:[.):]\*{0,2})[ \t]+(?=\S)"
@@ -28,14 +37,18 @@ _YES_OR_NO = re.compile(
 def answer_form(question_text: str) -> AnswerForm:
     """Return what the last question of a prompt asks for.
 
-    Lettered options, `(A) … (B) …` in a line or `A. …` on lines of their own, make it a choice among their texts. A
-    question that begins with a verb ("Is …?", "Could …?"), or that asks for yes or no, true or false, is a yes/no
-    question. Any other form is left to the reply.
+    Lettered options, `(A) … (B) …` in a line or `A. …` on lines of their own, make it a choice among their texts, and
+    so does a list of texts behind `Choices:` or `Options:`, in the notation of Python or JSON or with a bullet on each
+    line. A question that begins with a verb ("Is …?", "Could …?"), or that asks for yes or no, true or false, is a
+    yes/no question. Any other form is left to the reply.
     """
     text = question_text[-LONGEST_PROMPT:]
     options = _options(text)
     if options:
         return AnswerForm("choice", options)
+    if listed := _listed(text):
+        is_yes_no = {option.casefold() for option in listed} in _YES_AND_NO
+        return AnswerForm("yes_no") if is_yes_no else AnswerForm("choice", listed, lettered=False)
     mark = text.rfind("?")
     question = re.split(r"[.!?\n]", text[max(0, mark - 600) : mark])[-1] if mark >= 0 else ""
     tail = text[-600:]
@@ -65,6 +78,24 @@ def _options(text: str) -> tuple[str, ...]:
             said = said.split(". ")[0]  # options in a line, with an instruction behind them
         texts.append(said.strip(" \t*;,|").strip())
     return tuple(texts) if all(texts) else ()
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    """Return the texts of the last list of options without letters."""
+    lists = [*_LIST.finditer(text), *_BULLETS.finditer(text)]
+    for match in sorted(lists, key=re.Match.start, reverse=True):
+        found = _texts(match[1])
+        if len(found) > 1 and all(isinstance(option, str) and option.strip() for option in found):
+            return tuple(found) if len(set(found)) == len(found) else ()
+    return ()
+
+
+def _texts(written: str) -> list[Any]:
+    """Return the items of a list as it is written: nothing if it is broken."""
+    if not written.startswith("["):
+        return [line.strip().lstrip("-*•").strip() for line in written.strip().split("\n")]
+    found = python_literal(written)
+    return list(found) if isinstance(found, list) else []
 
 
 def _follows(run: list[re.Match[str]], mark: re.Match[str]) -> bool:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from harness_ext.reading.choice_reader import read_choice
+from harness_ext.reading.kinds import Reading
+from harness_ext.reading.literals import python_literal
 from harness_ext.reading.options import LETTERS
 from harness_ext.reading.reply import answer_source
 
@@ -44,6 +45,23 @@ def read_json_choice(text: str, choices: Sequence[str]) -> JsonReply:
     return JsonReply(None if answer is None else _mapped(answer, choices), _as_text(explanation).strip())
 
 
+def read_listed(text: str, choices: Sequence[str]) -> Reading | None:
+    """Return which of the options without letters a reply chooses: by its text, whatever the reply's form.
+
+    A reply in JSON style is read as `read_json_choice` reads it, with the rule `json`: it stands where the option's
+    text first stands in the reply, and where the reply writes it otherwise, it is the whole reply.
+    """
+    position = read_json_choice(text, choices).choice
+    if position is None:
+        return None
+    choice, prose = choices[position], read_choice(text, choices)
+    if prose is not None and LETTERS[position] == prose.value:
+        return replace(prose, value=choice)
+    start = text.find(choice)
+    span = (0, len(text)) if start < 0 else (start, start + len(choice))
+    return Reading("choice", text[slice(*span)], choice, span, "json")
+
+
 def _position(text: str, choices: Sequence[str]) -> int | None:
     found = read_choice(text, choices)
     return None if found is None else LETTERS.index(found.value)
@@ -66,12 +84,7 @@ def _object(text: str) -> Mapping[Any, Any] | None:
 
 def _python_object(text: str, start: int) -> Any:
     end = text.find("}", start, start + LONGEST_OBJECT)
-    if end < 0:
-        return None
-    try:
-        return ast.literal_eval(text[start : end + 1])
-    except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
-        return None
+    return None if end < 0 else python_literal(text[start : end + 1])
 
 
 def _broken_object(text: str) -> Mapping[str, Any] | None:

@@ -15,8 +15,9 @@ class Reading:
 
     `written` is the answer exactly as the reply has it, which stands at `span` of the reply. `value` is the form in
     which answers are shown and compared: a number as a decimal (`1234.56`) or, where it has none, as a fraction
-    (`8/3`), the letter of a choice, `true` or `false`, or the words in lower case without articles. `rule` names the
-    rule that found it (docs/reading.md lists them); `number` is the exact value of a number.
+    (`8/3`), the letter of a choice (its text where options have no letters), `true` or `false`, or the words in lower
+    case without articles. `rule` names the rule that found it (docs/reading.md lists them); `number` is the exact value
+    of a number.
     """
 
     kind: Kind
@@ -32,11 +33,12 @@ class AnswerForm:
     """What a question asks for.
 
     `kind` is `number`, `choice` or `yes_no`; None leaves it to the reply. `choices` are the texts of the options, in
-    order and without their letters.
+    order and without their letters; `lettered` is False where the question names them by their texts alone.
     """
 
     kind: Literal["number", "choice", "yes_no"] | None = None
     choices: tuple[str, ...] = ()
+    lettered: bool = True
 
 
 def decimal_text(value: Fraction) -> str:
