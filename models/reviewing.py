@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from math import fsum
 from typing import Any, ClassVar, Literal
 
-from harness_ext.decisions import Predicate, parts_of, question_digest
+from harness_ext.decisions import Predicate, openings_digest, parts_of, question_digest
 from harness_ext.decisions.questions import NO, YES
 from harness_ext.errors import ConfigurationError
 from harness_ext.models.asking import is_yes
@@ -130,7 +130,7 @@ class Reviewing(Protocol):
     def _digest(self) -> str:
         if self.verdict == "decision":
             return question_digest(*parts_of(Predicate(self.verdict_question)))
-        return question_digest("openings", list(self._wording()), OPENINGS)
+        return openings_digest(self._wording(), OPENINGS)
 
     async def review(
         self, question: Question, seats: Seats, drafts: Sequence[str], reviews: Sequence[str]

@@ -5,7 +5,16 @@ ordered levels (docs/decisions-api.md).
 """
 
 from harness_ext.decisions.prompts import decision_prompt, labels_of
-from harness_ext.decisions.questions import Choice, Predicate, Score, TypedQuestion, as_state, parts_of, question_digest
+from harness_ext.decisions.questions import (
+    Choice,
+    Predicate,
+    Score,
+    TypedQuestion,
+    as_state,
+    openings_digest,
+    parts_of,
+    question_digest,
+)
 
 __all__ = [
     "Choice",
@@ -15,6 +24,7 @@ __all__ = [
     "as_state",
     "decision_prompt",
     "labels_of",
+    "openings_digest",
     "parts_of",
     "question_digest",
 ]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, ClassVar, Literal
 
 YES, NO = "true", "false"
@@ -106,3 +107,13 @@ def question_digest(*parts: Any) -> str:
     """Return a short digest of what is asked, without the state: equal for the same question about other data."""
     text = json.dumps(parts, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:16]
+
+
+def openings_digest(wording: Sequence[str], openings: Mapping[str, str]) -> str:
+    """Return the digest of the question how a reply begins, given what its prompt says apart from what it is about."""
+    return _openings_digest(tuple(wording), tuple(openings.items()))
+
+
+@lru_cache(maxsize=256)  # the same in every question of a run
+def _openings_digest(wording: tuple[str, ...], openings: tuple[tuple[str, str], ...]) -> str:
+    return question_digest("openings", list(wording), dict(openings))

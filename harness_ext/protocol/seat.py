@@ -17,7 +17,7 @@ from harness_ext.backends.base import (
     VerifyRequest,
 )
 from harness_ext.backends.settings import canonical_settings, stop_sequences
-from harness_ext.decisions import Choice, TypedQuestion, as_state, question_digest
+from harness_ext.decisions import Choice, TypedQuestion, as_state, openings_digest
 from harness_ext.errors import CallFailed, ConfigurationError
 from harness_ext.options import PromptText
 from harness_ext.protocol.deciding import (
@@ -192,7 +192,7 @@ class Seat:
 
         Returns None if the seat has no such probabilities, or is set to write its decisions as text.
         """
-        digest = question_digest("openings", list(wording), dict(openings))
+        digest = openings_digest(wording, openings)
         messages = tuple(context_messages(prompt) if isinstance(prompt, str) else prompt)
         asked = Asked(messages, tuple(openings), tuple(openings.values()), digest)
         if self._sources(asked) is None:
