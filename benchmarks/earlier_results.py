@@ -29,7 +29,6 @@ EARLIER = {  # the SHA-256 of each file
     "intervals.json": "2f59a91ba736664daa6ef90f739a8e6f23bb91ff4cd7f3e5415812267263147b",
     "invariance.json": "051d5b38701815c0b35bfad662530d80a9854e043efc88a35d7055479a498bdf",
     "original.json": "c9cdc1f51b327fcaf1e9701d8c7331e45905d9bc10a3f6d69e6ea4c2b39beb27",
-    "overhead.json": "ae9f4eb416636cdbd55f29ff7ec404cdc6915e0cae2fcbbc0fa2950620a5d2ce",
     "protocols_table/compare.json": "c9b4ff008e8be6583cc38130c41af64f438e933a38562d28a598d94a723e855a",
     "protocols_table/compare.md": "a8452678a9700400971d957f2a68faad68a6e2206210dc843f7042cc10e4fff7",
     "protocols_table/protocols_table.json": "d4129d6e202cd3af563dec9acf0ccd9248064a95cc327571546c96a6d23beda2",
