@@ -194,9 +194,13 @@ def times_baseline(group: Mapping[str, Any], cell: Mapping[str, Any]) -> float |
 
 
 def measured_on(group: Mapping[str, Any]) -> str | None:
-    """Return when and at which commit a group was measured, or None if only the whole result records it."""
+    """Return when and at which commits a group was measured, or None if only the whole result records it."""
     made = group.get(RECORD)
-    return made and f"Measured on {made['date'][:10]} at commit {made['commit'][:12]}.\n"
+    if not made:
+        return None
+    dirty = "-dirty"
+    commits = [commit[:12] + dirty * commit.endswith(dirty) for commit in made["commit"].split(", ")]
+    return f"Measured on {made['date'][:10]} at commit {', '.join(commits)}.\n"
 
 
 def verdict_table(group: Mapping[str, Any]) -> str | None:

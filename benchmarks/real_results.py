@@ -98,7 +98,7 @@ def run(cell: Cell, arguments: Mapping[str, Any], limit: int, manager: Any) -> N
         log_samples=False,
     )
     with atomic_write(Path(arguments["run_dir"]) / FINISHED) as file:
-        json.dump({"limit": limit}, file)
+        json.dump({"limit": limit, **{name: made_by()[name] for name in GROUP_RECORD}}, file)
 
 
 def collected(folder: Path, score: Any) -> list[dict[str, Any]]:
@@ -159,7 +159,18 @@ def figures(task: Task, pair: Pair, limit: int, folder: Path, score: Any) -> dic
         kept = {name: row[name] for name in ("run", "number", "value", "interval", "difference", "cost")}
         cells.append({**kept, "unread": unread.get(row["run"]), **recorded(where[row["run"]], task)})
     names = {"task": task.name, "student": pair.student, "teacher": pair.teacher}
-    return {**names, "limit": limit, "two_way": rows[0]["pool"]["two_way"], "cells": cells}
+    made = measured_when([path / FINISHED for path in where.values()])
+    return {**names, "limit": limit, "two_way": rows[0]["pool"]["two_way"], "cells": cells, RECORD: made}
+
+
+def measured_when(marks: Iterable[Path]) -> dict[str, str]:
+    """Return at which commits the cells of a group were run, with commas between them, and when the last one was.
+
+    marks: the files that mark them as finished.
+    """
+    found = [json.loads(mark.read_text(encoding="utf-8")) for mark in marks]
+    commits = dict.fromkeys(str(one.get("commit", "unknown")) for one in found)
+    return {"commit": ", ".join(commits), "date": max(str(one.get("date", "")) for one in found)}
 
 
 def recorded(run: Path, task: Task) -> dict[str, Any]:
@@ -255,8 +266,7 @@ def publish(folder: Path, output: Path) -> None:
     """
     from lm_eval.tasks import TaskManager
 
-    made = {name: value for name, value in made_by().items() if name in GROUP_RECORD}
-    found = [{**group, RECORD: made} for group in collected(folder, scorer(TaskManager()))]
+    found = collected(folder, scorer(TaskManager()))
     if not found:
         print("nothing can be compared with a baseline yet, so no result is written", file=sys.stderr)
         return

@@ -192,16 +192,21 @@ def test_groups_keep_the_record_of_their_own_measurement(
     monkeypatch.setattr(real_results, "TASKS", (STORIES, *TASKS))
     real_results.publish_measured({"groups": [group(cell("skyline", 0.7), task="creak_cot")]}, output)
     first = json.loads(output.read_text())["measured"]
-    monkeypatch.setattr(real_results, "made_by", lambda: {"commit": "abc", "date": "2030-01-01T00:00:00Z"})
+    runs = folder / STORIES.name / str(PAIRS[0]) / "8"
+    for label, commit, day in (("baseline", "abc", 1), ("feedback_pair", "def", 2)):
+        mark = json.loads((runs / label / FINISHED).read_text())
+        assert {*mark} == {"limit", "commit", "date"}
+        made = {"commit": commit, "date": f"2030-01-0{day}T00:00:00Z"}
+        (runs / label / FINISHED).write_text(json.dumps(mark | made))
     for _ in range(2):  # what was added once is not added again
         real_results.publish(folder, output)
         found = json.loads(output.read_text())["groups"]
         assert [g["task"] for g in found] == [STORIES.name, "creak_cot"]
         assert [g["measured"] for g in found] == [
-            {"commit": "abc", "date": "2030-01-01T00:00:00Z"},
+            {"commit": "abc, def", "date": "2030-01-02T00:00:00Z"},
             {"commit": first["commit"], "date": first["date"]},
         ]
-    assert "Measured on 2030-01-01 at commit abc." in str(page_results.measured_on(found[0]))
+    assert "Measured on 2030-01-02 at commit abc, def." in str(page_results.measured_on(found[0]))
     output.write_text(output.read_text().replace("0.7", "0.9"))
     with pytest.raises(SystemExit, match="was changed after it was made"):
         real_results.publish(folder, output)
