@@ -12,9 +12,9 @@ LONGEST_PROMPT = 20_000  # characters from the end that are looked at
 LONGEST_OPTION = 400
 _LIST = re.compile(r"\b(?:choices|options)\b[\"'*]{0,3}\s?[:=]\s?(\[[^\n]{5,4000}\])", re.IGNORECASE)
 _BULLETS = re.compile(
-    r"\b(?:choices|options)\b[\"'*]{0,3}[ \t]?:[\"'*]{0,3}[ \t]*\n+"
+    r"^[ \t>*#]{0,8}(?:(?:the|answer|possible|available|given)[ \t]){0,2}(?:choices|options)[ \t*]{0,3}:[ \t*]{0,4}\n+"
     r"((?:[ \t]*[-*•][ \t]+\S[^\n]{0,400}(?:\n|\Z)){2,26})",
-    re.IGNORECASE,
+    re.IGNORECASE | re.MULTILINE,
 )
 _YES_AND_NO = ({"yes", "no"}, {"true", "false"})
 _MARK = re.compile(
