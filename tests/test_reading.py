@@ -292,6 +292,7 @@ FORMS = [
     ("Which?\nChoices: ['a', 'a']", AnswerForm()),
     ("Which?\nChoices: ['a' 'b'], ['c'", AnswerForm()),
     ("Which?\nChoices: ['only one']", AnswerForm()),
+    (f"Which?\nChoices: {[str(n) for n in range(27)]}", AnswerForm()),
     ("You have two options:\nstay or leave", AnswerForm()),
     ("There are two options:\n- adult: $5\n- child: $3\nHow much do four adults pay?", AnswerForm()),
     ("Bake it for how long?\nPossible choices:\n• 33 minutes\n• 33 hours", UNLETTERED),

@@ -7,6 +7,7 @@ from typing import Any
 
 from harness_ext.reading.kinds import AnswerForm
 from harness_ext.reading.literals import python_literal
+from harness_ext.reading.options import LETTERS
 
 LONGEST_PROMPT = 20_000  # characters from the end that are looked at
 LONGEST_OPTION = 400
@@ -85,7 +86,8 @@ def _listed(text: str) -> tuple[str, ...]:
     lists = [*_LIST.finditer(text), *_BULLETS.finditer(text)]
     for match in sorted(lists, key=re.Match.start, reverse=True):
         found = _texts(match[1])
-        if len(found) > 1 and all(isinstance(option, str) and option.strip() for option in found):
+        # The reader counts options by letters, also where the question gives them none.
+        if 1 < len(found) <= len(LETTERS) and all(isinstance(option, str) and option.strip() for option in found):
             return tuple(found) if len(set(found)) == len(found) else ()
     return ()
 
@@ -95,7 +97,7 @@ def _texts(written: str) -> list[Any]:
     if not written.startswith("["):
         return [line.strip().lstrip("-*•").strip() for line in written.strip().split("\n")]
     found = python_literal(written)
-    return list(found) if isinstance(found, list) else []
+    return found if isinstance(found, list) else []
 
 
 def _follows(run: list[re.Match[str]], mark: re.Match[str]) -> bool:
