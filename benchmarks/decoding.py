@@ -351,6 +351,8 @@ def main() -> None:
         print(json.dumps({name: found}), flush=True)
         if args.output:  # what is measured stays, if a later measurement is interrupted
             publish_measured(result, args.output, folders)
+    if not args.output:
+        publish_measured(result, None, folders)
 
 
 if __name__ == "__main__":

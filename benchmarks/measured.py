@@ -137,9 +137,10 @@ def made_by() -> dict[str, Any]:
 
 
 def _gpu() -> str:
-    """Return this machine's GPU as part of a sentence; nothing if it has none, or torch was not needed."""
-    torch = sys.modules.get("torch")
-    return f", {torch.cuda.get_device_name()}" if torch is not None and torch.cuda.is_available() else ""
+    """Return this machine's GPU as part of a sentence; nothing if it has none."""
+    import torch
+
+    return f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
 
 
 def _command() -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from page_protocols import readme_part as embedded_part
 from page_tables import RESULTS, load, number, table, with_interval
 from real_grid import FEEDBACK, LIMIT, SETTINGS, Pair, grid, task_named
-from result_records import RECORD, stamp
+from result_records import RECORD, short, stamp
 
 from harness_ext.analysis.planning.assumptions import this_share
 from harness_ext.analysis.planning.models import IndependentQuestions, smallest_gain
@@ -198,9 +198,7 @@ def measured_on(group: Mapping[str, Any]) -> str | None:
     made = group.get(RECORD)
     if not made:
         return None
-    dirty = "-dirty"
-    commits = [commit[:12] + dirty * commit.endswith(dirty) for commit in made["commit"].split(", ")]
-    return f"Measured on {made['date'][:10]} at commit {', '.join(commits)}.\n"
+    return f"Measured on {made['date'][:10]} at commit {', '.join(map(short, made['commit'].split(', ')))}.\n"
 
 
 def verdict_table(group: Mapping[str, Any]) -> str | None:

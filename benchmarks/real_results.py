@@ -50,14 +50,13 @@ from real_grid import (
     run_directory,
     setting_named,
 )
-from result_records import RECORD, digest_of, record_of
+from result_records import RECORD, agrees
 
 from harness_ext.files import atomic_write
 from harness_ext.terminal import clean
 from models import MODELS, Progress, Unavailable, WrongModel, fetch, models_folder
 
 FINISHED = "finished.json"
-GROUP_RECORD = ("commit", "date")  # what each group records of how it was made
 OUTPUT = ROOT / "benchmarks" / "results" / "real_results.json"
 
 
@@ -98,7 +97,7 @@ def run(cell: Cell, arguments: Mapping[str, Any], limit: int, manager: Any) -> N
         log_samples=False,
     )
     with atomic_write(Path(arguments["run_dir"]) / FINISHED) as file:
-        json.dump({"limit": limit, **{name: made_by()[name] for name in GROUP_RECORD}}, file)
+        json.dump({"limit": limit, **when(made_by())}, file)
 
 
 def collected(folder: Path, score: Any) -> list[dict[str, Any]]:
@@ -161,6 +160,11 @@ def figures(task: Task, pair: Pair, limit: int, folder: Path, score: Any) -> dic
     names = {"task": task.name, "student": pair.student, "teacher": pair.teacher}
     made = measured_when([path / FINISHED for path in where.values()])
     return {**names, "limit": limit, "two_way": rows[0]["pool"]["two_way"], "cells": cells, RECORD: made}
+
+
+def when(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a finished cell and a group keep of the record of a process."""
+    return {name: record[name] for name in ("commit", "date")}
 
 
 def measured_when(marks: Iterable[Path]) -> dict[str, str]:
@@ -252,11 +256,10 @@ def published(output: Path) -> list[dict[str, Any]]:
     """Return the groups of an earlier result, each with the record of when it was measured. Exit if it was changed."""
     if not output.exists():
         return []
-    result, record = json.loads(output.read_text(encoding="utf-8")), record_of(output)
-    if record is None or record.get("digest") != digest_of(result):
+    result = json.loads(output.read_text(encoding="utf-8"))
+    if not agrees(result):
         sys.exit(f"{output}: it was changed after it was made. Restore it, or name another file with --output")
-    made = {name: record[name] for name in GROUP_RECORD}
-    return [{RECORD: made, **group} for group in result["groups"]]
+    return [{RECORD: when(result[RECORD]), **group} for group in result["groups"]]
 
 
 def publish(folder: Path, output: Path) -> None:

@@ -18,6 +18,11 @@ def digest_of(result: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
+def agrees(result: Mapping[str, Any]) -> bool:
+    """Return whether a result is what its record was made for."""
+    return (result.get(RECORD) or {}).get("digest") == digest_of(result)
+
+
 def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
@@ -73,7 +78,7 @@ def record_of(path: Path) -> dict[str, Any] | None:
 
 
 def _wrong(path: Path, record: Mapping[str, Any], weights: Mapping[str, str]) -> Iterator[str]:
-    if record.get("digest") != digest_of(json.loads(path.read_text(encoding="utf-8"))):
+    if not agrees(json.loads(path.read_text(encoding="utf-8"))):
         yield "it was changed after it was made"
     for name, digest in record.get("weights", {}).items():
         # Other models are no part of the repository, so nothing says whether they have changed.
@@ -87,13 +92,17 @@ def _wrong(path: Path, record: Mapping[str, Any], weights: Mapping[str, str]) ->
             yield f"{name} was changed after it was made"
 
 
+def short(commit: str) -> str:
+    """Return the beginning of a commit as pages name it, and whether files were changed since."""
+    changed = " with uncommitted changes" if commit.endswith("-dirty") else ""
+    return commit.removesuffix("-dirty")[:12] + changed
+
+
 def stamp(path: Path) -> str:
     """Return when, with what and where a result was made, as a sentence."""
     record = record_of(path)
     if record is not None:
-        changed = " with uncommitted changes" if record["commit"].endswith("-dirty") else ""
-        commit = record["commit"].removesuffix("-dirty")[:12]
-        when = f"Measured on {record['date'][:10]} at commit {commit}{changed}, on {record['machine']}"
+        when = f"Measured on {record['date'][:10]} at commit {short(record['commit'])}, on {record['machine']}"
         return f"{when}, by `{record['command']}`."
     result = json.loads(path.read_text(encoding="utf-8"))
     parts = ["Recorded by an earlier version: no weights hash"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from urllib.parse import quote
 from harness_ext.analysis.exports.options import ExportOptions
 from harness_ext.analysis.exports.runs import ExportedRun, ExportError, settings
 from harness_ext.analysis.exports.tracking import environment, tracked, transcript_tables
-from harness_ext.terminal import outside
+from harness_ext.terminal import outside, shell_word
 
 SERVER = "MLFLOW_TRACKING_URI"
 LONGEST = 500  # characters of a parameter; longer settings, such as prompts, are in `config.json`
@@ -43,7 +42,7 @@ def write(runs: Sequence[ExportedRun], output: Path, options: ExportOptions) -> 
                 f"(pip install 'harness-ext[track]'), with --upload the server that {SERVER} names"
             ) from error
     if not options.upload:
-        lines.append(f"nothing was sent. To look at them: mlflow ui --backend-store-uri {shlex.quote(place)}")
+        lines.append(f"nothing was sent. To look at them: mlflow ui --backend-store-uri {shell_word(place)}")
     return lines
 
 
