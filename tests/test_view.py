@@ -7,8 +7,11 @@ import json
 import os
 import re
 import signal
+import socket
+import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,6 +55,15 @@ def about(page: str) -> dict[str, Any]:
     return dict(json.loads(found))
 
 
+def wait_for_the_answering_threads(address: str) -> None:
+    """Wait until all requests sent so far have been answered, and what their connections raised has been printed."""
+    assert ask(address)[0] == 200  # connections are accepted in their order: the earlier ones have threads now
+    for thread in threading.enumerate():
+        if "process_request_thread" in thread.name:
+            thread.join(timeout=60)
+            assert not thread.is_alive()
+
+
 def files(folder: Path) -> dict[str, tuple[int, int]]:
     return {str(p): (p.stat().st_mtime_ns, p.stat().st_size) for p in folder.rglob("*")}
 
@@ -75,8 +87,24 @@ def test_an_address_that_is_none_is_not_found(address: str, capsys: pytest.Captu
         connection.putrequest("GET", target, skip_host=True)
         connection.putheader("Host", parts.netloc)
         connection.endheaders()
-        assert connection.getresponse().status == 404, target
+        answer = connection.getresponse()
+        assert (answer.status, answer.read()) == (404, b"There is nothing here.\n"), target
         connection.close()
+    wait_for_the_answering_threads(address)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("sent", ["", "GET / HT", "GET / HTTP/1.1\r\nHo", "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"])
+def test_who_leaves_at_any_point_leaves_no_traceback(
+    sent: str, address: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts = urlsplit(address)
+    with socket.create_connection((parts.hostname, parts.port)) as connection:
+        connection.sendall(sent.encode())
+        if sent.endswith("\r\n\r\n"):
+            assert connection.recv(1) == b"H"
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close with a reset
+    wait_for_the_answering_threads(address)
     assert capsys.readouterr().err == ""
 
 

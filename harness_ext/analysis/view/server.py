@@ -66,6 +66,10 @@ class Server:
             sys_version = ""
             timeout = 60  # seconds for which an idle connection stays open
 
+            def handle(self) -> None:
+                with suppress(ConnectionError):  # browsers leave while they are answered, and between two requests
+                    super().handle()
+
             def do_GET(self) -> None:
                 self._send(self._answer())
 
@@ -89,15 +93,14 @@ class Server:
 
             def _send(self, answer: Answer) -> None:
                 body = answer.body.encode("utf-8", "replace")
-                with suppress(ConnectionError):  # the browser may have left
-                    self.send_response(answer.status)
-                    for name, value in {**HEADERS, **answer.headers}.items():
-                        self.send_header(name, value)
-                    self.send_header("Content-Type", f"{answer.kind}; charset=utf-8")
-                    self.send_header("Content-Length", str(len(body)))
-                    self.end_headers()
-                    if self.command != "HEAD":
-                        self.wfile.write(body)
+                self.send_response(answer.status)
+                for name, value in {**HEADERS, **answer.headers}.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Type", f"{answer.kind}; charset=utf-8")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                if self.command != "HEAD":
+                    self.wfile.write(body)
 
             def log_message(self, *_: object) -> None:
                 """Print nothing: addresses contain the secret."""
