@@ -139,6 +139,34 @@ def test_what_many_prompts_begin_with_is_read_once(model: Any) -> None:
     assert [read.cached for read in reads] == [0, *[len(shots)] * 5]
 
 
+def swaps(cache: StateCache) -> list[tuple[int, int]]:
+    """Return a list of the rows that are exchanged from now on."""
+    moved: list[tuple[int, int]] = []
+    swap = cache.swap
+
+    def count(a: int, b: int) -> None:
+        if a != b:
+            moved.append((a, b))
+        swap(a, b)
+
+    cache.swap = count  # type: ignore[method-assign]
+    return moved
+
+
+def test_sequences_stay_in_their_rows(model: Any) -> None:
+    import torch
+
+    cache, sequences = StateCache(model, 10**9), [[i] * 20 for i in range(6)]
+    with torch.no_grad():
+        list(cache.read(sequences, [1] * 6))
+        moved = swaps(cache)
+        longer = [[*one, 7, 8] for one in reversed(sequences)]
+        assert [read.index for read in cache.read(longer, [1] * 6)] == [5, 4, 3, 2, 1, 0]
+        assert not moved, "in another order"
+        list(cache.read([[*longer[0], 9], [*longer[4], 9], [*longer[2], 9]], [1] * 3))
+        assert moved == [(0, 5), (2, 3)], "only what lies behind the first three rows moves"
+
+
 def test_memory_bounds_what_is_kept(model: Any) -> None:
     import torch
 
@@ -307,6 +335,18 @@ def test_waiting_calls_join_the_batch(folder: str) -> None:
     assert max(rows) == 3, "the batch size"
     assert asked[0] == 2
     assert all(isinstance(one, Completion) and one.completion_tokens == (4 if i else 40) for i, one in found.items())
+
+
+def test_replies_that_end_together_move_nothing(folder: str) -> None:
+    backend = loaded(folder)
+    assert isinstance(backend.states, StateCache)
+    begun: list[tuple[int, ...]] = [()] * 3
+    moved = swaps(backend.states)
+    for _ in range(4):
+        requests = [GenerateRequest(f"Question {i}:", GEN, reply=ids, only=2) for i, ids in enumerate(begun)]
+        begun = [(*ids, *reply.ids) for ids, reply in zip(begun, answers(backend, requests), strict=True)]
+    assert {len(ids) for ids in begun} == {8}
+    assert not moved
 
 
 def test_what_cannot_join_is_answered_afterwards(folder: str) -> None:

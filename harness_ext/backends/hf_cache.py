@@ -86,7 +86,7 @@ class StateCache:
         arrays = [np.asarray(sequence, dtype=np.int64) for sequence in sequences]
         left = list(range(len(arrays)))
         while left:
-            now = self._next(arrays, left)
+            now = self._next(arrays, left, first)
             left = [i for i in left if i not in now]
             cached = [self._place(arrays[i], kept[i], first + place) for place, i in enumerate(now)]
             new = [sequences[i][begin:] for i, begin in zip(now, cached, strict=True)]
@@ -152,18 +152,26 @@ class StateCache:
         """Forget all sequences and release their memory."""
         self.held, self._states, self._rows, self._columns = [], None, 0, 0
 
-    def _next(self, sequences: Sequence[Tokens], left: Sequence[int]) -> list[int]:
-        """Return which sequences to read next, at once."""
+    def _next(self, sequences: Sequence[Tokens], left: Sequence[int], first: int) -> list[int]:
+        """Return which sequences to read next, at once, in the order of the rows that they get, from `first` on."""
+        rows = {id(one): row for row, one in enumerate(self.held)}
         now: list[int] = []
+        at: dict[int, int] = {}  # which of them goes on from what is in a row
         longest = 0
         for i in left:
-            known = self._match(sequences[i])[1]
+            source, known = self._match(sequences[i])
             longest = max(longest, len(sequences[i]) - known)
             if now and longest * (len(now) + 1) > _CHUNK:
                 break
             if not any(_shared(sequences[i], sequences[j]) - known >= _WORTH for j in now):
                 now.append(i)
-        return now
+                if source:
+                    at[rows[id(source)]] = i
+        # States are megabytes: what can stay where it is does so.
+        places = range(first, first + len(now))
+        staying = {row: i for row, i in at.items() if row in places}
+        moving = (i for i in now if i not in staying.values())
+        return [staying[row] if row in staying else next(moving) for row in places]
 
     def _match(self, sequence: Tokens) -> tuple[Held | None, int]:
         """Return the sequence that begins with the most tokens of another one, and how many these are."""
