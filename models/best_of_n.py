@@ -67,7 +67,7 @@ class BestOfN(Protocol):
         if self.by == "self_certainty":
             return {"student": frozenset({"generate", "distribution"})}
         verifier: Mapping[str, Capability] = {"reward": "reward", "likelihood": "score"}
-        return {"student": frozenset({"generate"}), "verifier": frozenset({verifier.get(self.by, "generate")})}
+        return {"student": frozenset({"generate"}), "verifier": frozenset({verifier.get(self.by, "decide")})}
 
     async def solve(self, question: Question, seats: Seats) -> Solution:
         drafts = await draw(question, seats.student, self.n, self.temperature, self.top_p)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,9 @@ from harness_ext.bridge.protocol_lm import ProtocolLM
 from harness_ext.decisions import Choice, Predicate
 from harness_ext.errors import ConfigurationError, RunFailed
 from harness_ext.models.baseline import BaselineLM
+from harness_ext.models.best_of_n import BestOfNLM
 from harness_ext.models.cascade import CascadeLM
+from harness_ext.models.debate import DebateLM
 from harness_ext.models.decision import DecisionLM, decider_arguments
 from harness_ext.models.feedback_pair import FeedbackPairLM
 from harness_ext.models.lookahead import LookaheadLM
@@ -28,12 +30,18 @@ from harness_ext.records import Decision, Transcript
 from harness_ext.records.run_directory import read_transcripts
 
 COLOURS = ("red", "green", "blue")
+PAIR, AGENTS = ("student", "teacher"), ("agent1", "agent2")
 DECIDING_SEATS = pytest.mark.parametrize(
-    ("model", "seat", "options"),
+    ("model", "writing", "seat", "options"),
     [
-        (FeedbackPairLM, "judge", {"verdict": "decision"}),
-        (CascadeLM, "gate", {"confidence": "correct"}),
-        (LookaheadLM, "verifier", {}),
+        (FeedbackPairLM, PAIR, "judge", {"verdict": "decision"}),
+        (CascadeLM, PAIR, "gate", {"confidence": "correct"}),
+        (LookaheadLM, PAIR, "verifier", {}),
+        (BestOfNLM, ("student",), "verifier", {"by": "correct", "n": 2}),
+        (BestOfNLM, ("student",), "verifier", {"by": "rating", "n": 2}),
+        (BestOfNLM, ("student",), "verifier", {"by": "aspects", "n": 2}),
+        (DebateLM, AGENTS, "judge", {"topology": "judge", "judge_by": "choice", "max_rounds": 1}),
+        (DebateLM, AGENTS, "judge", {"topology": "all", "decision": "judge", "judge_by": "choice", "max_rounds": 1}),
     ],
 )
 
@@ -219,24 +227,29 @@ def test_a_model_with_a_decision_head(tmp_path: Path, decision_model: str) -> No
 
 @DECIDING_SEATS
 def test_a_model_with_a_decision_head_decides_for_a_protocol(
-    tmp_path: Path, decision_model: str, model: type[ProtocolLM], seat: str, options: dict[str, Any]
+    tmp_path: Path,
+    decision_model: str,
+    model: type[ProtocolLM],
+    writing: Sequence[str],
+    seat: str,
+    options: dict[str, Any],
 ) -> None:
-    student, teacher = (ScriptedBackend(lambda prompt, n=n: f"Answer: {n}\n", name=str(n)) for n in (4, 5))
-    lm = own(tmp_path, model, student=student, teacher=teacher, **{seat: f"decision:{decision_model}"}, **options)
+    writers = {name: ScriptedBackend(lambda _, name=name: f"Answer: {name}\n", name=name) for name in writing}
+    lm = own(tmp_path, model, **writers, **{seat: f"decision:{decision_model}"}, **options)
     assert lm.generate_until([instance("What is 2 + 2?", {"until": []})])
     decided = [turn for turn in transcripts(lm)[0].turns if turn.seat == seat]
     assert decided
-    assert all(isinstance(turn.result, Decision) and len(turn.result.probabilities) == 2 for turn in decided)
+    assert all(isinstance(turn.result, Decision) and len(turn.result.probabilities) > 1 for turn in decided)
 
 
 @DECIDING_SEATS
 def test_a_model_that_cannot_decide_is_refused_before_anything_is_asked(
-    tmp_path: Path, model: type[ProtocolLM], seat: str, options: dict[str, Any]
+    tmp_path: Path, model: type[ProtocolLM], writing: Sequence[str], seat: str, options: dict[str, Any]
 ) -> None:
     writer, classifier = ScriptedBackend(lambda prompt: "?"), ScriptedBackend(lambda prompt: "?", name="classifier")
     classifier.capabilities = frozenset({"reward"})
     with pytest.raises(ConfigurationError, match=f"`{seat}`: .* can decide, but classifier cannot"):
-        own(tmp_path, model, student=writer, teacher=writer, **{seat: classifier}, **options)
+        own(tmp_path, model, **dict.fromkeys(writing, writer), **{seat: classifier}, **options)
 
 
 def test_the_opening_of_a_review_is_no_typed_question(tmp_path: Path, decision_model: str) -> None:

@@ -163,7 +163,8 @@ class DebateOptions(Protocol):
 
     def needs(self) -> Mapping[str, frozenset[Capability]]:
         needs: dict[str, frozenset[Capability]] = {"agent": frozenset({"generate"})}
-        return {**needs, "judge": frozenset({"generate"})} if self.rule == "judge" else needs
+        judge: Capability = "decide" if self.judge_by == "choice" else "generate"
+        return {**needs, "judge": frozenset({judge})} if self.rule == "judge" else needs
 
     def resolved(self, seats: Mapping[str, SeatSetup]) -> DebateOptions:
         agents = sum(name != "judge" for name in seats)
