@@ -11,6 +11,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from harness_ext.finetune.args import TrainArgs
+from harness_ext.terminal import shell_word
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
@@ -192,4 +193,4 @@ def sync_hint(args: TrainArgs) -> str:
     runs = sorted((Path(args.output_dir) / "wandb").glob("offline-run-*"))
     if args.tracker != "wandb" or not runs:
         return ""
-    return "W&B was offline. To upload: wandb sync " + " ".join(map(str, runs))
+    return "W&B was offline. To upload: wandb sync " + " ".join(map(shell_word, runs))

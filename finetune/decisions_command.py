@@ -15,7 +15,7 @@ from harness_ext.errors import FAILED, OK, USAGE, HarnessExtError
 from harness_ext.files import atomic_write, why_no_file
 from harness_ext.finetune.decision_runs import Drafts, RunError, add_drafts, refuse_test_rows, split_by_document
 from harness_ext.models.reviewing import IS_CORRECT
-from harness_ext.terminal import clean
+from harness_ext.terminal import clean, shell_word
 
 TRAIN, VALIDATION = "train.jsonl", "validation.jsonl"
 
@@ -78,7 +78,7 @@ def _report(drafts: Drafts, files: Sequence[Path], parts: Sequence[Sequence[Mapp
         right = sum(row["answer"] for row in rows)
         lines.append(f"{path}: {len(rows)} drafts of {documents} questions, {right} right")
     lines += [f"left out: {number} {reason}" for reason, number in drafts.left_out.items()]
-    train, validation = files
+    train, validation = map(shell_word, files)
     return [
         *lines,
         "Train on them with:",

@@ -10,7 +10,7 @@ from pathlib import Path
 from harness_ext.files import why_not_writable
 from harness_ext.finetune.args import ConfigError, final_dir
 from harness_ext.finetune.checkpoints import WEIGHTS, last_complete, why_incomplete
-from harness_ext.terminal import clean
+from harness_ext.terminal import clean, shell_word
 
 ZERO_FOLDERS = "global_step*"
 
@@ -95,9 +95,10 @@ def _merge(folder: Path, output: Path, dtype: str, trust_remote_code: bool) -> N
     config = PeftConfig.from_pretrained(str(folder))
     base = str(config.base_model_name_or_path)
     if str(config.peft_type).endswith("PREFIX_TUNING"):
+        used = shell_word(f"pretrained={base},peft={folder},tokenizer={folder}")
         raise ConfigError(
             f"{folder} contains a prefix, which cannot be merged into the weights. Use it as an adapter: "
-            f"lm_eval --model hf --model_args pretrained={base},peft={folder},tokenizer={folder}"
+            f"lm_eval --model hf --model_args {used}"
         )
     model = AutoModelForCausalLM.from_pretrained(base, dtype=_dtype(dtype), trust_remote_code=trust_remote_code)
     merged = PeftModel.from_pretrained(model, str(folder)).merge_and_unload(safe_merge=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -88,10 +89,12 @@ def test_the_environment_is_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_wandb_records_runs_offline(folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("wandb")
     # A mode in the environment is no consent to send this run.
-    done = recorded(folder, "wandb", tmp_path, WANDB_MODE="online", WANDB_BASE_URL=NOWHERE, WANDB_API_KEY="a" * 40)
+    output = tmp_path / "my runs"
+    done = recorded(folder, "wandb", output, WANDB_MODE="online", WANDB_BASE_URL=NOWHERE, WANDB_API_KEY="a" * 40)
     assert done.returncode == 0, done.stderr
-    folders = sorted((tmp_path / "wandb").glob("offline-run-*"))
-    assert f"nothing was sent. To upload: wandb sync {folders[0]}" in done.stdout
+    folders = set((output / "wandb").glob("offline-run-*"))
+    _, listed = done.stdout.split("nothing was sent. To upload: wandb sync ")
+    assert {Path(one) for one in shlex.split(listed)} == folders
     names = set()
     for one in folders:
         records = wandb_records(next(one.glob("*.wandb")))

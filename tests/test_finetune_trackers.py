@@ -169,11 +169,11 @@ def test_wandbs_variables_take_precedence_except_over_named_settings(args: Train
 
 
 def test_the_command_to_upload_offline_runs_is_printed(args: TrainArgs) -> None:
-    tracked = dataclasses.replace(args, tracker="wandb")
+    tracked = dataclasses.replace(args, tracker="wandb", output_dir=f"{args.output_dir}/my run")
     assert sync_hint(tracked) == ""
-    folder = Path(args.output_dir) / "wandb" / "offline-run-1-x"
+    folder = Path(tracked.output_dir) / "wandb" / "offline-run-1-x"
     folder.mkdir(parents=True)
-    assert sync_hint(tracked).endswith(f"wandb sync {folder}")
+    assert sync_hint(tracked).endswith(f"wandb sync '{folder}'")
     assert sync_hint(args) == ""
 
 

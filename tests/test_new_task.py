@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +38,24 @@ CHAT = [
 def lines(path: Path, rows: list[dict[str, Any]]) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
+
+
+@pytest.mark.parametrize(
+    ("pack", "command", "file"),
+    [([], "--include_path ", "capitals.yaml"), (["--pack"], "pip install ", "pyproject.toml")],
+)
+@pytest.mark.parametrize("absolute", [True, False])
+def test_the_command_that_is_named_next_takes_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    pack: list[str], command: str, file: str, absolute: bool,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    data, output = lines(tmp_path / "data.jsonl", GENERATE), tmp_path / "my tasks" if absolute else "my tasks"
+    given = ["capitals", "--kind", "generate", "--data", str(data), "--rows", "0", "--output", str(output)]
+    assert main(["new-task", *given, *pack]) == 0
+    (named,) = shlex.split(capsys.readouterr().out.splitlines()[-1].partition(command)[2])
+    assert (Path(named) / file).exists()
+    assert named.startswith(("./", "/")) or not pack, "pip looks for other names in the index"
 
 
 @pytest.mark.cli

@@ -8,7 +8,7 @@ from pathlib import Path
 from harness_ext.analysis.exports.options import ExportOptions
 from harness_ext.analysis.exports.runs import ExportedRun, ExportError
 from harness_ext.analysis.exports.tracking import environment, tracked, transcript_tables
-from harness_ext.terminal import outside
+from harness_ext.terminal import outside, shell_word
 
 
 def write(runs: Sequence[ExportedRun], output: Path, options: ExportOptions) -> list[str]:
@@ -21,7 +21,9 @@ def write(runs: Sequence[ExportedRun], output: Path, options: ExportOptions) -> 
     with environment(WANDB_ERROR_REPORTING="false", WANDB_MODE=None):
         places = [_recorded(run, output, options) for run in runs]
     lines = [f"{run.path}: {place}" for run, place in zip(runs, places, strict=True)]
-    return lines if options.upload else [*lines, f"nothing was sent. To upload: wandb sync {' '.join(places)}"]
+    if options.upload:
+        return lines
+    return [*lines, f"nothing was sent. To upload: wandb sync {' '.join(map(shell_word, places))}"]
 
 
 def _recorded(run: ExportedRun, output: Path, options: ExportOptions) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import keyword
+import os
 import re
 import sys
 import tempfile
@@ -15,7 +16,7 @@ from typing import Any
 from harness_ext.cli.new_task.inspect_data import InspectedData, LookError, TaskFields, guess, look_at
 from harness_ext.cli.new_task.write_files import write_task
 from harness_ext.errors import HarnessExtError
-from harness_ext.terminal import clean
+from harness_ext.terminal import clean, shell_word
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -49,7 +50,9 @@ def main(arguments: Sequence[str]) -> int:
     except (HarnessExtError, ValueError, OSError) as error:
         print(f"harness-ext new-task: {clean(error)}", file=sys.stderr)
         return 1
-    where = f"pip install ./{folder.parent}" if options.pack else f"lm_eval … --include_path {folder}"
+    # pip takes a bare name for one of the index, and `./` before an absolute path would make it a relative one.
+    installed = shell_word(os.path.join(".", folder.parent))
+    where = f"pip install {installed}" if options.pack else f"lm_eval … --include_path {shell_word(folder)}"
     print(f"Next: check {folder / 'rows.py'} and {folder / (options.name + '.yaml')}, then run {where}")
     return 0
 
