@@ -32,16 +32,16 @@ from harness_ext.records.run_directory import read_transcripts
 COLOURS = ("red", "green", "blue")
 PAIR, AGENTS = ("student", "teacher"), ("agent1", "agent2")
 DECIDING_SEATS = pytest.mark.parametrize(
-    ("model", "writing", "seat", "options"),
+    ("model", "writing", "seat", "options", "answers"),
     [
-        (FeedbackPairLM, PAIR, "judge", {"verdict": "decision"}),
-        (CascadeLM, PAIR, "gate", {"confidence": "correct"}),
-        (LookaheadLM, PAIR, "verifier", {}),
-        (BestOfNLM, ("student",), "verifier", {"by": "correct", "n": 2}),
-        (BestOfNLM, ("student",), "verifier", {"by": "rating", "n": 2}),
-        (BestOfNLM, ("student",), "verifier", {"by": "aspects", "n": 2}),
-        (DebateLM, AGENTS, "judge", {"topology": "judge", "judge_by": "choice", "max_rounds": 1}),
-        (DebateLM, AGENTS, "judge", {"topology": "all", "decision": "judge", "judge_by": "choice", "max_rounds": 1}),
+        (FeedbackPairLM, PAIR, "judge", {"verdict": "decision"}, 2),
+        (CascadeLM, PAIR, "gate", {"confidence": "correct"}, 2),
+        (LookaheadLM, PAIR, "verifier", {}, 2),
+        (BestOfNLM, ("student",), "verifier", {"by": "correct", "n": 2}, 2),
+        (BestOfNLM, ("student",), "verifier", {"by": "rating", "n": 2}, 10),
+        (BestOfNLM, ("student",), "verifier", {"by": "aspects", "n": 2}, 2),
+        (DebateLM, AGENTS, "judge", {"topology": "judge", "judge_by": "choice", "max_rounds": 1}, 2),
+        (DebateLM, AGENTS, "judge", {"topology": "all", "decision": "judge", "judge_by": "choice", "max_rounds": 1}, 2),
     ],
 )
 
@@ -233,18 +233,19 @@ def test_a_model_with_a_decision_head_decides_for_a_protocol(
     writing: Sequence[str],
     seat: str,
     options: dict[str, Any],
+    answers: int,
 ) -> None:
     writers = {name: ScriptedBackend(lambda _, name=name: f"Answer: {name}\n", name=name) for name in writing}
     lm = own(tmp_path, model, **writers, **{seat: f"decision:{decision_model}"}, **options)
     assert lm.generate_until([instance("What is 2 + 2?", {"until": []})])
     decided = [turn for turn in transcripts(lm)[0].turns if turn.seat == seat]
     assert decided
-    assert all(isinstance(turn.result, Decision) and len(turn.result.probabilities) > 1 for turn in decided)
+    assert all(isinstance(turn.result, Decision) and len(turn.result.probabilities) == answers for turn in decided)
 
 
 @DECIDING_SEATS
 def test_a_model_that_cannot_decide_is_refused_before_anything_is_asked(
-    tmp_path: Path, model: type[ProtocolLM], writing: Sequence[str], seat: str, options: dict[str, Any]
+    tmp_path: Path, model: type[ProtocolLM], writing: Sequence[str], seat: str, options: dict[str, Any], answers: int
 ) -> None:
     writer, classifier = ScriptedBackend(lambda prompt: "?"), ScriptedBackend(lambda prompt: "?", name="classifier")
     classifier.capabilities = frozenset({"reward"})

@@ -154,7 +154,7 @@ class StateCache:
 
     def _next(self, sequences: Sequence[Tokens], left: Sequence[int], first: int) -> list[int]:
         """Return which sequences to read next, at once, in the order of the rows that they get, from `first` on."""
-        rows = {id(one): row for row, one in enumerate(self.held)}
+        rows = {one: row for row, one in enumerate(self.held)}
         now: list[int] = []
         at: dict[int, int] = {}  # which of them goes on from what is in a row
         longest = 0
@@ -166,7 +166,7 @@ class StateCache:
             if not any(_shared(sequences[i], sequences[j]) - known >= _WORTH for j in now):
                 now.append(i)
                 if source:
-                    at[rows[id(source)]] = i
+                    at[rows[source]] = i
         # States are megabytes: what can stay where it is does so.
         places = range(first, first + len(now))
         staying = {row: i for row, i in at.items() if row in places}

@@ -151,17 +151,16 @@ class Decoder:
         """Hand over those of the open replies with a new token that have ended."""
         tails = [self._tail(reply) for reply in written]
         texts = self.lm.tokenizer.batch_decode(tails) if any(tails) else [""] * len(tails)
-        ends = {reply: self._end(reply, text) for reply, text in zip(written, texts, strict=True)}
-        ended = {reply: end[0] for reply, end in ends.items() if end}
+        ended = {reply: end[0] for reply, text in zip(written, texts, strict=True) if (end := self._end(reply, text))}
         # The rows of open replies come first in `states`. What has ended stays behind them, until it is needed again or
         # its room is. Rows are moved only where that is necessary, since the states of each are megabytes.
         count = len(self._open) - len(ended)
-        free = [row for row in range(count) if self._open[row] in ended]
-        for row, other in zip(
-            free, (i for i in range(count, len(self._open)) if self._open[i] not in ended), strict=True
-        ):
-            self.states.swap(row, other)
-            self._open[row] = self._open[other]
+        free = iter([row for row, reply in enumerate(self._open[:count]) if reply in ended])
+        for other, reply in enumerate(self._open[count:], count):
+            if reply not in ended:
+                row = next(free)
+                self.states.swap(row, other)
+                self._open[row] = reply
         del self._open[count:]
         for reply, finish in ended.items():
             seconds = self._seconds.end(reply)
